@@ -1,0 +1,61 @@
+"""gmeta_tf: meta-learning recommenders on many workers, without parameter servers."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gmeta_tf.callbacks import RunFolder as RunFolder
+    from gmeta_tf.checkpoint import load_checkpoint as load_checkpoint
+    from gmeta_tf.checkpoint import save_checkpoint as save_checkpoint
+    from gmeta_tf.embedding.row_optimizers import SGD as SGD
+    from gmeta_tf.embedding.row_optimizers import Adagrad as Adagrad
+    from gmeta_tf.embedding.row_optimizers import LazyAdam as LazyAdam
+    from gmeta_tf.embedding.sharded import ShardedEmbedding as ShardedEmbedding
+    from gmeta_tf.export import export_saved_model as export_saved_model
+    from gmeta_tf.meta.inner_loop import InnerLoop as InnerLoop
+    from gmeta_tf.meta.outer_loop import MetaModel as MetaModel
+    from gmeta_tf.meta_io.pipeline import TaskBatches as TaskBatches
+    from gmeta_tf.meta_io.records import Records as Records
+    from gmeta_tf.schema import Field as Field
+    from gmeta_tf.schema import Schema as Schema
+    from gmeta_tf.schema import Table as Table
+    from gmeta_tf.world import World as World
+
+__version__ = "0.1.0.dev0"
+
+# Names are imported when they are first used, so that `gmeta-tf --help` does not wait for
+# TensorFlow.
+_HOME = {
+    "Adagrad": "gmeta_tf.embedding.row_optimizers",
+    "Field": "gmeta_tf.schema",
+    "InnerLoop": "gmeta_tf.meta.inner_loop",
+    "LazyAdam": "gmeta_tf.embedding.row_optimizers",
+    "MetaModel": "gmeta_tf.meta.outer_loop",
+    "Records": "gmeta_tf.meta_io.records",
+    "RunFolder": "gmeta_tf.callbacks",
+    "SGD": "gmeta_tf.embedding.row_optimizers",
+    "Schema": "gmeta_tf.schema",
+    "ShardedEmbedding": "gmeta_tf.embedding.sharded",
+    "Table": "gmeta_tf.schema",
+    "TaskBatches": "gmeta_tf.meta_io.pipeline",
+    "World": "gmeta_tf.world",
+    "export_saved_model": "gmeta_tf.export",
+    "load_checkpoint": "gmeta_tf.checkpoint",
+    "models": "gmeta_tf.models",
+    "save_checkpoint": "gmeta_tf.checkpoint",
+}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'gmeta_tf' has no attribute {name!r}")
+    module = importlib.import_module(_HOME[name])
+    return module if name == "models" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""The model-parallel half: keys to their owners, rows back, gradients to the owners."""

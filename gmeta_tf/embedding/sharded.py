@@ -1,0 +1,158 @@
+"""`ShardedEmbedding`: the embedding tables of a model, spread over the ranks."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from typing import Any
+
+import tensorflow as tf
+
+from gmeta_tf.collectives import agree, allgather_rows, start
+from gmeta_tf.embedding.exchange import Route, fetch_rows, return_gradients
+from gmeta_tf.embedding.row_optimizers import RowOptimizer
+from gmeta_tf.embedding.table import StaticShard, TableRange
+from gmeta_tf.meta_io.pipeline import key_groups
+from gmeta_tf.schema import Schema
+from gmeta_tf.world import World
+
+__all__ = ["ShardedEmbedding"]
+
+Rows = dict[str, tf.Tensor]
+
+
+class ShardedEmbedding(tf.Module):
+    """The tables of a schema, row-sharded: rank r owns the keys with `key % W == r`.
+
+    All tables of one width are one exchange: keys to their owners, rows back, gradients to the
+    owners. The rows come out as plain tensors before the inner loop, which therefore needs no
+    communication.
+
+    Attributes:
+        schema: the schema, table sizes filled in.
+        width: D of the tables that state none.
+        world: the ranks.
+        shards: group name -> this rank's rows of the tables of one width.
+    """
+
+    def __init__(
+        self,
+        schema: Schema,
+        width: int,
+        *,
+        seed: int = 0,
+        scale: float = 0.05,
+        world: World | None = None,
+    ) -> None:
+        """Builds this rank's shards with their initial rows.
+
+        Args:
+            schema: what `Records.schema` gives: every table has its `num_rows`.
+            width: D of the tables that state none.
+            seed: of the initial rows, which are a function of (seed, table, key) alone.
+            scale: the largest absolute initial value.
+            world: None detects it.
+
+        Raises:
+            ValueError: a table without `num_rows`, a width below 1, or ranks that list different
+                tables (on every rank).
+        """
+        super().__init__(name="embedding")
+        if width < 1:
+            raise ValueError(f"ShardedEmbedding: expected a width of at least 1, got {width}.")
+        unsized = [table.name for table in schema.tables if table.num_rows is None]
+        if unsized:
+            raise ValueError(
+                f"ShardedEmbedding: the table {unsized[0]!r} has no num_rows. Pass the schema of "
+                "prepared records (Records.schema), or state num_rows."
+            )
+        self.schema = schema
+        self.width = width
+        self.seed = seed
+        self.world = World.detect() if world is None else world
+        start(self.world)
+        agree(self.describe(), self.world, name="the embedding tables")
+        self.shards = {
+            group: StaticShard(
+                self._ranges(tables),
+                schema.table(tables[0]).width or width,
+                self.world,
+                scale=scale,
+                name=group,
+            )
+            for group, tables in key_groups(schema).items()
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What must be the same on every rank, as JSON values."""
+        tables = [dataclasses.asdict(table) for table in self.schema.tables]
+        return {"tables": tables, "width": self.width, "seed": self.seed}
+
+    def fetch(self, keys: dict[str, tf.Tensor]) -> tuple[Rows, dict[str, Route]]:
+        """The rows of this rank's distinct keys; two AlltoAlls a group. Every rank must call it.
+
+        Args:
+            keys: group -> int64 `[U]`, as in `TaskBatches`.
+
+        Returns:
+            group -> float32 `[U, D]`, and the routes for `apply_gradients`.
+        """
+        rows, routes = {}, {}
+        for group, shard in self.shards.items():
+            rows[group], routes[group] = fetch_rows(
+                keys[group], shard.gather, self.world, name=group
+            )
+        return rows, routes
+
+    def return_gradients(
+        self, gradients: Rows, routes: dict[str, Route]
+    ) -> dict[str, tuple[tf.Tensor, tf.Tensor]]:
+        """The owners' sums of the gradients; one AlltoAll a group. Every rank must call it.
+
+        Returns:
+            group -> this rank's touched keys, int64 `[V]`, and the sums, float32 `[V, D]`.
+        """
+        return {
+            group: return_gradients(gradients[group], routes[group], self.world, name=group)
+            for group in self.shards
+        }
+
+    def apply_gradients(
+        self,
+        gradients: dict[str, tuple[tf.Tensor, tf.Tensor]],
+        optimizer: RowOptimizer,
+        step: tf.Tensor,
+    ) -> None:
+        """Updates the touched rows; what `return_gradients` gave, scaled, comes in. No collective."""
+        for group, (keys, sums) in gradients.items():
+            self.shards[group].update(keys, sums, optimizer, step)
+
+    def make_slots(self, optimizer: RowOptimizer) -> None:
+        """Makes what the optimizer keeps for each row."""
+        for shard in self.shards.values():
+            shard.make_slots(optimizer)
+
+    def all_rows(self, group: str) -> tf.Tensor:
+        """Every row of a group of tables, `[num_rows, D]`, on every rank. Every rank must call it."""
+        shard, size = self.shards[group], self.world.size
+        stacked = allgather_rows(shard.rows, self.world, name=f"{group}_all_rows")
+        keys = tf.concat([tf.range(rank, shard.num_rows, size) for rank in range(size)], axis=0)
+        return tf.gather(stacked, tf.math.invert_permutation(keys))
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """The tables, in the order of `out_of_range` in a batch."""
+        return tuple(table.name for shard in self.shards.values() for table in shard.tables)
+
+    def _ranges(self, names: tuple[str, ...]) -> tuple[TableRange, ...]:
+        ranges, first_row = [], 0
+        for name in names:
+            num_rows = self.schema.table(name).num_rows or 0
+            ranges.append(TableRange(name, first_row, num_rows, _table_seed(self.seed, name)))
+            first_row += num_rows
+        return tuple(ranges)
+
+
+def _table_seed(seed: int, name: str) -> int:
+    digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)

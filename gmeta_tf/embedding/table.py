@@ -1,0 +1,155 @@
+"""A rank's shard of the embedding tables of one width."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from gmeta_tf.embedding.row_optimizers import RowOptimizer
+from gmeta_tf.world import World
+
+__all__ = ["StaticShard", "initial_rows"]
+
+_ROWS_AT_A_TIME = 1 << 16
+
+
+def initial_rows(
+    keys: tf.Tensor, width: int, seed: tf.Tensor | int, scale: float
+) -> tf.Tensor:
+    """What rows hold before training: a pure function of (seed, key), uniform in +-scale.
+
+    So it depends neither on W nor on the order in which keys arrive. The numbers are the top 24
+    bits of splitmix64's output function at `key * width + column`, whose state starts at `seed`
+    mixed once (Steele, Lea and Flood, OOPSLA 2014).
+
+    Args:
+        keys: int64 `[N]`.
+        width: D.
+        seed: the table's; int64 `[N]` where keys are of several tables.
+        scale: the largest absolute value.
+
+    Returns:
+        float32 `[N, D]`.
+    """
+    counters = keys[:, tf.newaxis] * width + tf.range(width, dtype=tf.int64)
+    state = _mix(tf.bitcast(tf.cast(seed, tf.int64), tf.uint64) + _GOLDEN)
+    state = tf.reshape(state, [-1, 1])
+    bits = _mix(state + tf.bitcast(counters, tf.uint64) * _GOLDEN)
+    fraction = tf.cast(tf.bitwise.right_shift(bits, _u64(40)), tf.float32) * 2.0**-24
+    return (2.0 * fraction - 1.0) * scale
+
+
+def _u64(value: int) -> tf.Tensor:
+    return tf.constant(value, tf.uint64)
+
+
+_GOLDEN = 0x9E3779B97F4A7C15
+
+
+def _mix(state: tf.Tensor) -> tf.Tensor:
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, _u64(shift)))
+        state = state * _u64(factor)
+    return tf.bitwise.bitwise_xor(state, tf.bitwise.right_shift(state, _u64(31)))
+
+
+@dataclasses.dataclass(frozen=True)
+class TableRange:
+    """Where a table lies among the tables of its width.
+
+    Attributes:
+        name: the table's.
+        first_row: the key, counted over the group's tables, of its row 0.
+        num_rows: its rows.
+        seed: of its initial rows.
+    """
+
+    name: str
+    first_row: int
+    num_rows: int
+    seed: int
+
+
+class StaticShard(tf.Module):
+    """The rows of known vocabularies that this rank owns: `key % W == rank`, at row `key // W`.
+
+    The tables of one width lie one after the other in one variable, so that a look-up or an update
+    of all of them is one gather or scatter.
+
+    Attributes:
+        rows: float32 variable `[ceil((num_rows - rank) / W), D]`.
+        slots: name -> variable of the same shape, what the row optimizer keeps.
+    """
+
+    def __init__(
+        self,
+        tables: tuple[TableRange, ...],
+        width: int,
+        world: World,
+        *,
+        scale: float,
+        name: str,
+    ) -> None:
+        """Builds the shard with its initial rows.
+
+        Args:
+            tables: the tables, in order and without gaps.
+            width: D.
+            world: whose shard.
+            scale: the largest absolute initial value.
+            name: of the variable.
+        """
+        super().__init__(name=name)
+        self.tables = tables
+        self.width = width
+        self.world = world
+        self.num_rows = tables[-1].first_row + tables[-1].num_rows
+        own = len(range(world.rank, self.num_rows, world.size))
+        self.rows = tf.Variable(tf.zeros([own, width]), name=f"{name}/rows", trainable=True)
+        self.slots: dict[str, tf.Variable] = {}
+        self._fill(scale)
+
+    def _fill(self, scale: float) -> None:
+        own = int(self.rows.shape[0])
+        first_rows = tf.constant([table.first_row for table in self.tables], tf.int64)
+        seeds = tf.constant([table.seed for table in self.tables], tf.int64)
+        for start in range(0, own, _ROWS_AT_A_TIME):
+            local = tf.range(start, min(start + _ROWS_AT_A_TIME, own), dtype=tf.int64)
+            keys = local * self.world.size + self.world.rank
+            table = tf.searchsorted(first_rows, keys, side="right") - 1
+            rows = initial_rows(
+                keys - tf.gather(first_rows, table), self.width, tf.gather(seeds, table), scale
+            )
+            self.rows.scatter_update(tf.IndexedSlices(rows, local))
+
+    def make_slots(self, optimizer: RowOptimizer) -> None:
+        """Makes the variables that the optimizer keeps, of the rows' shape."""
+        self.slots = {
+            name: tf.Variable(
+                tf.fill(self.rows.shape, value), name=f"{self.name}/{name}", trainable=False
+            )
+            for name, value in optimizer.slot_values().items()
+        }
+
+    def gather(self, keys: tf.Tensor) -> tf.Tensor:
+        """The rows `[N, D]` of keys `[N]` that this rank owns."""
+        return tf.gather(self.rows, keys // self.world.size)
+
+    def update(
+        self, keys: tf.Tensor, gradients: tf.Tensor, optimizer: RowOptimizer, step: tf.Tensor
+    ) -> None:
+        """Applies the optimizer to the rows of `keys`.
+
+        Args:
+            keys: int64 `[N]`, distinct and this rank's own.
+            gradients: float32 `[N, D]`.
+            optimizer: the one that `make_slots` was called with.
+            step: int64 scalar, the steps done before this one.
+        """
+        local = keys // self.world.size
+        old = {name: tf.gather(variable, local) for name, variable in self.slots.items()}
+        rows, slots = optimizer.update(tf.gather(self.rows, local), gradients, old, step)
+        self.rows.scatter_update(tf.IndexedSlices(rows, local))
+        for name, variable in self.slots.items():
+            variable.scatter_update(tf.IndexedSlices(slots[name], local))

@@ -1,0 +1,238 @@
+"""SavedModels of stock TensorFlow ops: raw values in, adapted predictions out."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from gmeta_tf.meta.outer_loop import MetaModel
+from gmeta_tf.meta_io.pipeline import Batch, assemble_batch
+from gmeta_tf.schema import PADDING_KEY, UNKNOWN_KEY, Field, Schema
+
+__all__ = ["export_saved_model"]
+
+Inputs = dict[str, tf.Tensor]
+
+
+def export_saved_model(
+    model: MetaModel, path: str | pathlib.Path, vocabularies: Mapping[str, np.ndarray]
+) -> None:
+    """Writes a SavedModel that adapts to a task's support rows and predicts its query rows.
+
+    The model's tables are gathered from the ranks (they must fit one server), so every rank must
+    call it; rank 0 writes. Serving needs TensorFlow alone: no Horovod, no gmeta_tf.
+
+    Signatures, for T tasks of up to S support rows and Q query rows:
+
+        predict (the default)
+            support_<field>   string [T, S], or float32 for a dense field
+            support_<label>   float32 [T, S], as in the raw data
+            support_count     int32 [T], how many of the S are there (0 for a task never seen)
+            query_<field>     as for the support, [T, Q]
+            -> prediction     float32 [T, Q]
+        predict_unadapted
+            query_<field>     -> prediction, from the shared values
+
+    A value that the vocabulary does not have reads the unknown value's row. Values of a
+    multi-valued field stand in one string with the field's separator.
+
+    Args:
+        model: compiled.
+        path: a folder; one that is there is replaced when the new one is whole.
+        vocabularies: table -> its values, str `[num_rows - 1]`; value i is the key i + 1
+            (`gmeta_tf.meta_io.prepare.read_vocabulary`).
+
+    Raises:
+        ValueError: a vocabulary that is missing or of another size than its table.
+    """
+    schema = model.embedding.schema
+    _check_vocabularies(schema, vocabularies)
+    rows = {group: model.embedding.all_rows(group) for group in model.embedding.shards}
+    if not model.world.is_chief:
+        return
+    path = pathlib.Path(path)
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    serving = _Serving(model, rows, vocabularies)
+    tf.saved_model.save(serving, str(partial), signatures=serving.signatures())
+    extra = partial / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    (extra / "schema.json").write_text(json.dumps(schema.to_json(), indent=2))
+    if path.exists():
+        shutil.rmtree(path)
+    partial.rename(path)
+
+
+class _Serving(tf.Module):
+    """What is saved: the whole tables, the vocabularies and the learner's weights."""
+
+    def __init__(
+        self,
+        model: MetaModel,
+        rows: Mapping[str, tf.Tensor],
+        vocabularies: Mapping[str, np.ndarray],
+    ) -> None:
+        super().__init__(name="gmeta_tf")
+        self._model = model
+        # Keras variables hold TensorFlow ones; a SavedModel follows the latter only.
+        self.weights = [variable.value for variable in model.variables]
+        self.rows = {
+            group: tf.Variable(value, trainable=False, name=f"{group}_rows")
+            for group, value in rows.items()
+        }
+        self.vocabularies = {
+            table: _lookup_table(values, table) for table, values in vocabularies.items()
+        }
+
+    @property
+    def _schema(self) -> Schema:
+        return self._model.embedding.schema
+
+    def signatures(self) -> dict[str, Any]:
+        """The concrete functions to serve."""
+        query = _specs(self._schema, "query")
+        support = {
+            **_specs(self._schema, "support"),
+            f"support_{self._schema.label}": tf.TensorSpec([None, None], tf.float32),
+            "support_count": tf.TensorSpec([None], tf.int32),
+        }
+        adapted = tf.function(self._predict, autograph=False)
+        unadapted = tf.function(self._predict_unadapted, autograph=False)
+        predict = adapted.get_concrete_function(**_named({**support, **query}))
+        return {
+            "serving_default": predict,
+            "predict": predict,
+            "predict_unadapted": unadapted.get_concrete_function(**_named(query)),
+        }
+
+    def _predict(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = self._batch(inputs)
+        outputs = self._model.adapted_outputs(self._fetch(batch), batch, training=False)
+        return {"prediction": self._model.row_loss.predict(outputs)}
+
+    def _predict_unadapted(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = self._batch({**inputs, **self._no_support(inputs)})
+        outputs = self._model.unadapted_outputs(self._fetch(batch), batch)
+        return {"prediction": self._model.row_loss.predict(outputs)}
+
+    def _no_support(self, query: Inputs) -> Inputs:
+        num_tasks = tf.shape(next(iter(query.values())))[0]
+        nothing = {
+            name.replace("query_", "support_", 1): tf.zeros([num_tasks, 0], value.dtype)
+            if value.dtype != tf.string
+            else tf.fill([num_tasks, 0], "")
+            for name, value in query.items()
+        }
+        label = {f"support_{self._schema.label}": tf.zeros([num_tasks, 0])}
+        return {**nothing, **label, "support_count": tf.zeros([num_tasks], tf.int32)}
+
+    def _fetch(self, batch: Batch) -> dict[str, tf.Tensor]:
+        return {group: tf.gather(self.rows[group], batch["keys"][group]) for group in self.rows}
+
+    def _batch(self, inputs: Inputs) -> Batch:
+        """Raw values as the words of records, so that serving reads as training does."""
+        label = inputs[f"support_{self._schema.label}"]
+        num_tasks, num_support = tf.shape(label)[0], tf.shape(label)[1]
+        parts = [self._planes(inputs, part, label) for part in ("support", "query")]
+        words = tf.concat(parts, axis=2)
+        num_query = tf.shape(words)[2] - num_support
+        episodes = {
+            "task": tf.range(num_tasks, dtype=tf.int64),
+            "words": words,
+            "num_support": inputs["support_count"],
+            "num_query": tf.fill([num_tasks], num_query),
+        }
+        return assemble_batch(episodes, self._schema, num_support)
+
+    def _planes(self, inputs: Inputs, part: str, label: tf.Tensor) -> tf.Tensor:
+        """int32 `[T, C, R]`, see `records`."""
+        first = inputs[f"{part}_{self._schema.fields[0].name}"]
+        labels = label if part == "support" else tf.zeros(tf.shape(first))
+        planes = [tf.bitcast(labels, tf.int32)[:, tf.newaxis]]
+        for field in self._schema.key_fields:
+            keys = self._keys(field, inputs[f"{part}_{field.name}"])
+            planes.append(tf.stack(tf.unstack(keys, axis=2), axis=1))
+        for field in self._schema.dense_fields:
+            planes.append(tf.bitcast(inputs[f"{part}_{field.name}"], tf.int32)[:, tf.newaxis])
+        return tf.concat(planes, axis=1)
+
+    def _keys(self, field: Field, text: tf.Tensor) -> tf.Tensor:
+        """The keys of raw values `[T, R]`, int32 `[T, R, slots]`."""
+        lookup = self.vocabularies[field.table_name].lookup
+        if field.kind == "categorical":
+            return tf.cast(lookup(tf.strings.strip(text)), tf.int32)[:, :, tf.newaxis]
+        values = tf.strings.split(tf.reshape(text, [-1]), field.separator)
+        keys = lookup(tf.strings.strip(values).to_tensor(""))
+        keys = first_distinct(tf.cast(keys, tf.int32), field.num_slots)
+        return tf.reshape(keys, [tf.shape(text)[0], tf.shape(text)[1], field.num_slots])
+
+
+def first_distinct(keys: tf.Tensor, count: int) -> tf.Tensor:
+    """Each row's first `count` distinct known keys, as `prepare` writes a multi-valued field.
+
+        count 3: [5 0 5 2] -> [5 2 -1];  [0 0 0 0] -> [0 -1 -1]
+
+    Args:
+        keys: int32 `[N, M]`, 0 is unknown.
+        count: L.
+
+    Returns:
+        int32 `[N, L]`, -1 after the last; a row without a known key holds one 0.
+    """
+    keys = tf.pad(keys, [[0, 0], [0, count]])
+    same = keys[:, :, tf.newaxis] == keys[:, tf.newaxis, :]
+    seen_before = tf.linalg.band_part(tf.cast(same, tf.int32), -1, 0) - tf.eye(
+        tf.shape(keys)[1], dtype=tf.int32
+    )
+    new = (tf.reduce_max(seen_before, axis=2) == 0) & (keys != UNKNOWN_KEY)
+    order = tf.argsort(tf.cast(~new, tf.int32), axis=1, stable=True)[:, :count]
+    picked = tf.gather(keys, order, batch_dims=1)
+    picked = tf.where(tf.gather(new, order, batch_dims=1), picked, PADDING_KEY)
+    none = tf.reduce_all(picked == PADDING_KEY, axis=1, keepdims=True)
+    only_unknown = tf.one_hot(0, count, on_value=UNKNOWN_KEY, off_value=PADDING_KEY)
+    return tf.where(none, only_unknown, picked)
+
+
+def _lookup_table(values: np.ndarray, table: str) -> tf.lookup.StaticHashTable:
+    keys = tf.range(1, len(values) + 1, dtype=tf.int64)
+    entries = tf.lookup.KeyValueTensorInitializer(
+        tf.constant(list(values), tf.string, shape=[len(values)]), keys
+    )
+    return tf.lookup.StaticHashTable(entries, UNKNOWN_KEY, name=f"{table}_vocabulary")
+
+
+def _specs(schema: Schema, part: str) -> dict[str, tf.TensorSpec]:
+    return {
+        f"{part}_{field.name}": tf.TensorSpec(
+            [None, None], tf.float32 if field.kind == "dense" else tf.string
+        )
+        for field in schema.fields
+    }
+
+
+def _named(specs: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
+    return {
+        name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()
+    }
+
+
+def _check_vocabularies(schema: Schema, vocabularies: Mapping[str, np.ndarray]) -> None:
+    for table in schema.tables:
+        if table.name not in vocabularies:
+            raise ValueError(
+                f"the table {table.name!r} has no vocabulary among {sorted(vocabularies)}. "
+                "Pass one for every table: gmeta_tf.meta_io.prepare.read_vocabulary reads it."
+            )
+        found = len(vocabularies[table.name])
+        if found + 1 != table.num_rows:
+            raise ValueError(
+                f"the vocabulary of the table {table.name!r} has {found} values, its "
+                f"{table.num_rows} rows want {(table.num_rows or 0) - 1} (row 0 is the unknown "
+                "value's). Pass the vocabulary of the records that the model was trained on."
+            )

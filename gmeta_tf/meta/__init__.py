@@ -1,0 +1,1 @@
+"""The two loops of optimization-based meta-learning."""

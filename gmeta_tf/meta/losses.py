@@ -1,0 +1,76 @@
+"""Losses of single rows, and the mean of a task's rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import tensorflow as tf
+
+__all__ = ["RowLoss", "row_loss", "task_losses"]
+
+RowFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+
+def _click_loss(label: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    return tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=output)
+
+
+def _rating_loss(label: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
+    return tf.square(label - output)
+
+
+@dataclasses.dataclass(frozen=True)
+class RowLoss:
+    """What a learner's raw output costs, and what it predicts.
+
+    Attributes:
+        name: for messages and configurations.
+        loss: `(label, output) -> loss`, each `[..., R]`, twice differentiable in the output.
+        predict: `output -> prediction`, `[..., R]`.
+    """
+
+    name: str
+    loss: RowFunction
+    predict: Callable[[tf.Tensor], tf.Tensor]
+
+
+_KNOWN = {
+    "binary_crossentropy": RowLoss("binary_crossentropy", _click_loss, tf.sigmoid),
+    "mean_squared_error": RowLoss("mean_squared_error", _rating_loss, tf.identity),
+}
+
+
+def row_loss(loss: str | RowLoss) -> RowLoss:
+    """The loss of that name: `"binary_crossentropy"` (the learner's output is a logit, the
+    prediction its sigmoid) or `"mean_squared_error"` (the output is the prediction).
+
+    Args:
+        loss: a name, or a `RowLoss` of one's own, which is returned as it is.
+
+    Raises:
+        ValueError: no loss has that name.
+    """
+    if isinstance(loss, RowLoss):
+        return loss
+    if loss not in _KNOWN:
+        raise ValueError(
+            f"expected a loss of {', '.join(_KNOWN)} or a RowLoss, got {loss!r}. A Keras loss "
+            "averages over rows, which would mix tasks."
+        )
+    return _KNOWN[loss]
+
+
+def task_losses(
+    loss: RowLoss, label: tf.Tensor, output: tf.Tensor, weight: tf.Tensor
+) -> tf.Tensor:
+    """Each task's mean over its rows, `[T]`; 0 for a task without rows.
+
+    Args:
+        loss: of a row.
+        label: float `[T, R]`.
+        output: float `[T, R]`, the learner's.
+        weight: float `[T, R]`, 0 where a row is missing.
+    """
+    summed = tf.reduce_sum(weight * loss.loss(label, output), axis=1)
+    return summed / tf.maximum(tf.reduce_sum(weight, axis=1), 1.0)

@@ -1,0 +1,479 @@
+"""`MetaModel`: the outer loop, as a Keras model whose `train_step` reads like Algorithm 1."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gmeta_tf.collectives import agree, allreduce_sum, broadcast, stop
+from gmeta_tf.embedding import row_optimizers
+from gmeta_tf.embedding.pooling import field_slots, pool_fields
+from gmeta_tf.embedding.row_optimizers import RowOptimizer
+from gmeta_tf.embedding.sharded import Rows, ShardedEmbedding
+from gmeta_tf.meta.fast_weights import TaskLearner
+from gmeta_tf.meta.inner_loop import InnerLoop, adapt
+from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
+from gmeta_tf.meta_io.pipeline import Batch, TaskBatches
+from gmeta_tf.metrics import JudgementSums
+
+__all__ = ["MetaModel"]
+
+_METRICS = ("auc", "task_auc", "log_loss")
+
+
+class MetaModel(keras.Model):
+    """Meta-trains a learner over sharded embeddings: `compile`, `fit`, `evaluate`, `predict`.
+
+    Algorithm 1 of G-Meta (Xiao et al., CIKM 2023) as reconstructed in docs/architecture.md: fetch
+    the rows of all tasks at once, adapt every task on its support rows without communication, judge
+    the adapted values on the query rows, reduce the gradients over the ranks.
+
+    Attributes:
+        learner: the Keras model that tasks adapt. Its input is a dict: `"embedded"` float
+            `[R, F, D]`, one vector for each key field in the schema's order (`"embedded_16"` those
+            of tables that state width 16), and `"dense"` float `[R, num_dense]` where the schema
+            has dense fields. Its output is one number a row, `[R]` or `[R, 1]`.
+        embedding: the tables.
+        inner: how a task adapts.
+    """
+
+    def __init__(
+        self,
+        learner: keras.Model,
+        embedding: ShardedEmbedding,
+        inner: InnerLoop | None = None,
+        *,
+        name: str = "meta_model",
+    ) -> None:
+        """Builds the learner and gives every rank rank 0's dense weights.
+
+        Args:
+            learner: any Keras model over the embedded fields; see the class.
+            embedding: the tables.
+            inner: how a task adapts; None is `InnerLoop()`.
+            name: of the model.
+
+        Raises:
+            ValueError: the learner keeps state outside its weights, or `inner` names what the
+                learner has not.
+        """
+        super().__init__(name=name)
+        self.learner = learner
+        self.embedding = embedding
+        self.inner = InnerLoop() if inner is None else inner
+        self.world = embedding.world
+        learner(_one_row(embedding))
+        self._slots = field_slots(embedding.schema)
+        self._tasks = TaskLearner(learner, self.inner.adapt_dense)
+        self._rates = self._inner_rates()
+        for index, variable in enumerate(self.trainable_variables):
+            value = tf.convert_to_tensor(variable.value)
+            variable.assign(broadcast(value, self.world, name=f"dense_{index}"))
+        self.loss_metric = keras.metrics.Mean(name="loss")
+        self.built = True
+
+    def compile(  # type: ignore[override]
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        row_optimizer: str | RowOptimizer = "adagrad",
+        loss: str | RowLoss = "binary_crossentropy",
+        metrics: Sequence[str] = _METRICS,
+        **options: Any,
+    ) -> None:
+        """Chooses the update rules, the loss and the metrics.
+
+        Args:
+            optimizer: a Keras optimizer; the one update rule of every dense weight.
+            row_optimizer: `"sgd"`, `"adagrad"`, `"lazy_adam"` or a `RowOptimizer`; the one update
+                rule of every embedding row.
+            loss: `"binary_crossentropy"`, `"mean_squared_error"` or a `RowLoss`; of the support
+                rows in the inner loop and of the query rows in the outer.
+            metrics: names that `gmeta_tf.metrics` knows; `evaluate` gives each for adapted and
+                unadapted predictions.
+            options: `run_eagerly`, `steps_per_execution`.
+
+        Raises:
+            ValueError: a name that is not known, a trainable variable without an update rule, or
+                ranks that were given different configurations (on every rank).
+        """
+        super().compile(optimizer=optimizer, jit_compile=False, **options)
+        self.row_optimizer = row_optimizers.row_optimizer(row_optimizer)
+        self.row_loss = row_loss(loss)
+        self._judged = JudgementSums(metrics)
+        self._check_update_rules()
+        agree(self._configuration(), self.world, name="the model")
+        self.optimizer.build(self.trainable_variables)
+        self.embedding.make_slots(self.row_optimizer)
+
+    # The two loops.
+
+    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """One step of Algorithm 1 on this rank's tasks. Every rank must call it."""
+        rows, routes = self.embedding.fetch(batch["keys"])
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            outputs = self.adapted_outputs(rows, batch, training=True)
+            losses = self._task_losses(batch["query"], outputs)
+            loss = tf.reduce_sum(losses)
+        gradients, row_gradients = tape.gradient(loss, (self.trainable_variables, rows))
+        row_sums = self.embedding.return_gradients(row_gradients, routes)
+        self._outer_update(gradients, row_sums, loss, batch)
+        self._tasks.advance_seeds()
+        return self.get_metrics_result()
+
+    def adapted_outputs(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
+        """The learner's outputs on the query rows after each task's inner loop, `[T, Q]`.
+
+        Args:
+            rows: group -> float `[U, D]`, the rows of the batch's distinct keys.
+            batch: see `TaskBatches`.
+            training: passed to the learner.
+        """
+        own_rows = _rows_of_pairs(rows, batch)
+        moving = own_rows if self.inner.adapt_embeddings else {}
+
+        def support_losses(fast: dict[str, Any]) -> tf.Tensor:
+            features = self._features({**own_rows, **fast["rows"]}, batch["support"])
+            outputs = self._tasks(fast["dense"], features, training=training)
+            return self._task_losses(batch["support"], outputs)
+
+        fast = {"dense": self._tasks.initial(tf.shape(batch["task"])[0]), "rows": moving}
+        fast = adapt(support_losses, fast, self._step_rates(), order=self.inner.order)
+        read = own_rows if self.inner.overlap == "stale" else {**own_rows, **fast["rows"]}
+        features = self._features(read, batch["query"])
+        return self._tasks(fast["dense"], features, training=training)
+
+    def unadapted_outputs(self, rows: Rows, batch: Batch) -> tf.Tensor:
+        """The learner's outputs on the query rows with the shared values, `[T, Q]`."""
+        features = self._features(_rows_of_pairs(rows, batch), batch["query"])
+        return self._tasks(None, features, training=False)
+
+    def _outer_update(
+        self,
+        gradients: list[tf.Tensor | None],
+        row_sums: dict[str, tuple[tf.Tensor, tf.Tensor]],
+        loss: tf.Tensor,
+        batch: Batch,
+    ) -> None:
+        """The outer rule, and the one place where a step is scaled.
+
+        The loss of a step is the mean over the tasks of *all* ranks. Row gradients come here summed
+        over the ranks; dense gradients are summed here; both are divided by the number of tasks of
+        all ranks, which rides in the same AllReduce.
+        """
+        reached = [(g, v) for g, v in zip(gradients, self.trainable_variables) if g is not None]
+        refused = tf.cast(batch["out_of_range"] >= 0, tf.float32)
+        *sums, loss_sum, num_tasks, refused = allreduce_sum(
+            [*(tf.convert_to_tensor(g) for g, _ in reached), loss, _num_tasks(batch), refused],
+            self.world,
+            name="outer_update",
+        )
+        with tf.control_dependencies([self._refuse(refused, batch["out_of_range"])]):
+            scale = 1.0 / tf.maximum(num_tasks, 1.0)
+        step = tf.cast(self.optimizer.iterations.value, tf.int64)
+        row_means = {group: (keys, summed * scale) for group, (keys, summed) in row_sums.items()}
+        self.embedding.apply_gradients(row_means, self.row_optimizer, step)
+        self.optimizer.apply(
+            [summed * scale for summed in sums], [variable for _, variable in reached]
+        )
+        self.loss_metric.update_state(loss_sum * scale, sample_weight=num_tasks)
+
+    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Judges the query rows of this rank's tasks. Every rank must call it."""
+        rows, _ = self.embedding.fetch(batch["keys"])
+        adapted = self.adapted_outputs(rows, batch, training=False)
+        unadapted = self.unadapted_outputs(rows, batch)
+        query = batch["query"]
+        present = query["weight"] > 0
+        task = tf.broadcast_to(batch["task"][:, tf.newaxis], tf.shape(present))
+        return {
+            "task": tf.boolean_mask(task, present),
+            "label": tf.boolean_mask(query["label"], present),
+            "adapted": tf.boolean_mask(self.row_loss.predict(adapted), present),
+            "unadapted": tf.boolean_mask(self.row_loss.predict(unadapted), present),
+            "loss": tf.reduce_sum(self._task_losses(query, adapted)),
+            "num_tasks": _num_tasks(batch),
+            "out_of_range": batch["out_of_range"],
+        }
+
+    def predict_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """The query rows of this rank's tasks: task, label, adapted and unadapted prediction."""
+        judged = self.test_step(batch)
+        return {name: judged[name] for name in ("task", "label", "adapted", "unadapted")}
+
+    def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
+        """The adapted predictions of the query rows, `[T, Q]`."""
+        rows, _ = self.embedding.fetch(batch["keys"])
+        return self.row_loss.predict(self.adapted_outputs(rows, batch, training=training))
+
+    # Keras' entry points.
+
+    def fit(self, x: Any = None, *, validation_data: Any = None, **options: Any) -> Any:  # type: ignore[override]
+        """`keras.Model.fit`; every rank must call it.
+
+        Args:
+            x: `TaskBatches`, or a tf.data.Dataset of such batches with as many steps on every rank.
+            validation_data: the same, judged after each epoch.
+            options: `epochs`, `initial_epoch`, `callbacks`, `verbose` and the rest of Keras'.
+
+        Returns:
+            Keras' History. Losses and metrics are those of all ranks together.
+        """
+        options.setdefault("shuffle", False)  # Keras would warn that it can not shuffle a dataset
+        if isinstance(x, TaskBatches):
+            agree(_data_of(x), self.world, name="the training data")
+            options.setdefault("steps_per_epoch", x.steps_per_epoch)
+            x = x.dataset(first_epoch=options.get("initial_epoch", 0))
+        if isinstance(validation_data, TaskBatches):
+            agree(_data_of(validation_data), self.world, name="the validation data")
+            validation_data = _one_epoch(validation_data)
+        with self._leaving_together():
+            return super().fit(
+                x, validation_data=validation_data, **self._quiet_but_for_chief(options)
+            )
+
+    def evaluate(self, x: Any = None, **options: Any) -> Any:  # type: ignore[override]
+        """`keras.Model.evaluate`; every rank must call it.
+
+        Args:
+            x: `TaskBatches` (use `every_query=True` to have every row judged) or a dataset.
+            options: `return_dict`, `verbose`, `callbacks` and the rest of Keras'.
+
+        Returns:
+            With `return_dict=True` a dict, else the list of its values: `loss`, each metric as
+            `<metric>_adapted` and `<metric>_unadapted`, `tasks` and `samples`, of all ranks
+            together.
+        """
+        as_dict = options.pop("return_dict", False)
+        if isinstance(x, TaskBatches):
+            agree(_data_of(x), self.world, name="the evaluation data")
+            x = _one_epoch(x)
+        self._judged.reset()
+        self._judged_loss = np.zeros(2)
+        with self._leaving_together():
+            super().evaluate(x, return_dict=True, **self._quiet_but_for_chief(options))
+            logs = self._results_of_all_ranks()
+        return logs if as_dict else list(logs.values())
+
+    def predict(self, x: Any = None, **options: Any) -> Any:  # type: ignore[override]
+        """`keras.Model.predict`; every rank must call it.
+
+        Returns:
+            A dict of arrays `[rows]`, of this rank's tasks: `task`, `label`, `adapted`,
+            `unadapted`.
+        """
+        if isinstance(x, TaskBatches):
+            agree(_data_of(x), self.world, name="the data to predict")
+            x = _one_epoch(x)
+        with self._leaving_together():
+            return super().predict(x, **self._quiet_but_for_chief(options))
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Keras' test function, with the judged rows added up outside the graph."""
+        if self.test_function is not None and not force:
+            return
+        super().make_test_function(force=force)
+        judge = self.test_function
+
+        def judge_and_count(iterator: Any) -> dict[str, Any]:
+            judged = {name: value.numpy() for name, value in judge(iterator).items()}
+            self._refuse_on_host(judged["out_of_range"])
+            self._judged.update(
+                judged["task"], judged["label"], judged["adapted"], judged["unadapted"]
+            )
+            self._judged_loss += (judged["loss"], judged["num_tasks"])
+            mean = judged["loss"] / max(judged["num_tasks"], 1.0)
+            self.loss_metric.update_state(mean, sample_weight=judged["num_tasks"])
+            return self.get_metrics_result()
+
+        self.test_function = judge_and_count
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What Keras resets at the start of an epoch."""
+        return [self.loss_metric]
+
+    def summary(self, *arguments: Any, **options: Any) -> None:
+        """Keras' summary, and the tables."""
+        super().summary(*arguments, **options)
+        show = options.get("print_fn") or print
+        for group, shard in self.embedding.shards.items():
+            for table in shard.tables:
+                show(f" table {table.name}: {table.num_rows:,} rows x {shard.width} ({group})")
+            show(
+                f" {shard.rows.shape[0]:,} of {shard.num_rows:,} rows are on rank "
+                f"{self.world.rank} of {self.world.size}"
+            )
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        """Refused: Keras' format would leave the embedding tables out."""
+        raise ValueError(
+            "MetaModel.save would leave the embedding tables out. Use "
+            "gmeta_tf.export_saved_model(model, path) to serve, or gmeta_tf.save_checkpoint to "
+            "go on training."
+        )
+
+    save_weights = save
+
+    # What the steps are made of.
+
+    def _features(self, own_rows: Rows, part: dict[str, Any]) -> dict[str, tf.Tensor]:
+        """What the learner sees of the support or query rows, `[T, R, ...]` each."""
+        features = {}
+        for group, slots in self._slots.items():
+            pairs = part["pairs"][group]
+            features[group] = pool_fields(tf.gather(own_rows[group], pairs), pairs, slots)
+        if self.embedding.schema.dense_fields:
+            features["dense"] = part["dense"]
+        return features
+
+    def _task_losses(self, part: dict[str, Any], outputs: tf.Tensor) -> tf.Tensor:
+        return task_losses(self.row_loss, part["label"], outputs, part["weight"])
+
+    def _inner_rates(self) -> Any:
+        """alpha of each step and value, `[K, values]`: the dense variables, then the groups."""
+        dense = [self.inner.learning_rate] * len(self._tasks.adapted)
+        groups = self.embedding.shards if self.inner.adapt_embeddings else {}
+        start = np.array([dense + [self.inner.rate_of_embeddings] * len(groups)], np.float32)
+        start = np.repeat(start, self.inner.num_steps, axis=0)
+        if not self.inner.learn_rates:
+            return start
+        return self.add_weight(
+            shape=start.shape,
+            initializer=lambda shape, dtype: tf.constant(start, dtype),
+            name="inner_rates",
+        )
+
+    def _step_rates(self) -> list[Any]:
+        rates = tf.convert_to_tensor(self._rates)
+        count = len(self._tasks.adapted)
+        groups = list(self.embedding.shards) if self.inner.adapt_embeddings else []
+        return [
+            {
+                "dense": [rates[step, index] for index in range(count)],
+                "rows": {group: rates[step, count + i] for i, group in enumerate(groups)},
+            }
+            for step in range(self.inner.num_steps)
+        ]
+
+    def _check_update_rules(self) -> None:
+        """Every trainable variable has exactly one update rule, or this raises and names it."""
+        ruled = {id(variable.value) for variable in self.trainable_variables}
+        for layer in self._flatten_layers():
+            for name, value in vars(layer).items():
+                loose = isinstance(value, tf.Variable) and value.trainable
+                if loose and id(value) not in ruled:
+                    raise ValueError(
+                        f"the variable {layer.name}.{name} is trainable and has no update rule: "
+                        "Keras does not see a plain tf.Variable. Make it with layer.add_weight, "
+                        "or with trainable=False."
+                    )
+
+    def _configuration(self) -> dict[str, Any]:
+        return {
+            "inner": {k: v for k, v in vars(self.inner).items() if k != "adapt_dense"},
+            "adapted": [variable.path for variable in self._tasks.adapted],
+            "weights": {v.path: list(v.shape) for v in self.trainable_variables},
+            "optimizer": str(self.optimizer.get_config()),
+            "row_optimizer": str(self.row_optimizer),
+            "loss": self.row_loss.name,
+            "tables": self.embedding.describe(),
+        }
+
+    def _results_of_all_ranks(self) -> dict[str, float]:
+        sums = np.concatenate([self._judged_loss, self._judged.sums()])
+        (total,) = allreduce_sum([tf.constant(sums)], self.world, name="judged")
+        loss, num_tasks = total[:2].numpy()
+        return {
+            "loss": float(loss / max(num_tasks, 1.0)),
+            **self._judged.results(total[2:].numpy()),
+        }
+
+    def _refuse(self, refused: tf.Tensor, largest: tf.Tensor) -> tf.Operation:
+        names = list(self.embedding.table_names)
+        return tf.debugging.Assert(
+            tf.reduce_all(refused <= 0),
+            [
+                "a key lies outside its static table. Tables, how many ranks met one in each, "
+                "and the largest on this rank (-1 is none):",
+                names,
+                refused,
+                largest,
+                "Nothing was updated. Prepare the data and build the tables from one schema.",
+            ],
+            summarize=len(names),
+        )
+
+    def _refuse_on_host(self, largest: np.ndarray) -> None:
+        for name, key in zip(self.embedding.table_names, largest, strict=True):
+            if key >= 0:
+                raise ValueError(
+                    f"the key {key} lies outside the static table {name!r}, which has "
+                    f"{self.embedding.schema.table(name).num_rows} rows. Prepare the data and "
+                    "build the tables from one schema."
+                )
+
+    def _quiet_but_for_chief(self, options: dict[str, Any]) -> dict[str, Any]:
+        return options if self.world.is_chief else {**options, "verbose": 0}
+
+    @contextlib.contextmanager
+    def _leaving_together(self) -> Iterator[None]:
+        """A rank that fails leaves the world, so that the others fail at once and do not hang."""
+        try:
+            yield
+        except Exception as error:
+            stop(self.world)
+            if "Horovod has been shut down" in str(error):
+                raise RuntimeError(
+                    f"rank {self.world.rank} stopped because another rank did; "
+                    "that rank's message says why."
+                ) from error
+            raise
+
+
+def _rows_of_pairs(rows: Rows, batch: Batch) -> Rows:
+    """Each (task, key) pair's own row, `[P, D]`; row 0 is the padding's, zeros."""
+    return {
+        group: tf.gather(tf.pad(values, [[1, 0], [0, 0]]), batch["pair_to_key"][group])
+        for group, values in rows.items()
+    }
+
+
+def _num_tasks(batch: Batch) -> tf.Tensor:
+    """The tasks that have a row to judge, a float32 scalar."""
+    judged = tf.reduce_any(batch["query"]["weight"] > 0, axis=1)
+    return tf.reduce_sum(tf.cast(judged, tf.float32))
+
+
+def _one_row(embedding: ShardedEmbedding) -> dict[str, tf.Tensor]:
+    features = {
+        group: tf.zeros([1, len(slots), embedding.shards[group].width])
+        for group, slots in field_slots(embedding.schema).items()
+    }
+    if embedding.schema.dense_fields:
+        features["dense"] = tf.zeros([1, len(embedding.schema.dense_fields)])
+    return features
+
+
+def _one_epoch(batches: TaskBatches) -> tf.data.Dataset:
+    steps = batches.steps_per_epoch
+    return batches.dataset().take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+
+
+def _data_of(batches: TaskBatches) -> dict[str, Any]:
+    return {
+        "records": batches.records.describe(),
+        "split": batches.split,
+        "tasks": batches.tasks,
+        "support": batches.support,
+        "query": batches.query,
+        "every_query": batches.every_query,
+        "shuffle": batches.shuffle,
+        "seed": batches.seed,
+        "steps_per_epoch": batches.steps_per_epoch,
+    }

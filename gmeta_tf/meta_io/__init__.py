@@ -1,0 +1,1 @@
+"""Meta-IO: raw tables to task-grouped records to batches of tasks."""

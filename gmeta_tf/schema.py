@@ -1,0 +1,217 @@
+"""What a row is: its fields, the embedding tables that they read, its label and its task."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+__all__ = ["Field", "Schema", "Table"]
+
+KINDS = ("categorical", "multi", "dense")
+UNKNOWN_KEY = 0
+PADDING_KEY = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """One embedding table.
+
+    Attributes:
+        name: what fields and error messages call it.
+        num_rows: its rows, row 0 (the unknown value's) included. None until `gmeta-tf prepare`
+            has built the vocabulary.
+        width: D, the numbers in a row. None takes the model's width. Tables that state the same
+            width (or none) travel in one exchange.
+    """
+
+    name: str
+    num_rows: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise ValueError("Table: expected a name, got an empty one.")
+        for what, value in (("num_rows", self.num_rows), ("width", self.width)):
+            if value is not None and value < 1:
+                raise ValueError(
+                    f"Table {self.name!r}: expected {what} to be at least 1, got {value}."
+                )
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One feature of a row.
+
+    Attributes:
+        name: the feature's name; the column of the raw data unless `column` says otherwise.
+        kind: `"categorical"` (one value, looked up), `"multi"` (up to L values, looked up and
+            averaged) or `"dense"` (a number).
+        table: the table that it reads; fields that name the same one share its rows. None is a
+            table of the field's own name. A dense field has none.
+        column: the column of the raw data. None is `name`.
+        separator: what stands between the values of a `"multi"` field in the raw data.
+        max_values: L of a `"multi"` field; a row's further values are cut off.
+        min_count: values seen fewer times in the training tasks share the unknown value's row.
+
+    Raises:
+        ValueError: an unknown kind, a dense field with a table, a count below 1.
+    """
+
+    name: str
+    kind: str = "categorical"
+    table: str | None = None
+    column: str | None = None
+    separator: str = "|"
+    max_values: int = 8
+    min_count: int = 1
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(
+                f"Field {self.name!r}: expected a kind of {', '.join(KINDS)}, got {self.kind!r}."
+            )
+        if self.kind == "dense" and self.table is not None:
+            raise ValueError(
+                f"Field {self.name!r}: a dense field reads no table, got table={self.table!r}. "
+                "Make it categorical, or leave the table out."
+            )
+        for what, value in (("max_values", self.max_values), ("min_count", self.min_count)):
+            if value < 1:
+                raise ValueError(
+                    f"Field {self.name!r}: expected {what} to be at least 1, got {value}."
+                )
+        if self.kind == "multi" and not self.separator:
+            raise ValueError(f"Field {self.name!r}: expected a separator, got an empty one.")
+
+    @property
+    def table_name(self) -> str:
+        """The table that the field reads."""
+        return self.table or self.name
+
+    @property
+    def column_name(self) -> str:
+        """The column of the raw data."""
+        return self.column or self.name
+
+    @property
+    def num_slots(self) -> int:
+        """The numbers that a row of the records holds for the field: L, or 1."""
+        return self.max_values if self.kind == "multi" else 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Schema:
+    """What a row is, and what groups rows into tasks.
+
+    Attributes:
+        fields: the features, in the order in which learners see them.
+        label: the column of what is to be predicted, a number.
+        task: the column whose value names the task (a user, an advertiser, a scenario).
+        time: a column to order a task's rows by; None keeps the order of the files.
+        positive_from: labels of at least this are 1 and the others 0 where the data is read
+            (records keep the number); None leaves the number.
+        tables: the tables. Those that fields name and that are not listed are added.
+
+    Raises:
+        ValueError: no field, a name that stands twice, a table that no field reads.
+
+    Example:
+        >>> schema = Schema((Field("item"), Field("genre", "multi", max_values=3)), "rating", "user")
+        >>> [table.name for table in schema.tables]
+        ['item', 'genre']
+        >>> Schema.from_json(schema.to_json()) == schema
+        True
+    """
+
+    fields: tuple[Field, ...]
+    label: str
+    task: str
+    time: str | None = None
+    positive_from: float | None = None
+    tables: tuple[Table, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", tuple(self.fields))
+        if not self.fields:
+            raise ValueError("Schema: expected at least one field, got none.")
+        _no_twice("field", [field.name for field in self.fields])
+        _no_twice("table", [table.name for table in self.tables])
+        read = list(dict.fromkeys(f.table_name for f in self.fields if f.kind != "dense"))
+        listed = {table.name: table for table in self.tables}
+        unread = [name for name in listed if name not in read]
+        if unread:
+            raise ValueError(
+                f"Schema: no field reads the table {unread[0]!r}; fields read {', '.join(read)}. "
+                "Correct the name or drop the table."
+            )
+        tables = tuple(listed.get(name, Table(name)) for name in read)
+        object.__setattr__(self, "tables", tables)
+
+    @property
+    def key_fields(self) -> tuple[Field, ...]:
+        """The fields that read a table, in the schema's order."""
+        return tuple(field for field in self.fields if field.kind != "dense")
+
+    @property
+    def dense_fields(self) -> tuple[Field, ...]:
+        """The fields that are numbers, in the schema's order."""
+        return tuple(field for field in self.fields if field.kind == "dense")
+
+    def table(self, name: str) -> Table:
+        """The table of that name; KeyError when there is none."""
+        return {table.name: table for table in self.tables}[name]
+
+    def with_num_rows(self, num_rows: Mapping[str, int]) -> Schema:
+        """The same schema with the tables' sizes filled in."""
+        tables = tuple(
+            dataclasses.replace(table, num_rows=num_rows[table.name]) for table in self.tables
+        )
+        return dataclasses.replace(self, tables=tables)
+
+    def to_json(self) -> dict[str, Any]:
+        """The schema as JSON values; `from_json` undoes it."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Schema:
+        """Reads what `to_json` gave, or what a person wrote in YAML.
+
+        Args:
+            values: `fields` (a list of `Field`'s values), `label`, `task`, and the optional rest.
+
+        Raises:
+            ValueError: a name that is not known, or a required one that is missing.
+        """
+        values = dict(values)
+        _only_known("schema", values, cls, required=("fields", "label", "task"))
+        for member, kind in (("fields", Field), ("tables", Table)):
+            entries: Sequence[Mapping[str, Any]] = values.get(member, ())
+            for entry in entries:
+                _only_known(member[:-1], entry, kind, required=("name",))
+            values[member] = tuple(kind(**entry) for entry in entries)
+        return cls(**values)
+
+
+def _no_twice(what: str, names: Sequence[str]) -> None:
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Schema: the {what} {twice[0]!r} stands twice. Give each its own name.")
+
+
+def _only_known(
+    what: str, values: Mapping[str, Any], kind: type, required: Sequence[str]
+) -> None:
+    known = [member.name for member in dataclasses.fields(kind)]
+    unknown = [name for name in values if name not in known]
+    missing = [name for name in required if name not in values]
+    if unknown:
+        raise ValueError(
+            f"the {what} has an unknown entry {unknown[0]!r}; known are {', '.join(known)}."
+        )
+    if missing:
+        raise ValueError(
+            f"the {what} {values.get('name', '')!r} lacks {missing[0]!r}; "
+            f"required are {', '.join(required)}."
+        )

@@ -1,0 +1,201 @@
+"""What each subcommand of `gmeta-tf` takes: one frozen dataclass each, one flag for each field."""
+
+from __future__ import annotations
+
+import dataclasses
+
+__all__ = [
+    "EvaluateOptions",
+    "ExportOptions",
+    "PredictOptions",
+    "PrepareOptions",
+    "TrainOptions",
+]
+
+MODELS = ("melu", "maml_dlrm")
+
+
+@dataclasses.dataclass(frozen=True)
+class PrepareOptions:
+    """Raw tables to a folder of task records: checked, split by task, encoded.
+
+    Attributes:
+        output: the records folder to make.
+        input: CSV, TSV or Parquet files or glob patterns, for data of your own; with schema.
+        schema: a YAML or JSON file that says what a row is; see docs/architecture.md.
+        movielens: a folder with MovieLens 100k or 1M as GroupLens or RecBole lay it out, or
+            "download" for the 100k data. Has its own schema.
+        test_fraction: the share of the tasks that are held out for the test.
+        valid_fraction: the share of the tasks that are held out for validation.
+        seed: of the draw of held-out tasks.
+        num_files: the files of each split; more than you will have ranks.
+        on_bad_row: "error" stops at rows without task or with a label that is no number, "drop"
+            leaves them out and counts them.
+        memory_limit: what DuckDB may take, such as "4GB"; beyond it spills to disk. None is most of
+            the machine's.
+        overwrite: replace a records folder that is there.
+    """
+
+    output: str
+    input: list[str] | None = None
+    schema: str | None = None
+    movielens: str | None = None
+    test_fraction: float = 0.2
+    valid_fraction: float = 0.0
+    seed: int = 0
+    num_files: int = 16
+    on_bad_row: str = "error"
+    memory_limit: str | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.movielens is None) == (self.input is None):
+            raise ValueError(
+                "prepare: expected either --movielens or --input, got "
+                f"{'neither' if self.input is None else 'both'}."
+            )
+        if self.input is not None and self.schema is None:
+            raise ValueError(
+                "prepare: --input needs --schema, a YAML file with fields, label and task. "
+                "docs/architecture.md shows one."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """Meta-trains a model: alone, or on many workers with `horovodrun -np 2 gmeta-tf train ...`.
+
+    Attributes:
+        records: what `gmeta-tf prepare` made.
+        run: the folder that the run leaves: config, log, TensorBoard scalars, checkpoints, metrics.
+        model: the learner, "melu" or "maml_dlrm".
+        hidden: the widths of the learner's hidden layers.
+        width: D, the numbers in an embedding row.
+        inner_steps: K, the steps a task adapts on its support rows.
+        inner_learning_rate: alpha, of the dense weights.
+        embedding_inner_learning_rate: alpha of a task's embedding rows; None is the one above.
+        order: 2 differentiates through the inner steps, 1 is first-order MAML.
+        adapt_embeddings: whether a task's embedding rows adapt; None is as the model's paper has
+            it (melu: no, maml_dlrm: yes).
+        overlap: how the query reads a row that the support moved: "adapted" or "stale".
+        learn_rates: train a rate for each variable and step.
+        tasks: T, the tasks in a step of one rank.
+        support: S, the rows a task adapts on.
+        query: Q, the rows it is judged on in a step.
+        epochs: passes over the tasks.
+        optimizer: a Keras optimizer, for the dense weights.
+        learning_rate: its learning rate.
+        weight_decay: its weight decay; None is its own.
+        row_optimizer: "adagrad", "lazy_adam" or "sgd", for embedding rows.
+        row_learning_rate: its learning rate.
+        embedding_scale: the largest absolute value of an initial embedding row.
+        loss: "binary_crossentropy" or "mean_squared_error".
+        metrics: what `evaluate` reports.
+        validate: judge the split "valid" after each epoch, if the records have it.
+        checkpoint_every: epochs between checkpoints.
+        seed: of the initial weights, the order of tasks and the draws of support rows.
+        resume: go on from the run's last checkpoint.
+        overwrite: throw away a run folder that is there.
+    """
+
+    records: str
+    run: str
+    model: str = "melu"
+    hidden: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
+    width: int = 16
+    inner_steps: int = 1
+    inner_learning_rate: float = 0.5
+    embedding_inner_learning_rate: float | None = None
+    order: int = 2
+    adapt_embeddings: bool | None = None
+    overlap: str = "adapted"
+    learn_rates: bool = False
+    tasks: int = 32
+    support: int = 10
+    query: int = 40
+    epochs: int = 10
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    weight_decay: float | None = None
+    row_optimizer: str = "adagrad"
+    row_learning_rate: float = 0.1
+    embedding_scale: float = 0.05
+    loss: str = "binary_crossentropy"
+    metrics: list[str] = dataclasses.field(
+        default_factory=lambda: ["auc", "task_auc", "log_loss"]
+    )
+    validate: bool = True
+    checkpoint_every: int = 10
+    seed: int = 0
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(
+                f"train: expected --model to be {' or '.join(MODELS)}, got {self.model!r}."
+            )
+        if self.epochs < 1:
+            raise ValueError(f"train: expected --epochs of at least 1, got {self.epochs}.")
+        if self.resume and self.overwrite:
+            raise ValueError("train: --resume and --overwrite exclude each other.")
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateOptions:
+    """Judges a run on tasks that it has not seen, adapted and unadapted, beside a baseline.
+
+    Attributes:
+        run: the run's folder.
+        split: the split of the run's records to judge.
+        support: the rows a task adapts on; None is the run's.
+        seed: of the draw of support rows.
+        item: the field whose keys the baseline counts; None is the first categorical field.
+        train_split: the split that the baseline counts on.
+        json: print one JSON line and nothing else.
+    """
+
+    run: str
+    split: str = "test"
+    support: int | None = None
+    seed: int = 0
+    item: str | None = None
+    train_split: str = "train"
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class ExportOptions:
+    """Writes a run's model as a SavedModel of stock TensorFlow ops, in one process.
+
+    Attributes:
+        run: the run's folder.
+        output: the SavedModel folder; None is `saved_model` in the run's folder.
+    """
+
+    run: str
+    output: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PredictOptions:
+    """Predicts raw query rows with an exported model, after adapting to raw support rows.
+
+    Attributes:
+        saved_model: what `gmeta-tf export` wrote.
+        query: a CSV, TSV or Parquet file of the rows to predict: the task's column and the fields'.
+        output: the CSV file to write: the query rows and a column `prediction`, grouped by task.
+        support: a file of labelled rows of the same tasks; tasks without any are predicted with
+            the shared values. None adapts nothing.
+        tasks: how many tasks to predict at once.
+    """
+
+    saved_model: str
+    query: str
+    output: str
+    support: str | None = None
+    tasks: int = 64
+
+    def __post_init__(self) -> None:
+        if self.tasks < 1:
+            raise ValueError(f"predict: expected --tasks of at least 1, got {self.tasks}.")

@@ -1,0 +1,105 @@
+"""A records folder of made-up tasks: small, deterministic and full of awkward shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+
+import numpy as np
+
+import gmeta_tf as gm
+from gmeta_tf.meta_io.records import encode_episode, write_split
+
+# A dense field in the middle, so that the schema's order is not the record's; two fields that read
+# one table; multi-valued fields of different lengths.
+SCHEMA = gm.Schema(
+    (
+        gm.Field("item"),
+        gm.Field("price", "dense"),
+        gm.Field("genre", "multi", max_values=3),
+        gm.Field("similar", "multi", table="item", max_values=2),
+    ),
+    "rating",
+    "user",
+    positive_from=4.0,
+).with_num_rows({"item": 17, "genre": 7})
+
+# The same fields; genre's rows are of width 2 and travel in an exchange of their own.
+TWO_WIDTHS = dataclasses.replace(
+    SCHEMA, tables=(gm.Table("item", 17), gm.Table("genre", 7, width=2))
+)
+
+# The largest key of each table, which no row holds.
+NEVER_READ = {"item": 16, "genre": 6}
+
+MOST_ROWS = 30
+
+
+def price_of(task, row):
+    """The dense value of a task's row: no two rows of a folder have the same, exact in float32."""
+    return (64 * task + row) / 4096
+
+
+def made_rows(task, num_rows, rng):
+    """One task's rows: label `[n]`, keys `[slots, n]` (item, 3 genres, 2 similar), dense `[1, n]`.
+
+    Few keys, so that they repeat within a task and between tasks. A row has 0 to 3 genres and 0
+    to 2 similar items. Labels are 1 to 5, and depend on the task and on the item.
+    """
+    item = rng.integers(0, NEVER_READ["item"], num_rows)
+    genre = _some_values(rng, NEVER_READ["genre"], 3, num_rows)
+    similar = _some_values(rng, NEVER_READ["item"], 2, num_rows)
+    taste = np.sin(item * (1 + task % 3)) + rng.normal(size=num_rows)
+    label = np.clip(np.round(3.3 + taste), 1, 5)
+    price = [[price_of(task, row) for row in range(num_rows)]]
+    return label, np.concatenate([item[np.newaxis], genre, similar]), np.array(price)
+
+
+def sizes_of(num_tasks, rng):
+    """Rows of each task, 1 to 30: the first has one row, the second two, the third all 30."""
+    drawn = rng.integers(1, MOST_ROWS + 1, num_tasks)
+    drawn[:3] = (1, 2, MOST_ROWS)[:num_tasks]
+    return drawn.tolist()
+
+
+def make_records(
+    folder,
+    tasks=20,
+    seed=0,
+    *,
+    num_files=3,
+    splits=("train", "test"),
+    schema=SCHEMA,
+):
+    """Writes a records folder and opens it.
+
+    Args:
+        folder: where to; made when it is not there.
+        tasks: how many tasks each split has, or the rows of each of them.
+        seed: of everything that is drawn. The same arguments give the same bytes.
+        num_files: the files of a split; those beyond the number of tasks are empty.
+        splits: their names. Tasks are numbered on from one split to the next.
+        schema: `SCHEMA`, or `TWO_WIDTHS`, or one with the same fields.
+    """
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    number = 0
+    for split in splits:
+        episodes = []
+        for num_rows in sizes_of(tasks, rng) if isinstance(tasks, int) else tasks:
+            rows = made_rows(number, num_rows, rng)
+            episodes.append((number, num_rows, encode_episode(number, *rows)))
+            number += 1
+        write_split(folder, split, episodes, num_files)
+    records = gm.Records(folder, schema, tuple(splits), num_files, {"made with seed": seed})
+    (folder / "schema.json").write_text(json.dumps(records.describe()))
+    return gm.Records.open(folder)
+
+
+def _some_values(rng, num_keys, slots, num_rows):
+    """Keys `[slots, n]` of 0 to `slots` values a row, padded with -1 at the end."""
+    keys = rng.integers(0, num_keys, [slots, num_rows])
+    count = rng.integers(0, slots + 1, num_rows)
+    return np.where(np.arange(slots)[:, np.newaxis] < count, keys, -1)

@@ -1,0 +1,81 @@
+"""Collectives of one rank: the identity, and no Horovod. Of more: tests/parallel/."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from gmeta_tf import collectives
+from gmeta_tf.world import World
+
+BLOCK_HOROVOD = "import sys; sys.modules['horovod'] = None\n"
+
+
+def run_without_horovod(code):
+    """What the code prints in a fresh process in which `import horovod` fails."""
+    return subprocess.run(
+        [sys.executable, "-c", BLOCK_HOROVOD + textwrap.dedent(code)],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+
+
+def test_one_rank_is_the_identity_and_more_say_what_is_missing():
+    printed = run_without_horovod(
+        """
+        import tensorflow as tf
+        from gmeta_tf import collectives
+        from gmeta_tf.world import World
+
+        one = World()
+        collectives.start(one)
+        rows = tf.constant([[1.0, 2.0], [3.0, 4.0]])
+        splits = tf.constant([2])
+        back, arrived = collectives.alltoall(rows, splits, one, name="a")
+        print(back is rows, arrived is splits)
+        summed = collectives.allreduce_sum((rows, splits), one, name="b")
+        print(isinstance(summed, list), summed[0] is rows, summed[1] is splits)
+        print(collectives.broadcast(rows, one, name="c") is rows)
+        print(collectives.allgather_rows(rows, one, name="d") is rows)
+        collectives.barrier(one, name="e")
+        print(collectives.broadcast_json({"b": [1, None], "a": "x"}, one, name="f"))
+        collectives.agree({"tables": [1, 2]}, one, name="the tables")
+        collectives.stop(one)
+
+        two = World(rank=0, size=2)
+        for connect in (collectives.start, collectives.stop):
+            try:
+                connect(two)
+            except ImportError as error:
+                print(error)
+        """
+    )
+    lines = printed.splitlines()
+    assert lines[:5] == [
+        "True True",
+        "True True True",
+        "True",
+        "True",
+        "{'a': 'x', 'b': [1, None]}",
+    ]
+    assert len(lines) == 7
+    for line in lines[5:]:
+        assert line.startswith("more than one rank needs Horovod built for TensorFlow")
+        assert "bash launch/setup.sh" in line
+
+
+def test_agree_needs_a_json_value():
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        collectives.agree({1, 2}, World(), name="a set")
+
+
+def test_agree_of_one_rank_holds_for_any_value():
+    for value in (None, 0, "text", [1, [2]], {"a": {"b": 0.5}}):
+        assert collectives.agree(value, World(), name="a value") is None
+
+
+def test_broadcast_json_of_one_rank_is_what_json_makes_of_it():
+    value = collectives.broadcast_json({"pair": (1, 2)}, World(), name="a pair")
+    assert value == {"pair": [1, 2]}  # as on any number of ranks

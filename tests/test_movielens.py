@@ -1,0 +1,202 @@
+"""MovieLens: the three layouts on small made files, and the counts of the real data."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import pathlib
+import subprocess
+import zipfile
+
+import duckdb
+import numpy as np
+import pytest
+
+from gmeta_tf.meta_io import movielens
+from gmeta_tf.meta_io.movielens import movielens_100k, movielens_schema, movielens_source
+from gmeta_tf.meta_io.prepare import Source, Split, prepare, read_vocabulary
+
+COLUMNS = (
+    *("user_id", "item_id", "rating", "timestamp", "age", "gender"),
+    *("occupation", "zip", "zip_area", "genre", "year"),
+)
+
+RECBOLE = {
+    "ml-100k.inter": "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+    "2\t10\t3\t881\n1\t20\t5\t870\n3\t10\t4\t860\n",
+    "ml-100k.user": "user_id:token\tage:token\tgender:token\toccupation:token\tzip_code:token\n"
+    "1\t24\tM\ttechnician\t85711\n2\t53\tF\tother\tT8H1N\n",
+    "ml-100k.item": "item_id:token\tmovie_title:token_seq\trelease_year:token\tclass:token_seq\n"
+    '10\tLes Misérables\t1995\tAnimation Children\'s Comedy\n20\t"unknown"\t\t\n',
+}
+FLAGS = {"unknown": "1" + "|0" * 18, "three": "0|0|0|1|1|1" + "|0" * 13}
+GROUPLENS_100K = {
+    "u.data": "2\t10\t3\t881\n1\t20\t5\t870\n3\t10\t4\t860\n",
+    "u.user": "1|24|M|technician|85711\n2|53|F|other|T8H1N\n",
+    "u.item": f"10|Les Misérables (1998)|01-Jan-1995||http://x|{FLAGS['three']}\n"
+    f'20|"unknown"||||{"0" + "|0" * 18}\n',
+}
+GROUPLENS_1M = {
+    "ratings.dat": "2::10::3::881\n1::20::5::870\n3::10::4::860\n",
+    "users.dat": "1::M::24::technician::85711\n2::F::53::other::T8H1N\n",
+    "movies.dat": "10::Misérables, Les (Part (1)) (1995)::Animation|Children's|Comedy\n"
+    '20::"Unknown"::\n',
+}
+# In the order of the ratings; user 3 and item 20's genre and year are not known.
+EXPECTED = [
+    (
+        "2",
+        "10",
+        "3",
+        "881",
+        "53",
+        "F",
+        "other",
+        "T8H1N",
+        "T8",
+        "Animation|Children's|Comedy",
+        "1995",
+    ),
+    ("1", "20", "5", "870", "24", "M", "technician", "85711", "85", None, None),
+    ("3", "10", "4", "860", None, None, None, None, None, "Animation|Children's|Comedy", "1995"),
+]
+
+
+def write_files(folder: pathlib.Path, files: dict[str, str], encoding: str) -> pathlib.Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content.encode(encoding))
+    return folder
+
+
+def rows_of(source: Source) -> list[tuple[str | None, ...]]:
+    query = f"SELECT {', '.join(COLUMNS)} FROM ({source.query}) ORDER BY {source.row}"
+    with contextlib.closing(duckdb.connect()) as database:
+        rows = database.execute(query).fetchall()
+    return [tuple(value or None for value in row) for row in rows]
+
+
+@pytest.mark.parametrize(
+    ("files", "encoding"),
+    [(RECBOLE, "utf-8"), (GROUPLENS_100K, "latin-1"), (GROUPLENS_1M, "latin-1")],
+    ids=["recbole", "ml-100k", "ml-1m"],
+)
+class TestLayouts:
+    def test_all_give_the_same_rows(self, files, encoding, tmp_path):
+        source = movielens_source(write_files(tmp_path / "it's", files, encoding))
+        assert rows_of(source) == EXPECTED
+        assert source.description == f"MovieLens in {tmp_path}/it's"
+
+    def test_a_missing_file_is_named(self, files, encoding, tmp_path):
+        present = dict(list(files.items())[:2])
+        folder = write_files(tmp_path / "part", present, encoding)
+        message = f"part is no MovieLens folder: .*{list(files)[2]}.*found {sorted(present)[0]}"
+        with pytest.raises(ValueError, match=message):
+            movielens_source(folder)
+
+    def test_prepares_by_the_schema(self, files, encoding, tmp_path):
+        source = movielens_source(write_files(tmp_path / "data", files, encoding))
+        records = prepare(source, movielens_schema(), tmp_path / "out", split=Split(0.0))
+        assert read_vocabulary(records.path, "genre").tolist() == [
+            *("Animation", "Children's", "Comedy")
+        ]
+        assert read_vocabulary(records.path, "zip_area").tolist() == ["85", "T8"]
+        words = dict(records.read("train"))
+        # label, item, six genres, year, age, gender, occupation, zip_area
+        assert words[0][1:, 0].tolist() == [2, 0, -1, -1, -1, -1, -1, 0, 1, 2, 2, 1]
+        assert words[2][1:, 0].tolist() == [1, 1, 2, 3, -1, -1, -1, 1, 0, 0, 0, 0]
+
+
+def test_every_genre_flag_has_its_name(tmp_path):
+    ones = ["|".join("1" if flag == genre else "0" for flag in range(19)) for genre in range(19)]
+    files = dict(GROUPLENS_100K)
+    files["u.item"] = "".join(f"{item}|t|01-Jan-1995|||{ones[item]}\n" for item in range(19))
+    files["u.data"] = "".join(f"1\t{item}\t3\t{item}\n" for item in range(19))
+    names = [row[9] for row in rows_of(movielens_source(write_files(tmp_path, files, "latin-1")))]
+    assert names[0] == "unknown"
+    assert names[1:] == sorted(names[1:])
+    assert (names[4], names[10], names[15], names[18]) == (
+        *("Children's", "Film-Noir", "Sci-Fi", "Western"),
+    )
+
+
+def test_no_such_folder(tmp_path):
+    with pytest.raises(ValueError, match=r"ml-100k\.inter.*u\.data.*ratings\.dat.*found nothing"):
+        movielens_source(tmp_path / "nowhere")
+
+
+def fake_pip(monkeypatch, content: bytes | None) -> list[list[str]]:
+    """Makes pip put `content` into its folder, or fail without a network; returns its calls."""
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        if content is None:
+            return subprocess.CompletedProcess(command, 1, "", "WARNING: retry\nERROR: no network")
+        folder = pathlib.Path(command[command.index("--dest") + 1])
+        (folder / "recbole-1.2.1-py3-none-any.whl").write_bytes(content)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(movielens.subprocess, "run", run)
+    return calls
+
+
+class TestDownload:
+    def test_is_extracted_once(self, tmp_path, monkeypatch):
+        with zipfile.ZipFile(tmp_path / "wheel", "w") as archive:
+            for name, content in {**RECBOLE, "ml-100k.kg": "not wanted"}.items():
+                archive.writestr(f"recbole/dataset_example/ml-100k/{name}", content)
+        wheel = (tmp_path / "wheel").read_bytes()
+        calls = fake_pip(monkeypatch, wheel)
+        monkeypatch.setattr(movielens, "_SHA256", hashlib.sha256(wheel).hexdigest())
+        monkeypatch.setenv("GMETA_DATA", str(tmp_path / "deep" / "cache"))
+        folder = movielens_100k()
+        assert folder == tmp_path / "deep" / "cache" / "ml-100k"
+        assert sorted(path.name for path in folder.iterdir()) == sorted(RECBOLE)
+        assert [path.name for path in folder.parent.iterdir()] == ["ml-100k"]
+        assert rows_of(movielens_source(folder)) == EXPECTED
+        assert movielens_100k(folder.parent) == folder
+        assert len(calls) == 1
+        assert calls[0][-1] == "recbole==1.2.1"
+
+    def test_with_another_content(self, tmp_path, monkeypatch):
+        fake_pip(monkeypatch, b"something else")
+        with pytest.raises(ValueError, match=r"expected SHA-256 9c9948.*--data DIR"):
+            movielens_100k(tmp_path)
+        assert not list(tmp_path.rglob("*.*"))
+
+    def test_without_a_network(self, tmp_path, monkeypatch):
+        fake_pip(monkeypatch, None)
+        with pytest.raises(RuntimeError, match=r"\(ERROR: no network\).*--data DIR"):
+            movielens_100k(tmp_path)
+        assert not list(tmp_path.rglob("*.*"))
+
+    def test_goes_to_the_home_without_the_variable(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("GMETA_DATA", raising=False)
+        monkeypatch.setenv("HOME", str(tmp_path))
+        folder = write_files_of_cache(tmp_path / ".cache" / "gmeta_tf" / "ml-100k")
+        assert movielens_100k() == folder
+
+
+def write_files_of_cache(folder: pathlib.Path) -> pathlib.Path:
+    folder.parent.mkdir(parents=True)
+    return write_files(folder, RECBOLE, "utf-8")
+
+
+def test_the_real_data(tmp_path):
+    try:
+        folder = movielens_100k()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+    records = prepare(movielens_source(folder), movielens_schema(), tmp_path / "out")
+    assert records.details["rows"] == 100_000
+    assert records.details["tasks"] == 943
+    assert records.details["splits"]["test"]["tasks"] == 189
+    with contextlib.closing(duckdb.connect()) as database:
+        query = f"SELECT count(DISTINCT item_id) FROM ({movielens_source(folder).query})"
+        assert database.execute(query).fetchone() == (1682,)
+    sizes = {table.name: table.num_rows for table in records.schema.tables}
+    assert 1600 < sizes.pop("item") <= 1683
+    assert (sizes["genre"], sizes["gender"], sizes["occupation"]) == (20, 3, 22)
+    rows = np.concatenate([records.index(split)["rows"] for split in records.splits])
+    assert (rows.min(), rows.max()) == (20, 737)

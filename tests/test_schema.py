@@ -1,0 +1,164 @@
+"""Schema: its errors, its derived names, and its way through JSON."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gmeta_tf.schema import Field, Schema, Table
+
+quick = settings(deadline=None, max_examples=80, derandomize=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Table(""), r"Table: expected a name, got an empty one"),
+        (lambda: Table("t", num_rows=0), r"Table 't': expected num_rows .* at least 1, got 0"),
+        (lambda: Table("t", width=-2), r"Table 't': expected width .* at least 1, got -2"),
+        (
+            lambda: Field("f", "text"),
+            r"Field 'f': expected a kind of categorical, multi, dense, got 'text'",
+        ),
+        (
+            lambda: Field("f", "dense", table="t"),
+            r"Field 'f': a dense field reads no table, got table='t'",
+        ),
+        (
+            lambda: Field("f", "multi", max_values=0),
+            r"Field 'f': expected max_values .* at least 1, got 0",
+        ),
+        (lambda: Field("f", min_count=0), r"Field 'f': expected min_count .* at least 1, got 0"),
+        (
+            lambda: Field("f", "multi", separator=""),
+            r"Field 'f': expected a separator, got an empty one",
+        ),
+        (lambda: Schema((), "label", "user"), r"expected at least one field, got none"),
+        (
+            lambda: Schema((Field("b"), Field("a"), Field("b")), "label", "user"),
+            r"the field 'b' stands twice",
+        ),
+        (
+            lambda: Schema((Field("a"),), "label", "user", tables=(Table("a"), Table("a", 3))),
+            r"the table 'a' stands twice",
+        ),
+        (
+            lambda: Schema((Field("a"), Field("b")), "label", "user", tables=(Table("c"),)),
+            r"no field reads the table 'c'; fields read a, b",
+        ),
+        (
+            lambda: Schema((Field("a", "dense"),), "label", "user", tables=(Table("a"),)),
+            r"no field reads the table 'a'",
+        ),
+    ],
+)
+def test_what_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"lable": "x"}, r"the schema has an unknown entry 'lable'; known are fields, label"),
+        ({"fields": [{"name": "a", "knd": "multi"}]}, r"the field has an unknown entry 'knd'"),
+        ({"tables": [{"name": "a", "rows": 3}]}, r"the table has an unknown entry 'rows'"),
+        ({"fields": [{"kind": "multi"}]}, r"the field '' lacks 'name'; required are name"),
+        ({"tables": [{"width": 3}]}, r"the table '' lacks 'name'"),
+        ({"fields": [{"name": "a", "kind": "text"}]}, r"Field 'a': expected a kind"),
+    ],
+)
+def test_what_from_json_refuses(values, message):
+    whole = {"fields": [{"name": "a"}], "label": "rating", "task": "user"}
+    with pytest.raises(ValueError, match=message):
+        Schema.from_json({**whole, **values})
+
+
+@pytest.mark.parametrize("missing", ["fields", "label", "task"])
+def test_from_json_names_what_is_missing(missing):
+    values = {"fields": [{"name": "a"}], "label": "rating", "task": "user"}
+    del values[missing]
+    with pytest.raises(ValueError, match=f"the schema '' lacks '{missing}'"):
+        Schema.from_json(values)
+
+
+def test_tables_are_those_that_fields_read_in_their_order():
+    fields = (Field("b"), Field("price", "dense"), Field("a"), Field("c", table="b"))
+    schema = Schema(fields, "label", "user", tables=(Table("a", 5, 16),))
+    assert schema.tables == (Table("b"), Table("a", 5, 16))
+    assert [field.name for field in schema.key_fields] == ["b", "a", "c"]
+    assert [field.name for field in schema.dense_fields] == ["price"]
+    assert schema.table("a").width == 16
+    with pytest.raises(KeyError, match="price"):
+        schema.table("price")
+
+
+def test_defaults_of_a_field_follow_its_name_and_kind():
+    plain, multi = Field("genre"), Field("genre", "multi", table="t", column="c", max_values=5)
+    assert (plain.table_name, plain.column_name, plain.num_slots) == ("genre", "genre", 1)
+    assert (multi.table_name, multi.column_name, multi.num_slots) == ("t", "c", 5)
+    # Only a multi-valued field has more than one slot, whatever max_values says.
+    assert Field("price", "dense", max_values=5).num_slots == 1
+
+
+def test_with_num_rows_keeps_the_rest():
+    schema = Schema((Field("a"), Field("b")), "label", "user", tables=(Table("b", width=4),))
+    sized = schema.with_num_rows({"a": 3, "b": 9})
+    assert sized.tables == (Table("a", 3), Table("b", 9, 4))
+    assert (sized.fields, sized.label, sized.task) == (schema.fields, "label", "user")
+    assert schema.table("a").num_rows is None
+
+
+names = st.text(min_size=1, max_size=6)
+counts = st.integers(1, 9)
+
+
+@st.composite
+def schemas(draw):
+    """A schema with any member that it may have."""
+    field_names = draw(st.lists(names, min_size=1, max_size=4, unique=True))
+    fields = []
+    for name in field_names:
+        kind = draw(st.sampled_from(["categorical", "multi", "dense"]))
+        table = None if kind == "dense" else draw(st.none() | st.sampled_from(field_names))
+        fields.append(
+            Field(
+                name,
+                kind,
+                table,
+                column=draw(st.none() | names),
+                separator=draw(names),
+                max_values=draw(counts),
+                min_count=draw(counts),
+            )
+        )
+    read = sorted({field.table_name for field in fields if field.kind != "dense"})
+    listed = draw(st.lists(st.sampled_from(read), unique=True)) if read else []
+    tables = [Table(name, draw(st.none() | counts), draw(st.none() | counts)) for name in listed]
+    return Schema(
+        tuple(fields),
+        draw(names),
+        draw(names),
+        time=draw(st.none() | names),
+        positive_from=draw(st.none() | st.floats(allow_nan=False)),
+        tables=tuple(tables),
+    )
+
+
+@quick
+@given(schemas())
+def test_json_round_trip(schema):
+    values = json.loads(json.dumps(schema.to_json()))
+    assert values == schema.to_json()
+    assert Schema.from_json(values) == schema
+
+
+def test_from_json_takes_what_a_person_writes():
+    values = {
+        "fields": [{"name": "item"}, {"name": "genre", "kind": "multi", "max_values": 3}],
+        "label": "rating",
+        "task": "user",
+    }
+    expected = Schema((Field("item"), Field("genre", "multi", max_values=3)), "rating", "user")
+    assert Schema.from_json(values) == expected

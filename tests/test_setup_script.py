@@ -1,0 +1,234 @@
+"""launch/setup.sh: what it says when it cannot go on, and that it then leaves nothing half-done.
+
+Each test runs a copy of the script in a repository of its own with an empty cache, and with as
+little on PATH as the script needs, so that neither this repository's .venv nor the host's tools
+play a part.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NEEDED = ("setup.py", "constraints.txt", "launch/setup.sh", "launch/build-requirements.txt")
+TOOLS = (
+    "bash cat chmod cmp cp cut dirname env flock getconf grep head ln make mkdir mktemp mv rm sed "
+    "sha256sum sh shasum tail timeout touch uname"
+)
+
+
+class Clone:
+    """A repository with the files that setup.sh reads, a cache and a PATH of its own."""
+
+    def __init__(self, folder: Path):
+        self.root, self.cache, self.bin = (folder / name for name in ("clone", "cache", "bin"))
+        for name in NEEDED:
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, self.root / name)
+        self.bin.mkdir()
+        for tool in TOOLS.split():
+            if found := shutil.which(tool):
+                (self.bin / tool).symlink_to(found)
+
+    def add_command(self, name: str, script: str) -> Path:
+        path = self.bin / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return path
+
+    def add_python(self) -> None:
+        self.add_command("python3", f'exec "{sys.executable}" "$@"')
+
+    def setup(self, *options: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [shutil.which("bash"), self.root / "launch/setup.sh", *options],
+            env={
+                "HOME": str(self.root.parent),
+                "PATH": str(self.bin),
+                "GMETA_CACHE": str(self.cache),
+                **environment,
+            },
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def folder(self, name: str, **environment: str) -> Path:
+        """One of the folders that `setup.sh --where` names."""
+        for line in self.setup("--where", **environment).stdout.splitlines():
+            if line.startswith(f"{name} "):
+                return Path(line.removeprefix(f"{name} "))
+        raise LookupError(name)
+
+    def files(self) -> set[str]:
+        """Everything in the repository and the cache but logs and locks."""
+        return {
+            str(path.relative_to(self.root.parent))
+            for folder in (self.root, self.cache)
+            for path in folder.rglob("*")
+            if path.is_file() and path.suffix != ".log" and path.name != "lock"
+        }
+
+
+@pytest.fixture
+def clone(tmp_path):
+    return Clone(tmp_path)
+
+
+def assert_failed(run, what, remedy):
+    """The run said on stderr what failed and what to do, and said nothing of success."""
+    assert run.returncode == 1, (run.stdout, run.stderr)
+    assert re.search(f"FAILED: .*{what}", run.stderr), run.stderr
+    assert re.search(f"REMEDY: (.|\n)*{remedy}", run.stderr), run.stderr
+    assert "is ready" not in run.stdout
+
+
+@pytest.mark.parametrize("variable", [{}, {"PYTHON": "python3"}])
+def test_unsuitable_python_is_named(clone, variable):
+    clone.add_command("python3", "echo 3.13 /opt/python3.13 cpython-313")
+    before = clone.files()
+    run = clone.setup(**variable)
+    assert_failed(run, "no suitable Python.*3.13 /opt/python3.13", "PYTHON=/path/to/python3.11")
+    assert clone.files() == before
+
+
+def test_no_python_at_all(clone):
+    assert_failed(clone.setup(), "no suitable Python.*Found: none", "apt-get install python3")
+
+
+def test_no_compiler(clone):
+    clone.add_python()
+    before = clone.files()
+    run = clone.setup()
+    assert_failed(run, r"no C\+\+17 compiler", r"apt-get install g\+\+")
+    assert "GMETA_WITHOUT_HOROVOD=1" in run.stderr
+    assert clone.files() == before
+
+
+def test_compiler_without_its_library_is_no_compiler(clone):
+    clone.add_python()
+    clone.add_command("g++", "echo 'vector: no such file' >&2; exit 1")
+    assert_failed(clone.setup(), r"no C\+\+17 compiler", r"apt-get install g\+\+")
+
+
+@pytest.mark.parametrize("content", ["horovod/torch/mpi_lib.so", None])
+def test_cached_horovod_without_tensorflow(clone, content):
+    clone.add_python()
+    wheel = clone.folder("wheel") / "horovod-0.28.1-py3-none-any.whl"
+    wheel.parent.mkdir(parents=True)
+    if content is None:
+        wheel.write_text("cut off in the middle")
+    else:
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(content, "")
+    before = clone.files()
+    run = clone.setup()
+    assert_failed(run, f"built without TensorFlow: {re.escape(str(wheel))}", "remove that file")
+    assert clone.files() == before
+
+
+def test_no_registry(clone):
+    clone.add_python()
+    alone = {"GMETA_WITHOUT_HOROVOD": "1"}
+    # What a killed run leaves: without its mark it must not pass for a finished environment.
+    environment = clone.folder("environment", **alone)
+    environment.mkdir(parents=True)
+    (environment / "half-done").touch()
+    run = clone.setup(
+        PIP_CONFIG_FILE=os.devnull,
+        PIP_INDEX_URL="http://127.0.0.1:9/simple",  # the discard port: nothing listens
+        PIP_RETRIES="0",
+        **alone,
+    )
+    assert_failed(run, "pip could not fetch", "PIP_INDEX_URL=")
+    log = re.search(r"The end of (\S+\.log)", run.stderr)
+    assert log, run.stderr
+    assert "127.0.0.1" in Path(log[1]).read_text()
+    assert not (clone.root / ".venv").exists()
+    assert not environment.exists()
+
+
+def test_foreign_venv_is_left_alone(clone):
+    clone.add_python()
+    (clone.root / ".venv").mkdir()
+    (clone.root / ".venv" / "mine").touch()
+    run = clone.setup()
+    assert_failed(run, "this script did not make it", "move it away")
+    assert (clone.root / ".venv" / "mine").exists()
+
+
+def test_second_clone_uses_the_cache_and_then_has_nothing_to_do(clone):
+    clone.add_python()
+    for name in ("gmeta_tf", "models", "launch"):
+        (clone.root / name).mkdir(exist_ok=True)
+        (clone.root / name / "__init__.py").touch()
+    alone = {"GMETA_WITHOUT_HOROVOD": "1"}
+    # Stands for a finished environment: this one's packages and a command.
+    environment = clone.folder("environment", **alone)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    packages = sysconfig.get_path("purelib")
+    site_packages = next(environment.glob("lib/python*/site-packages"))
+    (site_packages / "borrowed.pth").write_text(f"import site; site.addsitedir({packages!r})\n")
+    (environment / "bin/which-python").write_text("#!/usr/bin/python\nimport sys; print(sys.prefix)")
+    (environment / ".complete").touch()
+
+    run = clone.setup(**alone)
+    assert run.returncode == 0, run.stderr
+    venv = clone.root / ".venv"
+
+    def output_of(*command):
+        return subprocess.check_output(command, cwd=clone.cache, text=True).split()
+
+    assert output_of(venv / "bin/which-python") == [str(venv)]
+    found = "import gmeta_tf.models, gmeta_tf.launch, numpy; print(gmeta_tf.models.__file__)"
+    assert output_of(venv / "bin/python", "-c", found) == [str(clone.root / "models/__init__.py")]
+
+    before = os.stat(venv).st_mtime_ns
+    assert clone.setup(**alone).stdout == "setup: .venv is ready (nothing changed)\n"
+    assert os.stat(venv).st_mtime_ns == before
+    with (clone.root / "setup.py").open("a") as file:
+        file.write("# changed")
+    assert "making .venv" in clone.setup(**alone).stdout
+
+
+def test_unknown_option(clone):
+    run = clone.setup("--quick")
+    assert run.returncode == 2
+    assert "usage: bash launch/setup.sh" in run.stderr
+
+
+def test_keys_follow_the_pins_and_nothing_else(clone):
+    clone.add_python()
+    environment, wheel = clone.folder("environment"), clone.folder("wheel")
+    (clone.root / "setup.py").write_text("# changed")
+    assert clone.folder("environment") == environment
+    constraints = clone.root / "constraints.txt"
+    constraints.write_text(constraints.read_text().replace("\nduckdb==", "\nduckdb==1"))
+    assert clone.folder("environment") != environment
+    assert clone.folder("wheel") == wheel
+    text = constraints.read_text()
+    constraints.write_text(re.sub(r"\ntensorflow==\S+", "\ntensorflow==2.16.1", text))
+    assert clone.folder("wheel") != wheel
+
+
+def test_everything_asked_for_is_pinned(monkeypatch):
+    asked = {}
+    monkeypatch.setattr("setuptools.setup", lambda **options: asked.update(options))
+    exec((ROOT / "setup.py").read_text(), {"__file__": str(ROOT / "setup.py")})
+    extras = asked["extras_require"]
+    names = {
+        re.match(r"[\w-]+", requirement)[0].lower()
+        for group in (asked["install_requires"], *map(extras.get, ("cpu", "distributed", "dev")))
+        for requirement in group
+    }
+    pins = (ROOT / "constraints.txt").read_text() + (ROOT / NEEDED[-1]).read_text()
+    pinned = {name.lower() for name in re.findall(r"^([\w-]+)==", pins, re.MULTILINE)}
+    assert "keras" in names
+    assert names - pinned == set()
