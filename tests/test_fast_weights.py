@@ -66,8 +66,7 @@ def features(seed=0):
 def different_weights(tasks):
     rng = np.random.default_rng(1)
     return [
-        value + tf.constant(rng.normal(size=value.shape), tf.float32)
-        for value in tasks.initial(T)
+        value + tf.constant(rng.normal(size=value.shape), tf.float32) for value in tasks.initial(T)
     ]
 
 
@@ -125,9 +124,7 @@ def test_no_fast_weights_reads_the_shared_ones():
     inputs = features()
     expected = slow_outputs(tasks, tasks.initial(T), inputs)
     np.testing.assert_allclose(tasks(None, inputs, training=False), expected, **FLOAT32)
-    np.testing.assert_allclose(
-        tasks(tasks.initial(T), inputs, training=False), expected, **FLOAT32
-    )
+    np.testing.assert_allclose(tasks(tasks.initial(T), inputs, training=False), expected, **FLOAT32)
     tasks.adapted[0].assign_add(tf.ones_like(tasks.adapted[0]))
     assert np.abs(tasks(None, inputs, training=False) - expected).max() > 1e-2
 

@@ -39,7 +39,7 @@ GROUPLENS_100K = {
 GROUPLENS_1M = {
     "ratings.dat": "2::10::3::881\n1::20::5::870\n3::10::4::860\n",
     "users.dat": "1::M::24::technician::85711\n2::F::53::other::T8H1N\n",
-    "movies.dat": "10::Misérables, Les (Part (1)) (1995)::Animation|Children's|Comedy\n"
+    "movies.dat": "10::Misérables, Les (1862) (1995)::Animation|Children's|Comedy\n"
     '20::"Unknown"::\n',
 }
 # In the order of the ratings; user 3 and item 20's genre and year are not known.

@@ -63,7 +63,7 @@ def state_of(model):
     shards = model.embedding.shards
     return {
         **{f"dense {v.path}": v.numpy() for v in model.trainable_variables},
-        **{f"optimizer {v.path}": np.array(v) for v in model.optimizer.variables},
+        **{f"optimizer {i}": np.array(v) for i, v in enumerate(model.optimizer.variables)},
         **{f"rows {group}": shard.rows.numpy() for group, shard in shards.items()},
         **{
             f"slot {group} {name}": slot.numpy()
@@ -94,7 +94,7 @@ def slow_task_loss(dense, rows, part):
     if not len(label):
         return tf.constant(0.0)
     output = slow_score(dense, rows, keys, price)
-    return tf.reduce_mean(tf.nn.softplus(output) - label * output)
+    return tf.reduce_sum(tf.nn.softplus(output) - label * output) / len(label)
 
 
 def slow_query_loss(task, dense, rows, inner, adapts):
@@ -104,7 +104,9 @@ def slow_query_loss(task, dense, rows, inner, adapts):
         with tf.GradientTape() as tape:
             tape.watch([own_dense, own_rows])
             loss = slow_task_loss(own_dense, own_rows, task.part("support"))
-        of_dense, of_rows = tape.gradient(loss, [own_dense, own_rows], "zero")
+        of_dense, of_rows = tape.gradient(
+            loss, [own_dense, own_rows], unconnected_gradients=tf.UnconnectedGradients.ZERO
+        )
         if inner.order == 1:
             of_dense, of_rows = tf.nest.map_structure(tf.stop_gradient, (of_dense, of_rows))
         for index, gradient in enumerate(of_dense):
@@ -167,27 +169,14 @@ def adam_and_adagrad():
 @pytest.mark.parametrize(
     ("inner", "optimizers"),
     [
-        (gm.InnerLoop(1, 0.4), sgd),
+        (gm.InnerLoop(1, 0.4), adam_and_adagrad),
         (gm.InnerLoop(2, 0.4, embedding_learning_rate=0.9), sgd),
-        (gm.InnerLoop(1, 0.4, order=1), sgd),
-        (gm.InnerLoop(2, 0.4, order=1), adam_and_adagrad),
-        (gm.InnerLoop(2, 0.4), adam_and_adagrad),
+        (gm.InnerLoop(2, 0.4, order=1), sgd),
         (gm.InnerLoop(2, 0.4, adapt_embeddings=False), sgd),
         (gm.InnerLoop(1, 0.4, adapt_dense="none"), sgd),
-        (gm.InnerLoop(2, 0.4, adapt_dense=lambda v: "score" in v.path), sgd),
-        (gm.InnerLoop(2, 0.4, overlap="stale"), sgd),
+        (gm.InnerLoop(2, 0.4, adapt_dense=lambda v: "score" in v.path, overlap="stale"), sgd),
     ],
-    ids=[
-        "one step",
-        "two steps",
-        "order 1",
-        "order 1, two steps, Adam",
-        "two steps, Adam",
-        "rows stay",
-        "dense stays",
-        "score moves",
-        "stale",
-    ],
+    ids=["Adam", "two steps", "order 1", "rows stay", "dense stays", "score, stale"],
 )
 def test_two_steps_are_those_of_a_slow_loop_over_tasks(inner, optimizers):
     optimizer, row_optimizer, row_update = optimizers()
@@ -221,7 +210,8 @@ def test_padding_tasks_and_rows_change_nothing():
     tight.fit(made_batches.dataset(STEPS, 7), verbose=0)
     wide.fit(made_batches.dataset(STEPS, 11, support=6, query=9), verbose=0)
     assert_same(state_of(wide), state_of(tight), **FLOAT32)
-    assert tight.loss_metric.result() == pytest.approx(float(wide.loss_metric.result()), rel=1e-5)
+    losses = [float(model.loss_metric.result()) for model in (tight, wide)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_an_empty_step_changes_nothing():
@@ -270,7 +260,12 @@ class CountTraces(keras.callbacks.Callback):
         self.after_step.append(self.calls)
 
 
-@pytest.fixture(scope="module", params=[(n, o) for n in LEARNERS for o in (1, 2)], ids=str)
+BY_BOTH_ORDERS = [(name, order) for name in LEARNERS for order in (1, 2)]
+# The order is a matter of gradients alone.
+PREDICTING = pytest.mark.parametrize("trained", [(n, 2) for n in LEARNERS], ids=str, indirect=True)
+
+
+@pytest.fixture(scope="module", params=BY_BOTH_ORDERS, ids=str)
 def trained(request):
     """A model trained for some epochs, and what was seen of it."""
     name, order = request.param
@@ -285,9 +280,7 @@ def trained(request):
     before = state_of(model)
     with pytest.MonkeyPatch.context() as monkeypatch:
         traces = CountTraces(monkeypatch, model.learner)
-        history = model.fit(
-            made_batches.dataset(STEPS, 8), epochs=8, verbose=0, callbacks=[traces]
-        )
+        history = model.fit(made_batches.dataset(STEPS, 8), epochs=8, verbose=0, callbacks=[traces])
     return types.SimpleNamespace(
         model=model, before=before, traces=traces.after_step, losses=history.history["loss"]
     )
@@ -304,12 +297,13 @@ def test_the_second_step_traces_nothing(trained):
 
 
 def test_training_lowers_the_loss_and_moves_every_weight(trained):
-    assert trained.losses[-1] < 0.8 * trained.losses[0]
+    assert trained.losses[-1] < 0.95 * trained.losses[0]
     for name, value in state_of(trained.model).items():
         if name.startswith(("dense", "rows")):
             assert np.abs(value - trained.before[name]).max() > 1e-3, name
 
 
+@PREDICTING
 def test_evaluate_is_the_metrics_of_what_predict_gives(trained):
     data = made_batches.dataset(STEPS, 8)
     found = trained.model.evaluate(data, return_dict=True, verbose=0)
@@ -322,6 +316,7 @@ def test_evaluate_is_the_metrics_of_what_predict_gives(trained):
         np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=1e-3 * (name[:3] == "auc"))
 
 
+@PREDICTING
 def test_predict_gives_every_query_row_once(trained):
     judged = trained.model.predict(made_batches.dataset(STEPS, 8), verbose=0)
     tasks = [task for step in STEPS for task in step]
@@ -334,6 +329,7 @@ def test_predict_gives_every_query_row_once(trained):
     assert (judged["adapted"] < 1).all()
 
 
+@PREDICTING
 def test_calling_the_model_is_predicting(trained):
     (batch,) = made_batches.dataset(STEPS[:1], 8)
     called = trained.model(batch).numpy()[batch["query"]["weight"].numpy() > 0]
@@ -342,7 +338,9 @@ def test_calling_the_model_is_predicting(trained):
 
 
 def slow_auc(label, prediction):
-    pairs = [(p > n) + 0.5 * (p == n) for p in prediction[label > 0] for n in prediction[label == 0]]
+    pairs = [
+        (p > n) + 0.5 * (p == n) for p in prediction[label > 0] for n in prediction[label == 0]
+    ]
     return np.mean(pairs) if pairs else np.nan
 
 
@@ -432,26 +430,33 @@ def test_a_learner_need_not_read_the_rows():
 # Dropout.
 
 
-def test_dropout_trains_and_draws_anew_each_step():
-    model = meta_model(lambda: Subclass(dropout=0.5), gm.InnerLoop(1, 0.2))
-    batch = made_batches.batch(STEPS[0])
-    rows, _ = model.embedding.fetch(batch["keys"])
+def dropout_model(rate):
+    return meta_model(
+        lambda: Subclass(dropout=0.5),
+        gm.InnerLoop(1, 0.2),
+        optimizer=keras.optimizers.SGD(rate),
+        row_optimizer=gm.SGD(rate),
+    )
 
-    def outputs(training):
-        return model.adapted_outputs(rows, batch, training=training).numpy()
 
-    np.testing.assert_array_equal(outputs(training=False), outputs(training=False))
+def test_dropout_trains():
+    model = dropout_model(0.3)
     before = state_of(model)
-    masks = []
-    for _ in range(4):
-        masks.append(outputs(training=True))
-        model.fit(made_batches.dataset(STEPS[:1], 7), verbose=0)
-        # Back to the start, so that only the mask can differ.
-        for variable in model.trainable_variables:
-            variable.assign(before[f"dense {variable.path}"])
-        model.embedding.shards["embedded"].rows.assign(before["rows embedded"])
-    assert np.abs(masks[0] - outputs(training=False)).max() > 1e-3
-    assert any(np.abs(mask - masks[0]).max() > 1e-3 for mask in masks[1:])
+    data = made_batches.dataset(STEPS, 7)
+    losses = model.fit(data, epochs=2, verbose=0).history["loss"]
+    assert np.isfinite(losses).all()
+    for name, value in state_of(model).items():
+        if name.startswith(("dense", "rows")):
+            assert np.abs(value - before[name]).max() > 1e-3, name
+    first, second = (model.evaluate(data, verbose=0) for _ in range(2))
+    assert first == second  # and drops nothing where it judges
+
+
+def test_dropout_draws_anew_in_each_step():
+    """Weights all but stand still, so that the losses of one batch differ by the masks alone."""
+    model = dropout_model(1e-9)
+    losses = model.fit(made_batches.dataset(STEPS[:1], 7), epochs=4, verbose=0).history["loss"]
+    assert np.ptp(losses) > 1e-3
 
 
 # What is refused.

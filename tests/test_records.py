@@ -125,10 +125,9 @@ class TestCodec:
     )
     def test_bytes_that_are_no_record(self, damage):
         record = encode_episode(7, *episode(7, 3))
-        decode = tf.function(lambda record: decode_episode(record, PLANES))
-        assert int(decode(tf.constant(record))[0]) == 7
+        assert int(decode_episode(tf.constant(record), PLANES)[0]) == 7
         with pytest.raises(tf.errors.InvalidArgumentError, match="a record is not of this schema"):
-            decode(tf.constant(damage(record)))
+            decode_episode(tf.constant(damage(record)), PLANES)
 
     def test_a_record_of_another_schema(self):
         record = encode_episode(7, *episode(7, 3))
@@ -170,7 +169,7 @@ class TestSplitFiles:
     def test_files_are_even_by_rows(self, tmp_path):
         rows_of = [1 + 7 * task % 10 for task in range(100)]
         index = made_records(tmp_path, rows_of, num_files=4).index("train")
-        rows = np.bincount(index["file"], weights=index["rows"])
+        rows = np.bincount(index["file"], weights=index["rows"], minlength=4)
         assert rows.sum() == sum(rows_of)
         assert rows.max() - rows.min() <= max(rows_of)
 

@@ -24,7 +24,7 @@ def pool_fields(values: tf.Tensor, pairs: tf.Tensor, slots: Sequence[int]) -> tf
     """Averages the slots of each field over the values that are there.
 
     Args:
-        values: float `[..., slots, D]`, what each position read; zeros where it is padding.
+        values: float `[..., slots, D]`, what each position read; anything where it is padding.
         pairs: int32 `[..., slots]`, 0 where a position is padding.
         slots: the slots of each of the F fields.
 
@@ -38,9 +38,11 @@ def pool_fields(values: tf.Tensor, pairs: tf.Tensor, slots: Sequence[int]) -> tf
     for size in slots:
         part = values[..., start : start + size, :]
         if size > 1:
-            count = tf.reduce_sum(counts[..., start : start + size], axis=-1, keepdims=True)
-            summed = tf.reduce_sum(part, axis=-2)
-            part = (summed / tf.maximum(count, 1.0))[..., tf.newaxis, :]
+            # Masked, and not left to the padding's zeros: a gradient would move them, and the
+            # tasks of a step share that row.
+            there = counts[..., start : start + size, tf.newaxis]
+            count = tf.reduce_sum(there, axis=-2, keepdims=True)
+            part = tf.reduce_sum(part * there, axis=-2, keepdims=True) / tf.maximum(count, 1.0)
         fields.append(part)
         start += size
     return tf.concat(fields, axis=-2)

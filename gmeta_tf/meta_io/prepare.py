@@ -495,10 +495,17 @@ def _make_vocabulary(database: duckdb.DuckDBPyConnection, schema: Schema, table:
         "ORDER BY key"
     )
     for position, field in readers:
+        # A column a slot and not one list: DuckDB puts aggregates of a fixed size on disk when
+        # memory runs out, and lists it cannot.
+        slots = ", ".join(
+            f"max(key) FILTER (place = {slot}) AS slot_{slot}" for slot in range(field.num_slots)
+        )
         database.execute(
-            f"CREATE TABLE keys_{position} AS SELECT text, list(key ORDER BY place) AS keys FROM "
-            f"(SELECT text, CAST(key AS INTEGER) AS key, place FROM "
-            f"{_parts(field, position, 'grouped')} JOIN {vocabulary} ON part = value) GROUP BY text"
+            f"CREATE TABLE keys_{position} AS SELECT text, {slots} FROM (SELECT text, "
+            "CAST(key AS INTEGER) AS key, "
+            "row_number() OVER (PARTITION BY text ORDER BY place) - 1 AS place "
+            f"FROM {_parts(field, position, 'grouped')} JOIN {vocabulary} ON part = value) "
+            f"WHERE place < {field.num_slots} GROUP BY text"
         )
     return 1 + _only(database, f"SELECT count(*) FROM {vocabulary}")
 
@@ -534,7 +541,7 @@ def _encode(database: duckdb.DuckDBPyConnection, schema: Schema) -> None:
         for slot in range(field.num_slots):
             missing = UNKNOWN_KEY if slot == 0 else PADDING_KEY
             planes.append(
-                f"coalesce(keys_{position}.keys[{slot + 1}], {missing}) AS plane_{len(planes)}"
+                f"coalesce(keys_{position}.slot_{slot}, {missing}) AS plane_{len(planes)}"
             )
     for position, field in enumerate(schema.fields):
         if field.kind == "dense":

@@ -1,0 +1,258 @@
+"""The same global batches give the same model at any number of ranks and for any split.
+
+Every rank also trains alone, in its own process, on the whole global batch: that is what the ranks
+together are compared with.
+"""
+
+import collections
+
+import keras
+import made_batches
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import gmeta_tf as gm
+
+WORLD = gm.World.detect()
+ALONE = gm.World()
+
+pytestmark = pytest.mark.skipif(
+    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
+)
+
+SLOTS = 7
+STEPS = [made_batches.made_tasks(seed, count=SLOTS) for seed in range(1, 6)]
+
+# Ranks add the tasks' gradients up in another order, which changes the last bits of float32
+# (6e-8 of numbers of size 1); five steps with rates below 1 let that grow some ten times.
+FLOAT32 = {"rtol": 1e-4, "atol": 5e-6}
+
+# How many of the 7 tasks of a step each rank gets.
+SPLITS = {
+    "even": {2: [4, 3], 3: [3, 2, 2]},
+    "uneven": {2: [1, 6], 3: [1, 5, 1]},
+    "empty rank": {2: [7, 0], 3: [4, 0, 3]},
+    "empty chief": {2: [0, 7], 3: [0, 2, 5]},
+}
+
+# Adam divides by the root of the squares: a large epsilon keeps the rounding of a gradient near 0
+# from being made a step of full size.
+ROW_OPTIMIZERS = {
+    "sgd": gm.SGD(0.3),
+    "adagrad": gm.Adagrad(0.3),
+    "lazy_adam": gm.LazyAdam(0.05, epsilon=1e-2),
+}
+
+
+def learner():
+    return gm.models.MamlDLRM(bottom=(4,), top=(6,))
+
+
+def meta_model(
+    world, inner=None, row_optimizer="sgd", schema=made_batches.SCHEMA, make_learner=learner
+):
+    keras.utils.set_random_seed(7)
+    embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, world=world)
+    model = gm.MetaModel(make_learner(), embedding, inner or gm.InnerLoop(1, 0.4))
+    optimizer = keras.optimizers.Adam(0.03, epsilon=1e-2)
+    model.compile(optimizer, ROW_OPTIMIZERS[row_optimizer])
+    return model
+
+
+def own_tasks(split, world):
+    """This rank's tasks of each step; of one rank alone, all of them."""
+    if not world.is_distributed:
+        return STEPS
+    sizes = SPLITS[split][world.size]
+    # The split turns with the steps, so that every rank is the large and the empty one in turn,
+    # but for the splits that are about one rank.
+    steps = []
+    for index, tasks in enumerate(STEPS):
+        turned = sizes if split.startswith("empty") else np.roll(sizes, index)
+        ends = np.cumsum(turned)
+        steps.append(tasks[ends[world.rank] - turned[world.rank] : ends[world.rank]])
+    return steps
+
+
+def variables_of(model):
+    """Everything that training changes on this rank."""
+    for shard in model.embedding.shards.values():
+        yield from (shard.rows, *shard.slots.values())
+    yield from (variable.value for variable in model.variables)
+    yield from (variable.value for variable in model.optimizer.variables)
+
+
+class Trainee:
+    """A model that can be trained from its start again and again, but is traced once."""
+
+    def __init__(self, world, schema=made_batches.SCHEMA, **options):
+        self.world, self.schema = world, schema
+        self.model = meta_model(world, schema=schema, **options)
+        self.start = [variable.numpy() for variable in variables_of(self.model)]
+
+    def train(self, split):
+        """Dense weights, all rows of each group and the loss after five steps."""
+        for variable, value in zip(variables_of(self.model), self.start, strict=True):
+            variable.assign(value)
+        data = made_batches.dataset(own_tasks(split, self.world), SLOTS, schema=self.schema)
+        (loss,) = self.model.fit(data, verbose=0).history["loss"]
+        return {"loss": np.array(loss), **self.numbers()}
+
+    def numbers(self):
+        embedding = self.model.embedding
+        return {
+            **{f"weight {i}": np.array(v) for i, v in enumerate(self.model.trainable_variables)},
+            **{f"rows {g}": embedding.all_rows(g).numpy() for g in embedding.shards},
+        }
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, err_msg=name, **FLOAT32)
+
+
+def assert_moved(after, before):
+    """All weights and all rows that tasks read have moved: else equality would say little."""
+    for name, value in before.items():
+        change = np.abs(after[name] - value)
+        if name.startswith("rows"):
+            assert (change.max(axis=1) > 1e-4).sum() == 18  # of 12 items and 6 genres
+        else:
+            assert change.max() > 1e-3, name
+
+
+@pytest.fixture(scope="module", params=[(2, "sgd"), (2, "lazy_adam"), (1, "adagrad")], ids=str)
+def trainees(request):
+    """One model alone, its numbers before and after, and one model over all ranks."""
+    order, row_optimizer = request.param
+    options = {"inner": gm.InnerLoop(1, 0.4, order=order), "row_optimizer": row_optimizer}
+    alone, together = Trainee(ALONE, **options), Trainee(WORLD, **options)
+    before = alone.numbers()
+    return before, alone.train("even"), together
+
+
+@pytest.mark.parametrize("split", list(SPLITS))
+def test_five_steps_are_those_of_one_rank(trainees, split):
+    before, expected, together = trainees
+    assert_same(together.train(split), expected)
+    assert_moved(expected, before)
+
+
+def test_learned_rates_and_two_widths_are_those_of_one_rank():
+    options = {
+        "inner": gm.InnerLoop(2, 0.3, learn_rates=True),
+        "schema": made_batches.TWO_WIDTHS,
+        "make_learner": lambda: gm.models.MeLU((5,)),
+        "row_optimizer": "adagrad",
+    }
+    alone, together = Trainee(ALONE, **options), Trainee(WORLD, **options)
+    start = next(v for v in alone.model.trainable_variables if v.name == "inner_rates").numpy()
+    assert_same(together.train("uneven"), alone.train("uneven"))
+    rates = next(v for v in together.model.trainable_variables if v.name == "inner_rates")
+    assert np.abs(rates - start).max() > 1e-3
+
+
+def test_every_rank_starts_from_rank_0s_weights():
+    keras.utils.set_random_seed(100 + WORLD.rank)
+    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, world=WORLD)
+    model = gm.MetaModel(learner(), embedding)
+    keras.utils.set_random_seed(100)
+    expected = learner()
+    expected({"embedded": tf.zeros([1, 2, 3]), "dense": tf.zeros([1, 1])})
+    for found, value in zip(model.learner.variables, expected.variables, strict=True):
+        np.testing.assert_array_equal(found, value)
+
+
+# Collectives.
+
+
+def count_operations(function):
+    """Operation type -> how often it stands in a concrete function and the functions it calls."""
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]
+    return collections.Counter(node.op for node in nodes)
+
+
+def horovod_operations(method, batch):
+    function = tf.function(method, autograph=False).get_concrete_function(batch)
+    counts = count_operations(function)
+    return {name: count for name, count in counts.items() if name.startswith("Horovod")}
+
+
+def test_a_step_makes_three_alltoalls_and_one_allreduce():
+    """Keys there, rows back, gradients there; nothing within the inner loop of two steps."""
+    model = meta_model(WORLD, gm.InnerLoop(2, 0.4))
+    batch = made_batches.batch(STEPS[0])
+    assert horovod_operations(model.train_step, batch) == {
+        "HorovodAlltoall": 3,
+        "HorovodGroupedAllreduce": 1,
+    }
+    assert horovod_operations(model.test_step, batch) == {"HorovodAlltoall": 2}
+
+
+def test_each_further_width_makes_three_alltoalls_more():
+    """Tables of one width share an exchange; rows of two widths can not be one tensor."""
+    model = meta_model(
+        WORLD, schema=made_batches.TWO_WIDTHS, make_learner=lambda: gm.models.MeLU((5,))
+    )
+    batch = made_batches.batch(STEPS[0], schema=made_batches.TWO_WIDTHS)
+    assert horovod_operations(model.train_step, batch) == {
+        "HorovodAlltoall": 6,
+        "HorovodGroupedAllreduce": 1,
+    }
+
+
+# Ranks that differ.
+
+
+def test_ranks_with_different_inner_loops_are_refused_on_every_rank():
+    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, world=WORLD)
+    model = gm.MetaModel(learner(), embedding, gm.InnerLoop(1, 0.1 + WORLD.rank))
+    with pytest.raises(
+        ValueError,
+        match=r"disagree on the model: inner.learning_rate is 0\.1 on rank 0 and 1\.1 on rank 1",
+    ):
+        model.compile()
+
+
+def test_ranks_with_different_optimizers_are_refused_on_every_rank():
+    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, world=WORLD)
+    model = gm.MetaModel(learner(), embedding)
+    with pytest.raises(ValueError, match=r"disagree on the model: row_optimizer is"):
+        model.compile(row_optimizer=gm.SGD(0.1 + WORLD.rank))
+
+
+def test_ranks_with_different_tables_are_refused_on_every_rank():
+    with pytest.raises(ValueError, match=r"disagree on the embedding tables: seed is 0 on rank 0"):
+        gm.ShardedEmbedding(made_batches.SCHEMA, 3, seed=WORLD.rank, world=WORLD)
+
+
+# A key out of range on one rank, and judging.
+
+
+def test_a_key_out_of_range_on_one_rank_stops_every_rank():
+    """By `train_step` itself: `fit` would also leave the world, which other tests still need."""
+    model = meta_model(WORLD)
+    task = STEPS[0][0]
+    keys = task.keys.copy()
+    keys[0, 0] = 13 if WORLD.rank == 1 else 0
+    tasks = [made_batches.Task(0, task.num_support, keys, task.dense, task.label)]
+    before = [variable.numpy() for variable in model.trainable_variables]
+    rows = model.embedding.all_rows("embedded").numpy()
+    with pytest.raises(tf.errors.InvalidArgumentError, match="outside its static table"):
+        tf.function(model.train_step, autograph=False)(made_batches.batch(tasks))
+    for variable, value in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(variable, value)
+    np.testing.assert_array_equal(model.embedding.all_rows("embedded"), rows)
+
+
+def test_evaluate_is_that_of_one_rank():
+    alone, together = meta_model(ALONE), meta_model(WORLD)
+    expected = alone.evaluate(made_batches.dataset(STEPS, SLOTS), return_dict=True, verbose=0)
+    assert expected["tasks"] == SLOTS * len(STEPS)
+    for split in SPLITS:
+        data = made_batches.dataset(own_tasks(split, WORLD), SLOTS)
+        found = together.evaluate(data, return_dict=True, verbose=0)
+        assert found == pytest.approx(expected, rel=1e-5), split

@@ -1,0 +1,185 @@
+"""The SavedModel predicts what the model does, from raw values, with stock TensorFlow alone."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import gmeta_tf as gm
+from gmeta_tf.export import first_distinct
+from gmeta_tf.meta_io.prepare import Split, files_source, prepare, read_vocabulary
+from gmeta_tf.predictor import Predictor
+
+SCHEMA = gm.Schema(
+    (
+        gm.Field("item"),
+        gm.Field("price", "dense"),
+        gm.Field("genre", "multi", max_values=3),
+        gm.Field("liked", table="item"),
+    ),
+    label="stars",
+    task="user",
+    time="when",
+    positive_from=3.0,
+)
+GENRES = ["Drama", "Comédie", "Sci Fi", " Action", ""]
+
+
+def write_log(path, *, seed=0, num_tasks=30):
+    """A raw log with unsorted distinct times, Unicode, padded blanks, repeats and missing values."""
+    draw = np.random.default_rng(seed)
+    rows = []
+    for task in range(num_tasks):
+        for _ in range(draw.integers(1, 14)):
+            genres = "|".join(draw.choice(GENRES, draw.integers(0, 6)))
+            item = "" if draw.random() < 0.05 else f"i{draw.integers(40)}"
+            liked = f"i{draw.integers(40)} "
+            rows.append([f"u{task}", item, draw.normal(), genres, liked, draw.integers(1, 6)])
+    times = draw.permutation(len(rows))
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user", "item", "price", "genre", "liked", "stars", "when"])
+        writer.writerows([*row, time] for row, time in zip(rows, times, strict=True))
+
+
+def read_columns(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([row[name] for row in rows], object) for name in rows[0]}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A model after a few steps, its records, the raw columns and the SavedModel."""
+    folder = tmp_path_factory.mktemp("export")
+    write_log(folder / "log.csv")
+    records = prepare(
+        files_source(folder / "log.csv"), SCHEMA, folder / "records", split=Split(0.3), num_files=3
+    )
+    keras.utils.set_random_seed(1)
+    embedding = gm.ShardedEmbedding(records.schema, 4, scale=0.5)
+    learner = gm.models.MamlDLRM(bottom=(6,), top=(8,))
+    model = gm.MetaModel(learner, embedding, gm.InnerLoop(2, 0.4, learn_rates=True))
+    model.compile(keras.optimizers.Adam(0.05), gm.Adagrad(0.3))
+    batches = gm.TaskBatches(records, "train", tasks=4, support=3, query=5)
+    model.fit(batches, epochs=2, verbose=0)
+    vocabularies = {t.name: read_vocabulary(records.path, t.name) for t in records.schema.tables}
+    gm.export_saved_model(model, folder / "saved", vocabularies)
+    return model, records, read_columns(folder / "log.csv"), folder / "saved", vocabularies
+
+
+def drawn_rows(model, records, columns):
+    """The model's predictions of the test split, and the raw support and query rows behind them."""
+    batches = gm.TaskBatches(
+        records, "test", tasks=2, support=3, query=20, every_query=True, shuffle=False
+    )
+    predicted = model.predict(batches, verbose=0)
+    number_of = {name: task for task, name in enumerate(sorted(set(columns["user"]), key=str))}
+    times = columns["when"].astype(int)
+    support, query = [], []
+    for task in dict.fromkeys(predicted["task"]):
+        rows = [r for r, user in enumerate(columns["user"]) if number_of[user] == task]
+        rows = np.array(sorted(rows, key=lambda r: times[r]))
+        draws = tf.random.stateless_uniform([len(rows)], seed=[0, task]).numpy()
+        order = np.argsort(draws)
+        num_support = min(3, len(rows) - 1)
+        support.extend(rows[order[:num_support]])
+        query.extend(rows[order[num_support:]])
+    return predicted, np.array(support), np.array(query)
+
+
+def test_serving_equals_the_model_on_raw_rows(trained):
+    model, records, columns, saved, _ = trained
+    predicted, support, query = drawn_rows(model, records, columns)
+    assert len(query) > 20 and np.ptp(predicted["adapted"]) > 0.01
+    served = Predictor.load(saved)(
+        {name: values[query] for name, values in columns.items()},
+        {name: values[support] for name, values in columns.items()},
+        tasks=3,
+    )
+    np.testing.assert_allclose(served, predicted["adapted"], atol=2e-6)
+
+
+def test_a_task_never_seen_is_predicted_unadapted(trained):
+    model, records, columns, saved, _ = trained
+    predicted, _, query = drawn_rows(model, records, columns)
+    rows = {name: values[query] for name, values in columns.items()}
+    served = Predictor.load(saved)(rows, {name: values[:0] for name, values in rows.items()})
+    np.testing.assert_allclose(served, predicted["unadapted"], atol=2e-6)
+    assert np.abs(predicted["adapted"] - predicted["unadapted"]).max() > 1e-3
+
+
+PLAIN = """
+import sys
+import tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+query = {
+    "query_item": tf.constant([["i1", "never seen"]]),
+    "query_genre": tf.constant([["Drama|Drama", ""]]),
+    "query_liked": tf.constant([["i2", "i2"]]),
+    "query_price": tf.constant([[0.5, -1.0]]),
+}
+support = {
+    "support_item": tf.constant([["i3"]]),
+    "support_genre": tf.constant([["Drama"]]),
+    "support_liked": tf.constant([["i1"]]),
+    "support_price": tf.constant([[0.0]]),
+    "support_stars": tf.constant([[5.0]]),
+    "support_count": tf.constant([1]),
+}
+adapted = loaded.signatures["serving_default"](**query, **support)["prediction"]
+unadapted = loaded.signatures["predict_unadapted"](**query)["prediction"]
+assert "gmeta_tf" not in sys.modules and "horovod" not in sys.modules
+print(adapted.numpy().tolist(), unadapted.numpy().tolist(), sep="|")
+"""
+
+
+def test_a_plain_tensorflow_process_serves_it(trained):
+    saved = trained[3]
+    done = subprocess.run(
+        [sys.executable, "-c", PLAIN, str(saved)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    adapted, unadapted = (json.loads(part) for part in done.stdout.split("|"))
+    assert np.shape(adapted) == np.shape(unadapted) == (1, 2)
+    assert all(0 < value < 1 for value in adapted[0]) and adapted != unadapted
+
+
+def test_the_graph_holds_stock_ops_only(trained):
+    loaded = tf.saved_model.load(str(trained[3]))
+    graph = loaded.signatures["predict"].graph.as_graph_def()
+    ops = {node.op for node in graph.node}
+    ops |= {node.op for function in graph.library.function for node in function.node_def}
+    assert "ResourceGather" in ops and not any("Horovod" in op or "PyFunc" in op for op in ops)
+
+
+def test_first_distinct_is_what_prepare_writes():
+    keys = tf.constant([[5, 0, 5, 2], [0, 0, 0, 0], [1, 2, 3, 4]])
+    expected = [[5, 2, -1], [0, -1, -1], [1, 2, 3]]
+    assert first_distinct(keys, 3).numpy().tolist() == expected
+    assert first_distinct(keys[:, :0], 2).numpy().tolist() == [[0, -1]] * 3
+
+
+def test_a_missing_or_foreign_vocabulary_is_refused(trained, tmp_path):
+    model, vocabularies = trained[0], trained[4]
+    with pytest.raises(ValueError, match="'genre' has no vocabulary"):
+        gm.export_saved_model(model, tmp_path / "x", {"item": vocabularies["item"]})
+    with pytest.raises(ValueError, match="has 1 values, its"):
+        gm.export_saved_model(model, tmp_path / "x", {**vocabularies, "genre": np.array(["a"])})
+    assert not list(tmp_path.iterdir())
+
+
+def test_predictor_errors(trained, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no exported model"):
+        Predictor.load(tmp_path)
+    columns, predictor = trained[2], Predictor.load(trained[3])
+    rows = {name: values[:2] for name, values in columns.items()}
+    with pytest.raises(ValueError, match="query rows lack the column 'genre'"):
+        predictor({n: v for n, v in rows.items() if n != "genre"}, rows)
+    with pytest.raises(ValueError, match="support rows lack the column 'stars'"):
+        predictor(rows, {n: v for n, v in rows.items() if n != "stars"})

@@ -1,0 +1,112 @@
+"""One rank fails: every rank ends, soon, and one of them says why. Starts two ranks of its own."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+HOROVODRUN = pathlib.Path(sys.executable).with_name("horovodrun")
+
+pytestmark = pytest.mark.skipif(
+    not HOROVODRUN.exists(), reason="needs horovodrun beside python: bash launch/setup.sh"
+)
+
+LIMIT_SECONDS = 120
+
+# A rank writes down what it met, then waits for the other to do so too: horovodrun kills the rest
+# when the first rank ends, and would hide a rank that hangs.
+SCRIPT = '''
+import pathlib
+import sys
+import time
+
+import made_batches
+import numpy as np
+import tensorflow as tf
+
+import gmeta_tf as gm
+from gmeta_tf.meta_io import records as codec
+
+folder, failure = pathlib.Path(sys.argv[1]), sys.argv[2]
+world = gm.World.detect()
+
+
+def episodes():
+    for task in made_batches.made_tasks(1, count=16):
+        record = codec.encode_episode(task.number, task.label, task.keys.T, task.dense.T)
+        yield task.number, len(task.label), record
+
+
+def corrupted_record():
+    """Each rank has one of two files; a bit of the second half of rank 1's is turned."""
+    own = folder / f"records-{world.rank}"
+    own.mkdir()
+    codec.write_split(own, "train", episodes(), 2)
+    records = gm.Records(own, made_batches.SCHEMA, ("train",), 2, {})
+    batches = gm.TaskBatches(records, "train", tasks=2, support=4, query=5, world=world)
+    if world.rank == 1:
+        (file,) = batches._files_of_ranks[1]
+        path = pathlib.Path(records.files("train")[file])
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data)
+    return batches
+
+
+def failing_pipeline():
+    def check(step):
+        if world.rank == 1 and step == 3:
+            raise ValueError("the price of step 3 is not a number")
+        return step
+
+    steps = [made_batches.made_tasks(seed) for seed in range(6)]
+    counted = tf.data.Dataset.range(6).map(
+        lambda step: tf.ensure_shape(tf.numpy_function(check, [step], tf.int64), [])
+    )
+    both = tf.data.Dataset.zip(made_batches.dataset(steps, 7), counted)
+    return both.map(lambda batch, step: batch)
+
+
+embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, world=world)
+model = gm.MetaModel(gm.models.MeLU((4,)), embedding)
+model.compile()
+data = {"record": corrupted_record, "pipeline": failing_pipeline}[failure]()
+try:
+    model.fit(data, epochs=3, verbose=0)
+except Exception as error:
+    (folder / f"rank-{world.rank}").write_text(f"{type(error).__name__}: {error}")
+    for _ in range(300):
+        if len(list(folder.glob("rank-*"))) == world.size:
+            break
+        time.sleep(0.1)
+    raise
+'''
+
+
+@pytest.mark.parametrize(
+    ("failure", "message"),
+    [("record", "corrupted record"), ("pipeline", "the price of step 3 is not a number")],
+)
+def test_a_failing_rank_ends_all_with_its_message(tmp_path, failure, message):
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    tests = pathlib.Path(__file__).parent
+    python = f"import sys; sys.path.insert(0, {str(tests)!r}); "
+    python += f"sys.argv = [{str(script)!r}, {str(tmp_path)!r}, {failure!r}]; "
+    python += f"exec(compile(open({str(script)!r}).read(), {str(script)!r}, 'exec'))"
+    finished = subprocess.run(
+        [HOROVODRUN, "-np", "2", sys.executable, "-c", python],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
+    )
+    said = {path.name: path.read_text() for path in tmp_path.glob("rank-*")}
+    assert finished.returncode != 0, finished.stdout
+    assert said.keys() == {"rank-0", "rank-1"}, finished.stdout
+    assert message in said["rank-1"]
+    assert "rank 0 stopped because another rank did" in said["rank-0"]
+    assert message in finished.stdout
