@@ -27,7 +27,7 @@ setup(
     python_requires=">=3.10,<3.13",
     package_dir=moved,
     packages=find_packages(include=["gmeta_tf", "gmeta_tf.*"]) + list(moved),
-    package_data={"gmeta_tf": ["py.typed"], "gmeta_tf.launch": ["*.sh", "*.txt"]},
+    package_data={"gmeta_tf": ["py.typed"], "gmeta_tf.launch": ["*.sh", "*.txt", "*.yaml"]},
     entry_points={"console_scripts": ["gmeta-tf = gmeta_tf.launch.cli:main"]},
     # TensorFlow is an extra: its CPU and GPU builds have different names.
     install_requires=[

@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parsed = parser.parse_args(arguments)
     name = parsed.subcommand
     try:
-        chosen = parser.instantiate_classes(parsed)[name]
+        chosen = parsed[name]
         values = {key: value for key, value in vars(chosen).items() if key != "config"}
         command_options = _COMMANDS[name][0](**values)
         # TensorFlow is imported here and not before, so that --help answers at once.

@@ -1,7 +1,7 @@
 """Made-up tasks, and the batches that the library makes of them.
 
-A *global step* is a list of tasks. `batch` puts any part of it into a batch of T task slots, so that
-one global step can be dealt to ranks in any way.
+A *global step* is a list of tasks. `batch` puts any part of it into a batch of T task slots, so
+that one global step can be dealt to ranks in any way.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def batch(tasks, slots=None, *, schema=SCHEMA, support=SUPPORT, query=QUERY):
 
 
 def dataset(steps, slots, *, schema=SCHEMA, support=SUPPORT, query=QUERY):
-    """The batches of steps of tasks as a tf.data.Dataset, U and P left open as the pipeline does."""
+    """The batches of steps of tasks, as a tf.data.Dataset whose U and P are left open."""
     drawn = [episodes(tasks, slots, schema, support, query) for tasks in steps]
     stacked = tf.nest.map_structure(lambda *values: np.stack(values), *drawn)
     assemble = functools.partial(assemble_batch, schema=schema, num_support=support)

@@ -9,43 +9,12 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from made_log import SCHEMA, write_log
 
 import gmeta_tf as gm
 from gmeta_tf.export import first_distinct
 from gmeta_tf.meta_io.prepare import Split, files_source, prepare, read_vocabulary
 from gmeta_tf.predictor import Predictor
-
-SCHEMA = gm.Schema(
-    (
-        gm.Field("item"),
-        gm.Field("price", "dense"),
-        gm.Field("genre", "multi", max_values=3),
-        gm.Field("liked", table="item"),
-    ),
-    label="stars",
-    task="user",
-    time="when",
-    positive_from=3.0,
-)
-GENRES = ["Drama", "Comédie", "Sci Fi", " Action", ""]
-
-
-def write_log(path, *, seed=0, num_tasks=30):
-    """A raw log with unsorted distinct times, Unicode, padded blanks, repeats and missing values."""
-    draw = np.random.default_rng(seed)
-    rows = []
-    for task in range(num_tasks):
-        for _ in range(draw.integers(1, 14)):
-            genres = "|".join(draw.choice(GENRES, draw.integers(0, 6)))
-            item = "" if draw.random() < 0.05 else f"i{draw.integers(40)}"
-            liked = f"i{draw.integers(40)} "
-            rows.append([f"u{task}", item, draw.normal(), genres, liked, draw.integers(1, 6)])
-    times = draw.permutation(len(rows))
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["user", "item", "price", "genre", "liked", "stars", "when"])
-        writer.writerows([*row, time] for row, time in zip(rows, times, strict=True))
-
 
 def read_columns(path):
     with open(path, newline="", encoding="utf-8") as file:

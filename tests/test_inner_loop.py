@@ -73,7 +73,7 @@ def test_outer_gradient_of_a_line_by_hand(num_steps, order):
 
 @pytest.mark.parametrize("order", [1, 2])
 def test_outer_gradient_of_a_quadratic_by_hand(order):
-    """`L_s = w' H w / 2` gives `w_K = (I - alpha H)^K w`, and `L_q = g w_K` its transpose times g."""
+    """`L_s = w' H w / 2` gives `w_K = (I - alpha H)^K w`; `L_q = g w_K`."""
     curvature = np.array([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 3.0]])
     slope = np.array([1.0, -2.0, 0.5])
     weights = tf.constant([[0.4, -0.3, 0.8]], tf.float64)

@@ -44,7 +44,7 @@ def query_losses(tasks, x, y, num_steps, order=2):
 
 
 def train(learner, *, num_inner_steps, num_outer_steps, order=2):
-    """Adam on the query loss after `num_inner_steps`; 0 of them is training without meta-learning."""
+    """Adam on the query loss after the inner steps; 0 of them is no meta-learning."""
     tasks = TaskLearner(learner, "all")
     variables = learner.trainable_variables
     optimizer = keras.optimizers.Adam(0.003)

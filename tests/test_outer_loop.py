@@ -325,7 +325,7 @@ def test_predict_gives_every_query_row_once(trained):
     numbers = [task.number for task in tasks]
     np.testing.assert_array_equal(judged["task"], np.repeat(numbers, [len(y) for y in labels]))
     assert np.abs(judged["adapted"] - judged["unadapted"]).max() > 1e-2
-    assert (0 < judged["adapted"]).all()
+    assert (judged["adapted"] > 0).all()
     assert (judged["adapted"] < 1).all()
 
 

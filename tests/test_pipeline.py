@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from made_data import NEVER_READ, SCHEMA, TWO_WIDTHS, make_records, price_of
 
 import gmeta_tf as gm
+from gmeta_tf.meta_io import pipeline
 from gmeta_tf.meta_io.pipeline import assemble_batch, distinct_keys, key_groups
 from gmeta_tf.meta_io.records import encode_episode, write_split
 
@@ -333,6 +334,13 @@ def test_shuffle_changes_the_order_of_the_tasks_in_every_epoch(records):
     )
     assert first == second != shuffled != reshuffled
     assert sorted(np.ravel(shuffled)) == sorted(np.ravel(reshuffled)) == sorted(np.ravel(first))
+
+
+def test_shuffle_changes_the_order_of_the_files_too(records, monkeypatch):
+    """Seen where the buffer holds one episode, as it does not reach over a large split."""
+    monkeypatch.setattr(pipeline, "_SHUFFLE_EPISODES", 1)
+    first_tasks = {epoch[0]["task"][0] for epoch in drawn(task_batches(records), epochs=6)}
+    assert len(first_tasks) > 1
 
 
 def supports(epoch):

@@ -115,8 +115,11 @@ def decode_episode(record: tf.Tensor, planes: int) -> tuple[tf.Tensor, tf.Tensor
             )
         ]
     ):
-        task = tf.bitcast(header[2:4], tf.int64)
-    return task, tf.reshape(words[HEADER_WORDS:], [planes, header[1]])
+        # The reshape too: in a graph its own message would otherwise win over the one above.
+        return (
+            tf.bitcast(header[2:4], tf.int64),
+            tf.reshape(words[HEADER_WORDS:], [planes, header[1]]),
+        )
 
 
 def write_split(
@@ -199,7 +202,7 @@ class Records:
                 f"{path} is no records folder: expected {description}. "
                 f"Make one with `gmeta-tf prepare --output {path}`."
             )
-        values = json.loads(description.read_text())
+        values = json.loads(description.read_text(encoding="utf-8"))
         if values.get("format_version") != FORMAT_VERSION:
             raise ValueError(
                 f"{path} has format version {values.get('format_version')!r}, this version of "
@@ -238,11 +241,17 @@ class Records:
             raise ValueError(
                 f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}."
             )
-        index = np.load(self.path / f"index-{split}.npy", allow_pickle=False)
+        path = self.path / f"index-{split}.npy"
+        try:
+            index = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"{path} is missing or damaged: {error}. Prepare the data again."
+            ) from error
         if index.dtype != IndexEntry:
             raise ValueError(
-                f"{self.path}/index-{split}.npy has columns {index.dtype.names}, expected "
-                f"{IndexEntry.names}. Prepare the data again."
+                f"{path} has columns {index.dtype.names}, expected {IndexEntry.names}. "
+                "Prepare the data again."
             )
         return index
 
@@ -262,9 +271,20 @@ class Records:
 
     def _check_files(self, split: str) -> None:
         index = self.index(split)
-        ends = index["offset"] + index["length"] + _TFRECORD_HEAD_BYTES + _TFRECORD_FOOT_BYTES
+        framed = index["length"].astype(np.int64) + _TFRECORD_HEAD_BYTES + _TFRECORD_FOOT_BYTES
+        words = (index["length"] // 4 - HEADER_WORDS) // num_planes(self.schema)
+        if not (np.isin(index["file"], range(self.num_files)) & (words == index["rows"])).all():
+            raise ValueError(
+                f"the index of the split {split!r} in {self.path} names files or rows that the "
+                "records can not have. Prepare the data again."
+            )
         for file, name in enumerate(self.files(split)):
-            expected = int(ends[index["file"] == file].max(initial=0))
+            own = index["file"] == file
+            if not np.array_equal(np.cumsum(framed[own]) - framed[own], index["offset"][own]):
+                raise ValueError(
+                    f"the index of {name} does not follow its records. Prepare the data again."
+                )
+            expected = int(framed[own].sum())
             if not pathlib.Path(name).is_file():
                 raise FileNotFoundError(f"{name} is missing. Prepare the data again.")
             found = pathlib.Path(name).stat().st_size

@@ -1,0 +1,82 @@
+"""A checkpoint of W ranks is read by W ranks and by one, bit for bit."""
+
+import json
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+import pytest
+from made_data import make_records
+
+import gmeta_tf as gm
+from gmeta_tf.collectives import barrier, broadcast_json, start
+
+WORLD = gm.World.detect()
+
+pytestmark = pytest.mark.skipif(
+    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 python -m pytest tests/parallel"
+)
+
+
+def shared_folder(name):
+    """One temporary folder, the same on every rank."""
+    start(WORLD)
+    made = tempfile.mkdtemp() if WORLD.is_chief else None
+    return pathlib.Path(broadcast_json(made, WORLD, name=f"folder_{name}"))
+
+
+def make_model(records, world, seed):
+    keras.utils.set_random_seed(seed)
+    embedding = gm.ShardedEmbedding(records.schema, 4, seed=seed, world=world)
+    model = gm.MetaModel(gm.models.MeLU((6,)), embedding)
+    model.compile("adam", "adagrad")
+    return model
+
+
+def test_resume_and_other_world_sizes():
+    folder = shared_folder("checkpoint")
+    if WORLD.is_chief:
+        make_records(folder / "records", seed=3)
+    barrier(WORLD, name="records_made")
+    records = gm.Records.open(folder / "records")
+    batches = gm.TaskBatches(records, "train", tasks=2, support=2, query=3, world=WORLD)
+    model = make_model(records, WORLD, seed=0)
+    model.fit(batches, epochs=2, verbose=0)
+    gm.save_checkpoint(model, folder / "c", epoch=2)
+    whole = {group: model.embedding.all_rows(group).numpy() for group in model.embedding.shards}
+
+    again = make_model(records, WORLD, seed=1)
+    assert gm.load_checkpoint(again, folder / "c") == {"epoch": 2}
+    for group, shard in model.embedding.shards.items():
+        read = again.embedding.shards[group]
+        np.testing.assert_array_equal(read.rows.numpy(), shard.rows.numpy())
+        for name, slot in shard.slots.items():
+            np.testing.assert_array_equal(read.slots[name].numpy(), slot.numpy())
+
+    alone = make_model(records, gm.World(), seed=2)
+    gm.load_checkpoint(alone, folder / "c")
+    for group, rows in whole.items():
+        np.testing.assert_array_equal(alone.embedding.shards[group].rows.numpy(), rows)
+    for ours, theirs in zip(alone.trainable_variables, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_a_run_folder_is_written_by_rank_0_and_its_rows_by_all():
+    folder = shared_folder("run")
+    if WORLD.is_chief:
+        make_records(folder / "records", seed=4)
+    barrier(WORLD, name="more_records_made")
+    records = gm.Records.open(folder / "records")
+    batches = gm.TaskBatches(records, "train", tasks=2, support=2, query=3, world=WORLD)
+    model = make_model(records, WORLD, seed=0)
+    callback = gm.RunFolder(folder / "run", samples_per_epoch=batches.samples_per_epoch, keep=1)
+    model.fit(batches, epochs=3, verbose=0, callbacks=[callback])
+    barrier(WORLD, name="run_written")
+    checkpoints = [path.name for path in (folder / "run" / "checkpoint").iterdir()]
+    assert checkpoints == ["epoch-000003"]
+    rows = list((folder / "run" / "checkpoint" / "epoch-000003").glob("rows-*"))
+    assert len(rows) == WORLD.size
+    metrics = json.loads((folder / "run" / "metrics.json").read_text())
+    assert metrics["epochs"] == 3 and metrics["samples_per_second"] > 0
+    assert len((folder / "run" / "log.txt").read_text().splitlines()) == 3

@@ -1,0 +1,192 @@
+"""The `gmeta-tf` command, end to end on a made-up log, and what it says when something is wrong."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import docstring_parser
+import numpy as np
+import pytest
+import yaml
+from made_log import SCHEMA, write_log
+
+from gmeta_tf.checkpoint import latest_checkpoint
+from gmeta_tf.launch import cli, options, report
+from gmeta_tf.launch.commands import load_run
+from gmeta_tf.world import World
+
+SMALL = "--width 4 --hidden 6 --tasks 4 --support 3 --query 5 --checkpoint-every 1".split()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A log and its schema, prepared, trained for two epochs, evaluated and exported."""
+    folder = tmp_path_factory.mktemp("cli")
+    write_log(folder / "log.csv", num_tasks=40)
+    (folder / "schema.yaml").write_text(yaml.safe_dump(SCHEMA.to_json()))
+    files = ["--input", str(folder / "log.csv"), "--schema", str(folder / "schema.yaml")]
+    records = str(folder / "records")
+    cli.main(["prepare", *files, "--output", records, "--valid-fraction", "0.1", "--num-files", "3"])
+    cli.main(["train", "--records", records, "--run", str(folder / "run"), "--epochs", "2", *SMALL])
+    cli.main(["evaluate", "--run", str(folder / "run")])
+    cli.main(["export", "--run", str(folder / "run")])
+    return folder
+
+
+def test_evaluate_prints_one_json_line(folder, capsys):
+    cli.main(["evaluate", "--run", str(folder / "run"), "--json"])
+    (line,) = capsys.readouterr().out.splitlines()
+    result = json.loads(line)
+    assert {"auc_adapted", "auc_unadapted", "auc_baseline", "tasks", "samples"} <= set(result)
+    assert result["tasks"] == 8 and 0 < result["auc_baseline"] < 1
+    assert result["auc_adapted"] != result["auc_unadapted"]
+
+
+def test_evaluate_prints_a_table(folder, capsys):
+    cli.main(["evaluate", "--run", str(folder / "run"), "--split", "valid"])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split() == ["adapted", "unadapted", "baseline"]
+    assert [line.split()[0] for line in shown[1:-1]] == ["auc", "task_auc", "log_loss"]
+    assert len(shown[1].split()) == 4 and "4 tasks of the split 'valid'" in shown[-1]
+
+
+def test_a_run_folder_holds_what_the_readme_says(folder):
+    run = folder / "run"
+    names = {path.name for path in run.iterdir()}
+    assert {"config.yaml", "log.txt", "tensorboard", "checkpoint", "metrics.json"} <= names
+    assert len((run / "log.txt").read_text().splitlines()) == 2
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["epochs"] == 2 and metrics["samples_per_second"] > 0
+    assert "val_auc_adapted" in metrics and any((run / "tensorboard").iterdir())
+
+
+def test_resume_goes_on_where_it_stopped(folder, tmp_path):
+    common = ["train", "--records", str(folder / "records"), *SMALL]
+    cli.main([*common, "--run", str(tmp_path / "straight"), "--epochs", "3"])
+    cli.main([*common, "--run", str(tmp_path / "stopped"), "--epochs", "2"])
+    cli.main([*common, "--run", str(tmp_path / "stopped"), "--epochs", "3", "--resume"])
+    for name in ("straight", "stopped"):
+        assert latest_checkpoint(tmp_path / name / "checkpoint").name == "epoch-000003"
+    models = [load_run(str(tmp_path / name), World())[2] for name in ("straight", "stopped")]
+    for ours, theirs in zip(*(model.trainable_variables for model in models), strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_predict_writes_a_column(folder, tmp_path, capsys):
+    common = ["predict", "--saved-model", str(folder / "run" / "saved_model")]
+    log, out = str(folder / "log.csv"), tmp_path / "p.csv"
+    cli.main([*common, "--query", log, "--support", log, "--output", str(out)])
+    with open(out, newline="", encoding="utf-8") as file:
+        adapted = [float(row["prediction"]) for row in csv.DictReader(file)]
+    cli.main([*common, "--query", log, "--output", str(out)])
+    with open(out, newline="", encoding="utf-8") as file:
+        unadapted = [float(row["prediction"]) for row in csv.DictReader(file)]
+    with open(log, newline="", encoding="utf-8") as file:
+        assert len(adapted) == len(unadapted) == len(list(csv.DictReader(file)))
+    assert adapted != unadapted and all(0 < value < 1 for value in adapted + unadapted)
+    assert "rows" in capsys.readouterr().out
+
+
+def test_the_report_ends_in_json(folder, capsys, monkeypatch):
+    run = folder / "run"
+    monkeypatch.setattr(
+        sys, "argv", ["report", "--run", str(run), "--saved-model", str(run / "saved_model")]
+    )
+    report.main()
+    shown = capsys.readouterr().out.splitlines()
+    result = json.loads(shown[-1])
+    assert set(result) == {
+        *("auc_adapted", "auc_unadapted", "auc_baseline", "tasks", "samples_per_second"),
+        *("run", "saved_model"),
+    }
+    assert f"{result['auc_adapted']:.4f}" in shown[1]
+    with pytest.raises(FileNotFoundError, match="no SavedModel"):
+        report.result_of_run(run, folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["prepare", "--output", "x"], "either --movielens or --input"),
+        (["prepare", "--output", "x", "--input", "a.csv"], "--input needs --schema"),
+        (["prepare", "--output", "x", "--input", "none.csv", "--schema", "none"], "none.csv"),
+        (["train", "--records", "none", "--run", "x"], "no records folder"),
+        (["train", "--records", "r", "--run", "x", "--model", "gpt"], "melu or maml_dlrm"),
+        (["train", "--records", "r", "--run", "x", "--epochs", "0"], "--epochs of at least 1"),
+        (["evaluate", "--run", "none"], "no run folder"),
+        (["export", "--run", "none"], "no run folder"),
+        (["predict", "--saved-model", "none", "--query", "q", "--output", "o"], "no exported"),
+    ],
+)
+def test_bad_input_ends_with_one_line_on_stderr(words, match, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    shown = capsys.readouterr().err
+    assert ended.value.code == 1
+    assert shown.startswith(f"gmeta-tf {words[0]}: ") and match in shown
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_is_there_is_not_overwritten(folder, capsys, tmp_path):
+    words = ["train", "--records", str(folder / "records"), *SMALL]
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--run", str(folder / "run")])
+    assert "--resume or --overwrite" in capsys.readouterr().err
+    (tmp_path / "precious.txt").write_text("mine")
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--run", str(tmp_path), "--overwrite"])
+    assert "is no run folder" in capsys.readouterr().err
+    assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_a_wrong_flag_is_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["train", "--records", "r", "--run", "x", "--epoks", "3"])
+    assert ended.value.code == 2 and "epoks" in capsys.readouterr().err
+
+
+def test_a_config_file_gives_flags_and_later_flags_win(tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text("width: 7\nhidden: [5, 5]\n")
+    with pytest.raises(SystemExit):
+        cli.main(
+            ["train", "--records", "r", "--run", "x", "--config", str(config), "--width", "9"]
+            + ["--print_config"]
+        )
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["width"] == 9 and printed["hidden"] == [5, 5]
+
+
+def test_the_quick_start_config_is_one():
+    values = yaml.safe_load(pathlib.Path("launch/quickstart.yaml").read_text())
+    trained = options.TrainOptions(records="r", run="x", **values)
+    assert trained.model == "melu"
+
+
+@pytest.mark.parametrize("name", list(cli._COMMANDS))
+def test_every_flag_is_explained(name, capsys):
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    kind, _ = cli._COMMANDS[name]
+    for param in docstring_parser.parse(kind.__doc__).params:
+        assert f"--{param.arg_name.replace('_', '-')}" in shown
+        assert " ".join(param.description.split()[:4]).replace("- ", "-") in shown
+    assert {field.name for field in dataclasses.fields(kind)} == {
+        param.arg_name for param in docstring_parser.parse(kind.__doc__).params
+    }
+
+
+def test_help_does_not_wait_for_tensorflow():
+    code = (
+        "import sys; from gmeta_tf.launch.cli import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
