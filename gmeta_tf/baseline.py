@@ -29,9 +29,7 @@ class RateAndOffset:
     rates: np.ndarray
 
     @classmethod
-    def fit(
-        cls, records: Records, split: str, item: str, smoothing: float = 5.0
-    ) -> RateAndOffset:
+    def fit(cls, records: Records, split: str, item: str, smoothing: float = 5.0) -> RateAndOffset:
         """Counts one pass over a split.
 
         Args:
@@ -80,9 +78,7 @@ def baseline_auc(batches: TaskBatches, train_split: str, item: str) -> float:
         support = words[:, :num_support]
         query = words[:, batches.support : batches.support + episode["num_query"]]
         labels.append(_labels(query, schema))
-        scores.append(
-            baseline.scores(support[plane], _labels(support, schema), query[plane])
-        )
+        scores.append(baseline.scores(support[plane], _labels(support, schema), query[plane]))
         tasks.append(np.full(query.shape[1], episode["task"]))
     return metric("auc").value(
         np.concatenate(tasks),

@@ -117,9 +117,7 @@ class RunFolder(keras.callbacks.Callback):
 
     def _save(self, epoch: int, values: dict[str, float]) -> None:
         folder = self.path / "checkpoint"
-        save_checkpoint(
-            self.model, folder / f"epoch-{epoch + 1:06d}", epoch=epoch + 1, logs=values
-        )
+        save_checkpoint(self.model, folder / f"epoch-{epoch + 1:06d}", epoch=epoch + 1, logs=values)
         self._saved_epoch = epoch
         if self._is_chief:
             self._drop_old(folder)

@@ -1,9 +1,9 @@
 """Checkpoints: safetensors files and a manifest, written whole or not at all.
 
-    <path>/manifest.json                     format, W, tables, variables, what the caller adds
-    <path>/dense.safetensors                 the dense weights and the Keras optimizer's variables
-    <path>/rows-00001-of-00002.safetensors   rank 1's rows and slots: local row r is the key
-                                             r * W + rank of its group
+<path>/manifest.json                     format, W, tables, variables, what the caller adds
+<path>/dense.safetensors                 the dense weights and the Keras optimizer's variables
+<path>/rows-00001-of-00002.safetensors   rank 1's rows and slots: local row r is the key
+                                         r * W + rank of its group
 """
 
 from __future__ import annotations

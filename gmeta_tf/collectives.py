@@ -76,9 +76,7 @@ def alltoall(
     return _horovod().alltoall(tensor, splits=splits, name=name)
 
 
-def allreduce_sum(
-    tensors: Sequence[tf.Tensor], world: World, *, name: str
-) -> list[tf.Tensor]:
+def allreduce_sum(tensors: Sequence[tf.Tensor], world: World, *, name: str) -> list[tf.Tensor]:
     """The sum of each tensor over the ranks, all in one grouped AllReduce.
 
     A sum and not Horovod's default, the mean: what is divided by, and once, is said in one place

@@ -12,7 +12,9 @@ import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.meta.outer_loop import MetaModel
+from gmeta_tf.meta_io.encode import read_vocabulary
 from gmeta_tf.meta_io.pipeline import Batch, assemble_batch
+from gmeta_tf.meta_io.records import Records
 from gmeta_tf.schema import PADDING_KEY, UNKNOWN_KEY, Field, Schema
 
 __all__ = ["export_saved_model"]
@@ -21,7 +23,7 @@ Inputs = dict[str, tf.Tensor]
 
 
 def export_saved_model(
-    model: MetaModel, path: str | pathlib.Path, vocabularies: Mapping[str, np.ndarray]
+    model: MetaModel, path: str | pathlib.Path, vocabularies: Records | Mapping[str, np.ndarray]
 ) -> None:
     """Writes a SavedModel that adapts to a task's support rows and predicts its query rows.
 
@@ -45,13 +47,16 @@ def export_saved_model(
     Args:
         model: compiled.
         path: a folder; one that is there is replaced when the new one is whole.
-        vocabularies: table -> its values, str `[num_rows - 1]`; value i is the key i + 1
-            (`gmeta_tf.meta_io.prepare.read_vocabulary`).
+        vocabularies: the records that the model was trained on; or table -> its values, str
+            `[num_rows - 1]`, where value i has the key i + 1.
 
     Raises:
         ValueError: a vocabulary that is missing or of another size than its table.
     """
     schema = model.embedding.schema
+    if isinstance(vocabularies, Records):
+        folder = vocabularies.path
+        vocabularies = {t.name: read_vocabulary(folder, t.name) for t in schema.tables}
     _check_vocabularies(schema, vocabularies)
     rows = {group: model.embedding.all_rows(group) for group in model.embedding.shards}
     if not model.world.is_chief:
@@ -217,9 +222,7 @@ def _specs(schema: Schema, part: str) -> dict[str, tf.TensorSpec]:
 
 
 def _named(specs: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
-    return {
-        name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()
-    }
+    return {name: tf.TensorSpec(spec.shape, spec.dtype, name=name) for name, spec in specs.items()}
 
 
 def _check_vocabularies(schema: Schema, vocabularies: Mapping[str, np.ndarray]) -> None:
@@ -227,7 +230,7 @@ def _check_vocabularies(schema: Schema, vocabularies: Mapping[str, np.ndarray]) 
         if table.name not in vocabularies:
             raise ValueError(
                 f"the table {table.name!r} has no vocabulary among {sorted(vocabularies)}. "
-                "Pass one for every table: gmeta_tf.meta_io.prepare.read_vocabulary reads it."
+                "Pass one for every table, or the Records that the model was trained on."
             )
         found = len(vocabularies[table.name])
         if found + 1 != table.num_rows:

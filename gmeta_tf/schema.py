@@ -118,7 +118,8 @@ class Schema:
         ValueError: no field, a name that stands twice, a table that no field reads.
 
     Example:
-        >>> schema = Schema((Field("item"), Field("genre", "multi", max_values=3)), "rating", "user")
+        >>> fields = (Field("item"), Field("genre", "multi", max_values=3))
+        >>> schema = Schema(fields, label="rating", task="user")
         >>> [table.name for table in schema.tables]
         ['item', 'genre']
         >>> Schema.from_json(schema.to_json()) == schema
@@ -200,9 +201,7 @@ def _no_twice(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"Schema: the {what} {twice[0]!r} stands twice. Give each its own name.")
 
 
-def _only_known(
-    what: str, values: Mapping[str, Any], kind: type, required: Sequence[str]
-) -> None:
+def _only_known(what: str, values: Mapping[str, Any], kind: type, required: Sequence[str]) -> None:
     known = [member.name for member in dataclasses.fields(kind)]
     unknown = [name for name in values if name not in known]
     missing = [name for name in required if name not in values]

@@ -1,9 +1,9 @@
 """The `gmeta-tf` command.
 
-    gmeta-tf prepare --movielens download --output records
-    gmeta-tf train --records records --run run                     # one process
-    horovodrun -np 2 gmeta-tf train --records records --run run    # two ranks on this machine
-    horovodrun -np 2 -H host1:1,host2:1 gmeta-tf train --records records --run run
+gmeta-tf prepare --movielens download --output records
+gmeta-tf train --records records --run run                     # one process
+horovodrun -np 2 gmeta-tf train --records records --run run    # two ranks on this machine
+horovodrun -np 2 -H host1:1,host2:1 gmeta-tf train --records records --run run
 """
 
 from __future__ import annotations

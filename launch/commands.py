@@ -29,8 +29,9 @@ from gmeta_tf.launch.options import (
     TrainOptions,
 )
 from gmeta_tf.meta_io.movielens import movielens_100k, movielens_schema, movielens_source
-from gmeta_tf.meta_io.prepare import Split, files_source, read_vocabulary
+from gmeta_tf.meta_io.prepare import Split
 from gmeta_tf.meta_io.prepare import prepare as prepare_records
+from gmeta_tf.meta_io.sources import files_source
 from gmeta_tf.predictor import Predictor
 
 __all__ = ["build_model", "evaluate", "export", "predict", "prepare", "train"]
@@ -43,9 +44,7 @@ def prepare(options: PrepareOptions) -> None:
     """`gmeta-tf prepare`."""
     if options.movielens is not None:
         folder = (
-            movielens_100k()
-            if options.movielens == "download"
-            else pathlib.Path(options.movielens)
+            movielens_100k() if options.movielens == "download" else pathlib.Path(options.movielens)
         )
         source, schema = movielens_source(folder), movielens_schema()
     else:
@@ -136,10 +135,7 @@ def export(options: ExportOptions) -> None:
     run = pathlib.Path(options.run)
     output = pathlib.Path(options.output) if options.output else run / "saved_model"
     _, records, model = load_run(options.run, gm.World())
-    vocabularies = {
-        table.name: read_vocabulary(records.path, table.name) for table in records.schema.tables
-    }
-    gm.export_saved_model(model, output, vocabularies)
+    gm.export_saved_model(model, output, records)
     print(output)
 
 

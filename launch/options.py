@@ -121,9 +121,7 @@ class TrainOptions:
     row_learning_rate: float = 0.1
     embedding_scale: float = 0.05
     loss: str = "binary_crossentropy"
-    metrics: list[str] = dataclasses.field(
-        default_factory=lambda: ["auc", "task_auc", "log_loss"]
-    )
+    metrics: list[str] = dataclasses.field(default_factory=lambda: ["auc", "task_auc", "log_loss"])
     validate: bool = True
     checkpoint_every: int = 10
     seed: int = 0

@@ -1,6 +1,6 @@
 """The quick start's last words: a small table, and the same as one JSON line.
 
-    python -m gmeta_tf.launch.report --run RUN --saved-model RUN/saved_model
+python -m gmeta_tf.launch.report --run RUN --saved-model RUN/saved_model
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
 """Serves one new user with an exported MovieLens model: TensorFlow is all that is imported.
 
-    python launch/serving_example.py quickstart-output/run/saved_model
+python launch/serving_example.py quickstart-output/run/saved_model
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import tensorflow as tf
 
 # A new user of 25 has rated two films; which of three others would they like?
 USER = {"age": "25", "gender": "F", "occupation": "student", "zip_area": "94"}
-RATED = [
+RATED: list[dict[str, Any]] = [
     {"item": "50", "genre": "Action|Adventure|Romance|Sci-Fi|War", "year": "1977", "rating": 5.0},
     {"item": "288", "genre": "Horror|Thriller", "year": "1996", "rating": 2.0},
 ]
@@ -22,7 +23,7 @@ CANDIDATES = [
 ]
 
 
-def columns(rows: list[dict[str, str]], part: str) -> dict[str, tf.Tensor]:
+def columns(rows: list[dict[str, Any]], part: str) -> dict[str, tf.Tensor]:
     """One task's rows as the signature wants them: a tensor [1, R] for each field."""
     rows = [{**USER, **row} for row in rows]
     return {f"{part}_{name}": tf.constant([[row[name] for row in rows]]) for name in rows[0]}

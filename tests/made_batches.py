@@ -59,7 +59,8 @@ def made_tasks(seed, count=7):
 
     Task 0 is full; its query repeats a key of its support, and its first row repeats a value in
     the multi-valued field. Task 1 has one row and so no support. Task 2 lacks support and query
-    rows. The others are of random sizes. Item 12 and genre 6 are never read.
+    rows. The others are of random sizes. Some rows lack an item, or all genres. Item 12 and genre
+    6 are never read.
     """
     rng = np.random.default_rng(seed)
     sizes = [(SUPPORT, QUERY), (0, 1), (2, 3)]
@@ -71,6 +72,7 @@ def made_tasks(seed, count=7):
         genres = rng.integers(0, 6, [rows, 3])
         genres[rng.random([rows, 3]) < 0.3] = -1
         keys = np.concatenate([rng.integers(0, 12, [rows, 1]), genres], axis=1)
+        keys[rng.random(rows) < 0.15, 0] = -1
         if number == 0:
             keys[SUPPORT] = keys[0] = [3, 2, 2, -1]
         tasks.append(
@@ -138,5 +140,5 @@ def pooled(rows, keys):
         mean = tf.zeros(genres.shape[1])
         if present:
             mean = sum(genres[value] for value in present) / len(present)
-        vectors.append(tf.stack([items[item], mean]))
+        vectors.append(tf.stack([items[item] if item >= 0 else tf.zeros_like(mean), mean]))
     return tf.stack(vectors)

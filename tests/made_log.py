@@ -22,7 +22,7 @@ GENRES = ["Drama", "Comédie", "Sci Fi", " Action", ""]
 
 
 def write_log(path, *, seed=0, num_tasks=30):
-    """A raw log with unsorted distinct times, Unicode, padded blanks, repeats and missing values."""
+    """A raw log with unsorted distinct times, Unicode, blanks, repeats and missing values."""
     draw = np.random.default_rng(seed)
     rows = []
     for task in range(num_tasks):

@@ -18,7 +18,20 @@ from gmeta_tf.launch import cli, options, report
 from gmeta_tf.launch.commands import load_run
 from gmeta_tf.world import World
 
-SMALL = "--width 4 --hidden 6 --tasks 4 --support 3 --query 5 --checkpoint-every 1".split()
+SMALL = [
+    "--width",
+    "4",
+    "--hidden",
+    "6",
+    "--tasks",
+    "4",
+    "--support",
+    "3",
+    "--query",
+    "5",
+    "--checkpoint-every",
+    "1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +42,9 @@ def folder(tmp_path_factory):
     (folder / "schema.yaml").write_text(yaml.safe_dump(SCHEMA.to_json()))
     files = ["--input", str(folder / "log.csv"), "--schema", str(folder / "schema.yaml")]
     records = str(folder / "records")
-    cli.main(["prepare", *files, "--output", records, "--valid-fraction", "0.1", "--num-files", "3"])
+    cli.main(
+        ["prepare", *files, "--output", records, "--valid-fraction", "0.1", "--num-files", "3"]
+    )
     cli.main(["train", "--records", records, "--run", str(folder / "run"), "--epochs", "2", *SMALL])
     cli.main(["evaluate", "--run", str(folder / "run")])
     cli.main(["export", "--run", str(folder / "run")])
@@ -41,7 +56,8 @@ def test_evaluate_prints_one_json_line(folder, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     result = json.loads(line)
     assert {"auc_adapted", "auc_unadapted", "auc_baseline", "tasks", "samples"} <= set(result)
-    assert result["tasks"] == 8 and 0 < result["auc_baseline"] < 1
+    assert result["tasks"] == 8
+    assert 0 < result["auc_baseline"] < 1
     assert result["auc_adapted"] != result["auc_unadapted"]
 
 
@@ -50,7 +66,8 @@ def test_evaluate_prints_a_table(folder, capsys):
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].split() == ["adapted", "unadapted", "baseline"]
     assert [line.split()[0] for line in shown[1:-1]] == ["auc", "task_auc", "log_loss"]
-    assert len(shown[1].split()) == 4 and "4 tasks of the split 'valid'" in shown[-1]
+    assert len(shown[1].split()) == 4
+    assert "4 tasks of the split 'valid'" in shown[-1]
 
 
 def test_a_run_folder_holds_what_the_readme_says(folder):
@@ -59,8 +76,10 @@ def test_a_run_folder_holds_what_the_readme_says(folder):
     assert {"config.yaml", "log.txt", "tensorboard", "checkpoint", "metrics.json"} <= names
     assert len((run / "log.txt").read_text().splitlines()) == 2
     metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["epochs"] == 2 and metrics["samples_per_second"] > 0
-    assert "val_auc_adapted" in metrics and any((run / "tensorboard").iterdir())
+    assert metrics["epochs"] == 2
+    assert metrics["samples_per_second"] > 0
+    assert "val_auc_adapted" in metrics
+    assert any((run / "tensorboard").iterdir())
 
 
 def test_resume_goes_on_where_it_stopped(folder, tmp_path):
@@ -86,7 +105,8 @@ def test_predict_writes_a_column(folder, tmp_path, capsys):
         unadapted = [float(row["prediction"]) for row in csv.DictReader(file)]
     with open(log, newline="", encoding="utf-8") as file:
         assert len(adapted) == len(unadapted) == len(list(csv.DictReader(file)))
-    assert adapted != unadapted and all(0 < value < 1 for value in adapted + unadapted)
+    assert adapted != unadapted
+    assert all(0 < value < 1 for value in adapted + unadapted)
     assert "rows" in capsys.readouterr().out
 
 
@@ -127,7 +147,8 @@ def test_bad_input_ends_with_one_line_on_stderr(words, match, capsys, tmp_path, 
         cli.main(words)
     shown = capsys.readouterr().err
     assert ended.value.code == 1
-    assert shown.startswith(f"gmeta-tf {words[0]}: ") and match in shown
+    assert shown.startswith(f"gmeta-tf {words[0]}: ")
+    assert match in shown
     assert not list(tmp_path.iterdir())
 
 
@@ -146,7 +167,8 @@ def test_a_run_that_is_there_is_not_overwritten(folder, capsys, tmp_path):
 def test_a_wrong_flag_is_named(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(["train", "--records", "r", "--run", "x", "--epoks", "3"])
-    assert ended.value.code == 2 and "epoks" in capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "epoks" in capsys.readouterr().err
 
 
 def test_a_config_file_gives_flags_and_later_flags_win(tmp_path, capsys):
@@ -154,11 +176,22 @@ def test_a_config_file_gives_flags_and_later_flags_win(tmp_path, capsys):
     config.write_text("width: 7\nhidden: [5, 5]\n")
     with pytest.raises(SystemExit):
         cli.main(
-            ["train", "--records", "r", "--run", "x", "--config", str(config), "--width", "9"]
-            + ["--print_config"]
+            [
+                "train",
+                "--records",
+                "r",
+                "--run",
+                "x",
+                "--config",
+                str(config),
+                "--width",
+                "9",
+                "--print_config",
+            ]
         )
     printed = yaml.safe_load(capsys.readouterr().out)
-    assert printed["width"] == 9 and printed["hidden"] == [5, 5]
+    assert printed["width"] == 9
+    assert printed["hidden"] == [5, 5]
 
 
 def test_the_quick_start_config_is_one():

@@ -10,12 +10,19 @@ import gmeta_tf
 
 MODULES = sorted(
     module.name
-    for module in pkgutil.walk_packages(gmeta_tf.__path__, "gmeta_tf.")
-    if not module.name.endswith("__main__")
+    for package in (gmeta_tf, gmeta_tf.models)
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
 )
 
 # Those whose examples must not get lost.
-WITH_EXAMPLES = {"gmeta_tf.schema", "gmeta_tf.world"}
+WITH_EXAMPLES = {
+    "gmeta_tf.judgement",
+    "gmeta_tf.metrics",
+    "gmeta_tf.models.dlrm",
+    "gmeta_tf.models.melu",
+    "gmeta_tf.schema",
+    "gmeta_tf.world",
+}
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -13,8 +13,11 @@ from made_log import SCHEMA, write_log
 
 import gmeta_tf as gm
 from gmeta_tf.export import first_distinct
-from gmeta_tf.meta_io.prepare import Split, files_source, prepare, read_vocabulary
+from gmeta_tf.meta_io.encode import read_vocabulary
+from gmeta_tf.meta_io.prepare import Split, prepare
+from gmeta_tf.meta_io.sources import files_source
 from gmeta_tf.predictor import Predictor
+
 
 def read_columns(path):
     with open(path, newline="", encoding="utf-8") as file:
@@ -38,7 +41,7 @@ def trained(tmp_path_factory):
     batches = gm.TaskBatches(records, "train", tasks=4, support=3, query=5)
     model.fit(batches, epochs=2, verbose=0)
     vocabularies = {t.name: read_vocabulary(records.path, t.name) for t in records.schema.tables}
-    gm.export_saved_model(model, folder / "saved", vocabularies)
+    gm.export_saved_model(model, folder / "saved", records)
     return model, records, read_columns(folder / "log.csv"), folder / "saved", vocabularies
 
 
@@ -65,7 +68,8 @@ def drawn_rows(model, records, columns):
 def test_serving_equals_the_model_on_raw_rows(trained):
     model, records, columns, saved, _ = trained
     predicted, support, query = drawn_rows(model, records, columns)
-    assert len(query) > 20 and np.ptp(predicted["adapted"]) > 0.01
+    assert len(query) > 20
+    assert np.ptp(predicted["adapted"]) > 0.01
     served = Predictor.load(saved)(
         {name: values[query] for name, values in columns.items()},
         {name: values[support] for name, values in columns.items()},
@@ -116,7 +120,8 @@ def test_a_plain_tensorflow_process_serves_it(trained):
     assert done.returncode == 0, done.stderr
     adapted, unadapted = (json.loads(part) for part in done.stdout.split("|"))
     assert np.shape(adapted) == np.shape(unadapted) == (1, 2)
-    assert all(0 < value < 1 for value in adapted[0]) and adapted != unadapted
+    assert all(0 < value < 1 for value in adapted[0])
+    assert adapted != unadapted
 
 
 def test_the_graph_holds_stock_ops_only(trained):
@@ -124,7 +129,8 @@ def test_the_graph_holds_stock_ops_only(trained):
     graph = loaded.signatures["predict"].graph.as_graph_def()
     ops = {node.op for node in graph.node}
     ops |= {node.op for function in graph.library.function for node in function.node_def}
-    assert "ResourceGather" in ops and not any("Horovod" in op or "PyFunc" in op for op in ops)
+    assert "ResourceGather" in ops
+    assert not any("Horovod" in op or "PyFunc" in op for op in ops)
 
 
 def test_first_distinct_is_what_prepare_writes():

@@ -324,7 +324,9 @@ def test_the_order_does_not_depend_on_the_global_seed(records):
     assert orders[0] == orders[1]
 
 
-def test_shuffle_changes_the_order_of_the_tasks_in_every_epoch(records):
+def test_shuffle_changes_the_order_of_the_tasks_in_every_epoch(tmp_path):
+    """In one file, so that the order of the files does not hide that of the tasks."""
+    records = make_records(tmp_path, UNEVEN, num_files=1, splits=("train",))
     (first, second), (shuffled, reshuffled) = (
         [
             [batch["task"].tolist() for batch in epoch]

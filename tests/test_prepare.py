@@ -17,9 +17,12 @@ import duckdb
 import numpy as np
 import pytest
 
+from gmeta_tf.meta_io import encode as encode_module
 from gmeta_tf.meta_io import prepare as prepare_module
-from gmeta_tf.meta_io.prepare import Source, Split, files_source, prepare, read_vocabulary
+from gmeta_tf.meta_io.encode import read_vocabulary
+from gmeta_tf.meta_io.prepare import Split, prepare
 from gmeta_tf.meta_io.records import Records
+from gmeta_tf.meta_io.sources import Source, files_source
 from gmeta_tf.schema import Field, Schema, Table
 
 WHITE_SPACE = " \t\n\r\x0b\x0c"
@@ -195,7 +198,7 @@ class TestAgainstTheTwin:
     @pytest.mark.parametrize("layout", ["csv", "two csv.gz", "tsv", "tsv.gz", "parquet", "lists"])
     def test_every_word_is_the_same(self, layout, tmp_path, monkeypatch):
         # Chunks far smaller than the data, so that their borders are crossed.
-        monkeypatch.setattr(prepare_module, "_CHUNK_ROWS", 20)
+        monkeypatch.setattr(encode_module, "_CHUNK_ROWS", 20)
         rows = made_rows()
         # The files' columns stand in different orders, and the later rows in the second file.
         backwards = [dict(reversed(list(row.items()))) for row in rows]
@@ -553,7 +556,7 @@ class TestOutput:
             prepare(small_source(tmp_path), SMALL, output, overwrite=True)
         assert (output / "thesis.tex" if kind == "folder" else output).read_text() == "x"
 
-    @pytest.mark.parametrize("step", ["_encode", "_save_tables", "_replace"])
+    @pytest.mark.parametrize("step", ["encode_rows", "save_tables", "_replace"])
     def test_of_before_survives_a_failure(self, step, tmp_path, monkeypatch):
         source, output = small_source(tmp_path), tmp_path / "out"
         prepare(source, SMALL, output)

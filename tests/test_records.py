@@ -253,12 +253,30 @@ class TestOpen:
         with pytest.raises(ValueError, match=message):
             Records.open(tmp_path)
 
-    @pytest.mark.parametrize("name", ["length", "offset"])
-    def test_an_index_that_lies(self, name, tmp_path):
+    @pytest.mark.parametrize(
+        ("name", "match"),
+        [
+            ("length", "names files or rows"),
+            ("rows", "names files or rows"),
+            ("file", "names files or rows"),
+            ("offset", "does not follow its records"),
+        ],
+    )
+    def test_an_index_that_lies(self, name, match, tmp_path):
         index = made_records(tmp_path, [2, 3]).index("train")
         index[name][-1] += 4
         np.save(tmp_path / "index-train.npy", index)
-        with pytest.raises(ValueError, match="bytes long, its index says"):
+        with pytest.raises(ValueError, match=match):
+            Records.open(tmp_path)
+
+    @pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01"])
+    def test_a_missing_or_damaged_index(self, content, tmp_path):
+        made_records(tmp_path, [2, 3])
+        path = tmp_path / "index-train.npy"
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"index-train\.npy is missing or damaged"):
             Records.open(tmp_path)
 
     def test_an_index_of_another_kind(self, tmp_path):

@@ -1,4 +1,4 @@
-"""Fetched rows to what a learner sees: one vector a field, values of a multi-valued field averaged."""
+"""Fetched rows to what a learner sees: one vector a field, the mean of a multi-valued one."""
 
 from __future__ import annotations
 

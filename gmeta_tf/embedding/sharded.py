@@ -123,7 +123,7 @@ class ShardedEmbedding(tf.Module):
         optimizer: RowOptimizer,
         step: tf.Tensor,
     ) -> None:
-        """Updates the touched rows; what `return_gradients` gave, scaled, comes in. No collective."""
+        """Updates the touched rows with what `return_gradients` gave, scaled. No collective."""
         for group, (keys, sums) in gradients.items():
             self.shards[group].update(keys, sums, optimizer, step)
 
@@ -133,7 +133,7 @@ class ShardedEmbedding(tf.Module):
             shard.make_slots(optimizer)
 
     def all_rows(self, group: str) -> tf.Tensor:
-        """Every row of a group of tables, `[num_rows, D]`, on every rank. Every rank must call it."""
+        """Every row of a group of tables, `[num_rows, D]`, on every rank; all must call it."""
         shard, size = self.shards[group], self.world.size
         stacked = allgather_rows(shard.rows, self.world, name=f"{group}_all_rows")
         keys = tf.concat([tf.range(rank, shard.num_rows, size) for rank in range(size)], axis=0)

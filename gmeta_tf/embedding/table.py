@@ -14,9 +14,7 @@ __all__ = ["StaticShard", "initial_rows"]
 _ROWS_AT_A_TIME = 1 << 16
 
 
-def initial_rows(
-    keys: tf.Tensor, width: int, seed: tf.Tensor | int, scale: float
-) -> tf.Tensor:
+def initial_rows(keys: tf.Tensor, width: int, seed: tf.Tensor | int, scale: float) -> tf.Tensor:
     """What rows hold before training: a pure function of (seed, key), uniform in +-scale.
 
     So it depends neither on W nor on the order in which keys arrive. The numbers are the top 24

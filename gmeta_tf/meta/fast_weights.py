@@ -41,13 +41,14 @@ def adapted_variables(learner: keras.Model, adapt: AdaptDense) -> list[bool]:
     if callable(adapt):
         chosen = [bool(adapt(variable)) for variable in variables]
     else:
-        owned = {id(variable) for layer in adapt for variable in layer.trainable_variables}
+        layers: Sequence[Any] = adapt
+        owned = {id(variable) for layer in layers for variable in layer.trainable_variables}
         chosen = [id(variable) in owned for variable in variables]
         foreign = len(owned) - sum(chosen)
         if foreign:
             raise ValueError(
                 f"adapt_dense: {foreign} variable(s) of the layers "
-                f"{[layer.name for layer in adapt]} are not the learner's. "
+                f"{[layer.name for layer in layers]} are not the learner's. "
                 "Pass layers of the learner itself."
             )
     if not any(chosen):

@@ -94,9 +94,7 @@ def adapt(
         with tf.GradientTape() as tape:
             tape.watch(fast)
             loss = tf.reduce_sum(support_losses(fast))
-        gradients = tape.gradient(
-            loss, fast, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        gradients = tape.gradient(loss, fast, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradients = tf.nest.map_structure(tf.convert_to_tensor, gradients)
         if order == 1:
             gradients = tf.nest.map_structure(tf.stop_gradient, gradients)

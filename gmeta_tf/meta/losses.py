@@ -61,9 +61,7 @@ def row_loss(loss: str | RowLoss) -> RowLoss:
     return _KNOWN[loss]
 
 
-def task_losses(
-    loss: RowLoss, label: tf.Tensor, output: tf.Tensor, weight: tf.Tensor
-) -> tf.Tensor:
+def task_losses(loss: RowLoss, label: tf.Tensor, output: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
     """Each task's mean over its rows, `[T]`; 0 for a task without rows.
 
     Args:

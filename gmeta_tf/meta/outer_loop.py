@@ -15,11 +15,11 @@ from gmeta_tf.embedding import row_optimizers
 from gmeta_tf.embedding.pooling import field_slots, pool_fields
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sharded import Rows, ShardedEmbedding
+from gmeta_tf.judgement import JudgementSums
 from gmeta_tf.meta.fast_weights import TaskLearner
 from gmeta_tf.meta.inner_loop import InnerLoop, adapt
 from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
 from gmeta_tf.meta_io.pipeline import Batch, TaskBatches
-from gmeta_tf.metrics import JudgementSums
 
 __all__ = ["MetaModel"]
 
@@ -41,6 +41,8 @@ class MetaModel(keras.Model):
         embedding: the tables.
         inner: how a task adapts.
     """
+
+    test_function: Any
 
     def __init__(
         self,
@@ -77,7 +79,7 @@ class MetaModel(keras.Model):
         self.loss_metric = keras.metrics.Mean(name="loss")
         self.built = True
 
-    def compile(  # type: ignore[override]
+    def compile(
         self,
         optimizer: str | keras.optimizers.Optimizer = "adam",
         row_optimizer: str | RowOptimizer = "adagrad",
@@ -213,7 +215,7 @@ class MetaModel(keras.Model):
 
     # Keras' entry points.
 
-    def fit(self, x: Any = None, *, validation_data: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    def fit(self, x: Any = None, *, validation_data: Any = None, **options: Any) -> Any:
         """`keras.Model.fit`; every rank must call it.
 
         Args:
@@ -237,7 +239,7 @@ class MetaModel(keras.Model):
                 x, validation_data=validation_data, **self._quiet_but_for_chief(options)
             )
 
-    def evaluate(self, x: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    def evaluate(self, x: Any = None, **options: Any) -> Any:
         """`keras.Model.evaluate`; every rank must call it.
 
         Args:
@@ -260,7 +262,7 @@ class MetaModel(keras.Model):
             logs = self._results_of_all_ranks()
         return logs if as_dict else list(logs.values())
 
-    def predict(self, x: Any = None, **options: Any) -> Any:  # type: ignore[override]
+    def predict(self, x: Any = None, **options: Any) -> Any:
         """`keras.Model.predict`; every rank must call it.
 
         Returns:

@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 
-from gmeta_tf.meta_io.prepare import Source
+from gmeta_tf.meta_io.sources import Source
 from gmeta_tf.schema import Field, Schema
 
 __all__ = ["movielens_100k", "movielens_schema", "movielens_source"]

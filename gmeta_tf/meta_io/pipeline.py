@@ -1,6 +1,6 @@
 """Records to batches of tasks, with the keys of a step made distinct before the step sees them.
 
-shard -> interleave -> shuffle -> decode, draw support and query -> batch T -> distinct keys -> prefetch
+shard -> interleave -> shuffle -> decode, draw support and query -> batch T -> distinct keys
 """
 
 from __future__ import annotations
@@ -132,8 +132,7 @@ class TaskBatches:
         rows = self._index["rows"].astype(np.int64)
         chunks = self._num_chunks(rows) if self.every_query else np.ones_like(rows)
         return [
-            int(chunks[np.isin(self._index["file"], files)].sum())
-            for files in self._files_of_ranks
+            int(chunks[np.isin(self._index["file"], files)].sum()) for files in self._files_of_ranks
         ]
 
     def _num_chunks(self, rows: Any) -> Any:
@@ -146,9 +145,7 @@ class TaskBatches:
 
         The same seed, epoch and world give the same batches, whatever epoch came first.
         """
-        assemble = functools.partial(
-            assemble_batch, schema=self.schema, num_support=self.support
-        )
+        assemble = functools.partial(assemble_batch, schema=self.schema, num_support=self.support)
         options = tf.data.Options()
         options.deterministic = True
         return (
@@ -209,7 +206,9 @@ class TaskBatches:
             # the function's own, so that the order depends on (seed, epoch) alone.
             tf.random.set_seed(1)
             records = records.shuffle(_SHUFFLE_EPISODES, seed=self._seed(epoch))
-        return records.flat_map(functools.partial(self._chunks, epoch)).concatenate(empty).take(length)
+        return (
+            records.flat_map(functools.partial(self._chunks, epoch)).concatenate(empty).take(length)
+        )
 
     @property
     def _own_files(self) -> list[int]:

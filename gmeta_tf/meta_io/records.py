@@ -272,8 +272,9 @@ class Records:
     def _check_files(self, split: str) -> None:
         index = self.index(split)
         framed = index["length"].astype(np.int64) + _TFRECORD_HEAD_BYTES + _TFRECORD_FOOT_BYTES
-        words = (index["length"] // 4 - HEADER_WORDS) // num_planes(self.schema)
-        if not (np.isin(index["file"], range(self.num_files)) & (words == index["rows"])).all():
+        words = HEADER_WORDS + num_planes(self.schema) * index["rows"].astype(np.int64)
+        known = np.isin(index["file"], range(self.num_files))
+        if not (known & (index["length"] == 4 * words)).all():
             raise ValueError(
                 f"the index of the split {split!r} in {self.path} names files or rows that the "
                 "records can not have. Prepare the data again."
@@ -319,9 +320,7 @@ def deal_files(index: np.ndarray, num_files: int, size: int) -> list[list[int]]:
 
 
 def _without_sizes(schema: Schema) -> Schema:
-    tables = tuple(
-        dataclasses.replace(table, num_rows=None, width=None) for table in schema.tables
-    )
+    tables = tuple(dataclasses.replace(table, num_rows=None, width=None) for table in schema.tables)
     return dataclasses.replace(schema, tables=tables, positive_from=None)
 
 
