@@ -18,15 +18,19 @@ __all__ = ["RateAndOffset", "baseline_auc"]
 class RateAndOffset:
     """A row's score: its item's mean label in the training tasks + the task's offset.
 
-    The offset is the mean, over the task's support rows, of the label less the item's rate.
-    Rates are drawn towards the mean of all labels: `(sum + s mean) / (count + s)`.
+    The offset is the mean, over the task's support rows, of the label less the item's rate. Both
+    are shrunk as if s more rows had been seen, which held the mean of all labels (rates), or no
+    offset: `(sum + s mean) / (count + s)` and `sum / (count + s)`. Few rows make poor means, and a
+    yardstick should not be beaten for that.
 
     Attributes:
         rates: float64 `[num_rows]`, one for each key of the item's table; keys that no training
             task has read get the mean of all labels.
+        smoothing: s, in rows.
     """
 
     rates: np.ndarray
+    smoothing: float = 5.0
 
     @classmethod
     def fit(cls, records: Records, split: str, item: str, smoothing: float = 5.0) -> RateAndOffset:
@@ -49,14 +53,14 @@ class RateAndOffset:
             sums += np.bincount(words[plane], labels, num_rows)
             counts += np.bincount(words[plane], minlength=num_rows)
         mean = sums.sum() / max(counts.sum(), 1)
-        return cls((sums + smoothing * mean) / (counts + smoothing))
+        return cls((sums + smoothing * mean) / (counts + smoothing), smoothing)
 
     def scores(
         self, support_keys: np.ndarray, support_labels: np.ndarray, query_keys: np.ndarray
     ) -> np.ndarray:
         """The scores of one task's query rows, float64 `[Q]`; an empty support has no offset."""
         offsets = support_labels - self.rates[support_keys]
-        return self.rates[query_keys] + (offsets.mean() if len(offsets) else 0.0)
+        return self.rates[query_keys] + offsets.sum() / (len(offsets) + self.smoothing)
 
 
 def baseline_auc(batches: TaskBatches, train_split: str, item: str) -> float:

@@ -188,7 +188,7 @@ class Schema:
         values = dict(values)
         _only_known("schema", values, cls, required=("fields", "label", "task"))
         for member, kind in (("fields", Field), ("tables", Table)):
-            entries: Sequence[Mapping[str, Any]] = values.get(member, ())
+            entries: Sequence[Mapping[str, Any]] = values.get(member) or ()
             for entry in entries:
                 _only_known(member[:-1], entry, kind, required=("name",))
             values[member] = tuple(kind(**entry) for entry in entries)

@@ -41,7 +41,8 @@ bash launch/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
 # Horovod looks for work once a cycle; its default of 1 ms (and more when idle) is most of a small step.
 export HOROVOD_CYCLE_TIME=${HOROVOD_CYCLE_TIME:-0.1}
-on_ranks() { horovodrun -np "$ranks" "$@"; }
+# horovodrun puts the rank before every line; only rank 0 has something to say here.
+on_ranks() { horovodrun -np "$ranks" "$@" | sed -u 's/^\[0\]<stdout>://'; }
 
 step "prepare"
 gmeta-tf prepare --movielens "$data" --output "$output/records" --overwrite

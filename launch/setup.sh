@@ -102,7 +102,7 @@ locate() { # Sets env_dir, wheel_dir: the two keyed folders of the cache
   machine="$(uname -sm) $(getconf GNU_LIBC_VERSION 2>/dev/null || true)"
   env_dir=$cache/env/$({
     printf '%s\n' "layout 1" "$machine" "$python" "$python_abi" "$tensorflow" "$without_horovod"
-    cat "${pins[@]}"
+    grep -hv '^#' "${pins[@]}"
   } | sha256 | cut -c1-16)
   wheel_dir=$cache/wheels/horovod-$(pin horovod)-$(printf '%s\n' "$machine" "$python_abi" \
     "$tensorflow" "$(pin tensorflow)" | sha256 | cut -c1-16)

@@ -1,5 +1,6 @@
 """One rank fails: every rank ends, soon, and one of them says why. Starts two ranks of its own."""
 
+import os
 import pathlib
 import subprocess
 import sys
@@ -80,6 +81,8 @@ except Exception as error:
         if len(list(folder.glob("rank-*"))) == world.size:
             break
         time.sleep(0.1)
+    else:
+        (folder / "hangs").touch()  # until this rank's end frees it
     raise
 '''
 
@@ -91,12 +94,11 @@ except Exception as error:
 def test_a_failing_rank_ends_all_with_its_message(tmp_path, failure, message):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    tests = pathlib.Path(__file__).parent
-    python = f"import sys; sys.path.insert(0, {str(tests)!r}); "
-    python += f"sys.argv = [{str(script)!r}, {str(tmp_path)!r}, {failure!r}]; "
-    python += f"exec(compile(open({str(script)!r}).read(), {str(script)!r}, 'exec'))"
+    paths = [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
     finished = subprocess.run(
-        [HOROVODRUN, "-np", "2", sys.executable, "-c", python],
+        [HOROVODRUN, "-np", "2", sys.executable, script, tmp_path, failure],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
@@ -107,6 +109,7 @@ def test_a_failing_rank_ends_all_with_its_message(tmp_path, failure, message):
     said = {path.name: path.read_text() for path in tmp_path.glob("rank-*")}
     assert finished.returncode != 0, finished.stdout
     assert said.keys() == {"rank-0", "rank-1"}, finished.stdout
+    assert not (tmp_path / "hangs").exists(), finished.stdout
     assert message in said["rank-1"]
     assert "rank 0 stopped because another rank did" in said["rank-0"]
     assert message in finished.stdout

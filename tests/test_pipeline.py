@@ -584,6 +584,12 @@ def test_more_tasks_a_step_than_any_rank_has(records):
         task_batches(records, tasks=13, world=gm.World(2, 3))
 
 
+def test_a_split_without_tasks(tmp_path):
+    empty = make_records(tmp_path, tasks=[])
+    with pytest.raises(ValueError, match=r"the split 'train' of .* has no tasks"):
+        task_batches(empty, tasks=1)
+
+
 def test_an_unknown_split(records):
     with pytest.raises(ValueError, match=r"has no split 'valid'; it has train, test"):
         task_batches(records, "valid")

@@ -162,3 +162,5 @@ def test_from_json_takes_what_a_person_writes():
     }
     expected = Schema((Field("item"), Field("genre", "multi", max_values=3)), "rating", "user")
     assert Schema.from_json(values) == expected
+    # An entry that is left empty in YAML.
+    assert Schema.from_json({**values, "tables": None}) == expected

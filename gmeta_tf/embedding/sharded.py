@@ -69,6 +69,7 @@ class ShardedEmbedding(tf.Module):
         self.schema = schema
         self.width = width
         self.seed = seed
+        self.scale = scale
         self.world = World.detect() if world is None else world
         start(self.world)
         agree(self.describe(), self.world, name="the embedding tables")
@@ -86,7 +87,7 @@ class ShardedEmbedding(tf.Module):
     def describe(self) -> dict[str, Any]:
         """What must be the same on every rank, as JSON values."""
         tables = [dataclasses.asdict(table) for table in self.schema.tables]
-        return {"tables": tables, "width": self.width, "seed": self.seed}
+        return {"tables": tables, "width": self.width, "seed": self.seed, "scale": self.scale}
 
     def fetch(self, keys: dict[str, tf.Tensor]) -> tuple[Rows, dict[str, Route]]:
         """The rows of this rank's distinct keys; two AlltoAlls a group. Every rank must call it.

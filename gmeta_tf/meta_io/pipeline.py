@@ -102,11 +102,16 @@ class TaskBatches:
                     f"TaskBatches: expected {name} of at least 1, got {getattr(self, name)}."
                 )
         most = max(self._episodes_of_ranks)
+        if most == 0:
+            raise ValueError(
+                f"TaskBatches: the split {self.split!r} of {self.records.path} has no tasks. "
+                "Prepare the data with a larger fraction for it."
+            )
         if self.tasks > most:
             raise ValueError(
                 f"TaskBatches: tasks={self.tasks} a step is more than any of {self.world.size} "
                 f"rank(s) has of the split {self.split!r}: at most {most}. "
-                f"Lower tasks to {max(most, 1)} or less, or prepare more data."
+                f"Lower tasks to {most} or less, or prepare more data."
             )
 
     @property

@@ -299,8 +299,9 @@ def test_all_rows_are_the_table_of_one_rank(sizes):
         (TWO_WIDTHS, {"width": 4}, "tables is .*'width': (None|2).*rank 0"),
         (SCHEMA, {"width": 8}, "width is [48] on rank 0 and [48] on rank"),
         (SCHEMA, {"width": 4, "seed": 1}, "seed is [01] on rank 0 and [01] on rank"),
+        (SCHEMA, {"width": 4, "scale": 0.5}, r"scale is 0\.0?5 on rank 0 and 0\.0?5 on rank"),
     ],
-    ids=["num_rows", "table_width", "width", "seed"],
+    ids=["num_rows", "table_width", "width", "seed", "scale"],
 )
 def test_unequal_tables_raise_on_every_rank(differing, schema, settings, message):
     mine = (schema, settings) if differing == RANK else (SCHEMA, {"width": 4})
