@@ -350,6 +350,10 @@ def test_adapt_dense_moves_the_chosen_weights():
     [
         ({"num_steps": -1}, r"num_steps to be at least 0, got -1"),
         ({"learning_rate": -0.5}, r"learning_rate to be 0 or more, got -0\.5"),
+        (
+            {"embedding_learning_rate": -0.5},
+            r"embedding_learning_rate to be 0 or more, got -0\.5",
+        ),
         ({"learning_rate": float("nan")}, r"learning_rate to be 0 or more, got nan"),
         ({"order": 3}, r"order to be 1 or 2, got 3"),
         ({"overlap": "fresh"}, r"overlap to be 'adapted' or 'stale', got 'fresh'"),

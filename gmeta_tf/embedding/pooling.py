@@ -31,18 +31,19 @@ def pool_fields(values: tf.Tensor, pairs: tf.Tensor, slots: Sequence[int]) -> tf
     Returns:
         float `[..., F, D]`; zeros where a field has no value.
     """
+    # Masked, and not left to the padding's zeros: a gradient would move them, and the tasks of a
+    # step share that row.
+    counts = tf.cast(pairs > 0, values.dtype)
+    values = values * counts[..., tf.newaxis]
     if all(size == 1 for size in slots):
         return values
-    counts = tf.cast(pairs > 0, values.dtype)
     fields, start = [], 0
     for size in slots:
         part = values[..., start : start + size, :]
         if size > 1:
-            # Masked, and not left to the padding's zeros: a gradient would move them, and the
-            # tasks of a step share that row.
             there = counts[..., start : start + size, tf.newaxis]
             count = tf.reduce_sum(there, axis=-2, keepdims=True)
-            part = tf.reduce_sum(part * there, axis=-2, keepdims=True) / tf.maximum(count, 1.0)
+            part = tf.reduce_sum(part, axis=-2, keepdims=True) / tf.maximum(count, 1.0)
         fields.append(part)
         start += size
     return tf.concat(fields, axis=-2)

@@ -50,6 +50,12 @@ class InnerLoop:
         for name, value, expected, good in (
             ("num_steps", self.num_steps, "at least 0", self.num_steps >= 0),
             ("learning_rate", self.learning_rate, "0 or more", self.learning_rate >= 0),
+            (
+                "embedding_learning_rate",
+                self.embedding_learning_rate,
+                "0 or more",
+                self.rate_of_embeddings >= 0,
+            ),
             ("order", self.order, "1 or 2", self.order in (1, 2)),
             ("overlap", self.overlap, "'adapted' or 'stale'", self.overlap in _OVERLAPS),
         ):

@@ -123,6 +123,11 @@ class MetaModel(keras.Model):
             losses = self._task_losses(batch["query"], outputs)
             loss = tf.reduce_sum(losses)
         gradients, row_gradients = tape.gradient(loss, (self.trainable_variables, rows))
+        # A learner may leave a group of tables unread; its exchange still takes part.
+        row_gradients = {
+            group: tf.zeros_like(rows[group]) if gradient is None else gradient
+            for group, gradient in row_gradients.items()
+        }
         row_sums = self.embedding.return_gradients(row_gradients, routes)
         self._outer_update(gradients, row_sums, loss, batch)
         self._tasks.advance_seeds()
@@ -177,13 +182,15 @@ class MetaModel(keras.Model):
         )
         with tf.control_dependencies([self._refuse(refused, batch["out_of_range"])]):
             scale = 1.0 / tf.maximum(num_tasks, 1.0)
-        step = tf.cast(self.optimizer.iterations.value, tf.int64)
-        row_means = {group: (keys, summed * scale) for group, (keys, summed) in row_sums.items()}
-        self.embedding.apply_gradients(row_means, self.row_optimizer, step)
-        self.optimizer.apply(
-            [summed * scale for summed in sums], [variable for _, variable in reached]
-        )
-        self.loss_metric.update_state(loss_sum * scale, sample_weight=num_tasks)
+            step = tf.cast(self.optimizer.iterations.value, tf.int64)
+            row_means = {
+                group: (keys, summed * scale) for group, (keys, summed) in row_sums.items()
+            }
+            self.embedding.apply_gradients(row_means, self.row_optimizer, step)
+            self.optimizer.apply(
+                [summed * scale for summed in sums], [variable for _, variable in reached]
+            )
+            self.loss_metric.update_state(loss_sum * scale, sample_weight=num_tasks)
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Judges the query rows of this rank's tasks. Every rank must call it."""
@@ -279,11 +286,27 @@ class MetaModel(keras.Model):
         """Keras' test function, with the judged rows added up outside the graph."""
         if self.test_function is not None and not force:
             return
-        super().make_test_function(force=force)
-        judge = self.test_function
+
+        def judge(iterator: Any) -> dict[str, tf.Tensor]:
+            return self.test_step(iterator.get_next())
+
+        if not self.run_eagerly:
+            judge = tf.function(judge, reduce_retracing=True, autograph=False)
 
         def judge_and_count(iterator: Any) -> dict[str, Any]:
-            judged = {name: value.numpy() for name, value in judge(iterator).items()}
+            # Not Keras' own function: with steps_per_execution it gives the last step alone.
+            for step in range(self.steps_per_execution):
+                try:
+                    judged = judge(iterator)
+                except tf.errors.OutOfRangeError:
+                    if step == 0:
+                        raise StopIteration from None
+                    break
+                count(judged)
+            return self.get_metrics_result()
+
+        def count(outputs: dict[str, tf.Tensor]) -> None:
+            judged = {name: value.numpy() for name, value in outputs.items()}
             self._refuse_on_host(judged["out_of_range"])
             self._judged.update(
                 judged["task"], judged["label"], judged["adapted"], judged["unadapted"]
@@ -291,7 +314,6 @@ class MetaModel(keras.Model):
             self._judged_loss += (judged["loss"], judged["num_tasks"])
             mean = judged["loss"] / max(judged["num_tasks"], 1.0)
             self.loss_metric.update_state(mean, sample_weight=judged["num_tasks"])
-            return self.get_metrics_result()
 
         self.test_function = judge_and_count
 
@@ -367,7 +389,8 @@ class MetaModel(keras.Model):
         """Every trainable variable has exactly one update rule, or this raises and names it."""
         ruled = {id(variable.value) for variable in self.trainable_variables}
         for layer in self._flatten_layers():
-            for name, value in vars(layer).items():
+            members = vars(layer).items()
+            for name, value in ((n, leaf) for n, held in members for leaf in _leaves(held)):
                 loose = isinstance(value, tf.Variable) and value.trainable
                 if loose and id(value) not in ruled:
                     raise ValueError(
@@ -444,6 +467,15 @@ def _rows_of_pairs(rows: Rows, batch: Batch) -> Rows:
         group: tf.gather(tf.pad(values, [[1, 0], [0, 0]]), batch["pair_to_key"][group])
         for group, values in rows.items()
     }
+
+
+def _leaves(value: Any) -> list[Any]:
+    """What a list, tuple or dict holds, however deep; another value alone."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [leaf for part in value for leaf in _leaves(part)]
+    return [value]
 
 
 def _num_tasks(batch: Batch) -> tf.Tensor:
