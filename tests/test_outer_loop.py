@@ -498,6 +498,8 @@ def test_a_key_out_of_range_raises_and_updates_nothing(field, key, table, num_ro
     message = rf"the key {abs(key)} lies outside the static table '{table}', which has {num_rows}"
     with pytest.raises(ValueError, match=message):
         model.evaluate(broken, verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="outside its static table"):
+        model.predict(broken, verbose=0)
 
 
 class Scale(keras.layers.Layer):

@@ -1,0 +1,199 @@
+"""Keras' entry points for a model that several ranks train together."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gmeta_tf.collectives import agree, allreduce_sum, stop
+from gmeta_tf.embedding.sharded import ShardedEmbedding
+from gmeta_tf.judgement import JudgementSums
+from gmeta_tf.meta_io.pipeline import TaskBatches
+from gmeta_tf.world import World
+
+__all__ = ["RankedModel"]
+
+
+class RankedModel(keras.Model):
+    """`fit`, `evaluate` and `predict` that every rank calls, in step and with the same data.
+
+    What a subclass adds: the steps. Its `test_step` returns the judged rows (`task`, `label`,
+    `adapted`, `unadapted`, each `[n]`), the sum of the tasks' losses `loss`, their number
+    `num_tasks`, and `out_of_range` as in `TaskBatches`.
+
+    Attributes:
+        world: the ranks.
+        embedding: the tables.
+        judged: the sums of the evaluation that is going on.
+        loss_metric: the mean loss of the epoch that is going on.
+    """
+
+    world: World
+    embedding: ShardedEmbedding
+    judged: JudgementSums
+    loss_metric: keras.metrics.Mean
+    test_function: Any
+
+    def fit(self, x: Any = None, *, validation_data: Any = None, **options: Any) -> Any:
+        """`keras.Model.fit`; every rank must call it.
+
+        Args:
+            x: `TaskBatches`, or a tf.data.Dataset of such batches with as many steps on every rank.
+            validation_data: the same, judged after each epoch.
+            options: `epochs`, `initial_epoch`, `callbacks`, `verbose` and the rest of Keras'.
+
+        Returns:
+            Keras' History. Losses and metrics are those of all ranks together.
+        """
+        options.setdefault("shuffle", False)  # Keras would warn that it can not shuffle a dataset
+        if isinstance(x, TaskBatches):
+            agree(_data_of(x), self.world, name="the training data")
+            options.setdefault("steps_per_epoch", x.steps_per_epoch)
+            x = x.dataset(first_epoch=options.get("initial_epoch", 0))
+        if isinstance(validation_data, TaskBatches):
+            agree(_data_of(validation_data), self.world, name="the validation data")
+            validation_data = _one_epoch(validation_data)
+        with self._leaving_together():
+            return super().fit(
+                x, validation_data=validation_data, **self._quiet_but_for_chief(options)
+            )
+
+    def evaluate(self, x: Any = None, **options: Any) -> Any:
+        """`keras.Model.evaluate`; every rank must call it.
+
+        Args:
+            x: `TaskBatches` (use `every_query=True` to have every row judged) or a dataset.
+            options: `return_dict`, `verbose`, `callbacks` and the rest of Keras'.
+
+        Returns:
+            With `return_dict=True` a dict, else the list of its values: `loss`, each metric as
+            `<metric>_adapted` and `<metric>_unadapted`, `tasks` and `samples`, of all ranks
+            together.
+        """
+        as_dict = options.pop("return_dict", False)
+        if isinstance(x, TaskBatches):
+            agree(_data_of(x), self.world, name="the evaluation data")
+            x = _one_epoch(x)
+        self.judged.reset()
+        self._loss_sums = np.zeros(2)
+        with self._leaving_together():
+            super().evaluate(x, return_dict=True, **self._quiet_but_for_chief(options))
+            logs = self._results_of_all_ranks()
+        return logs if as_dict else list(logs.values())
+
+    def predict(self, x: Any = None, **options: Any) -> Any:
+        """`keras.Model.predict`; every rank must call it.
+
+        Returns:
+            A dict of arrays `[rows]`, of this rank's tasks: `task`, `label`, `adapted`,
+            `unadapted`.
+        """
+        if isinstance(x, TaskBatches):
+            agree(_data_of(x), self.world, name="the data to predict")
+            x = _one_epoch(x)
+        with self._leaving_together():
+            return super().predict(x, **self._quiet_but_for_chief(options))
+
+    def make_test_function(self, force: bool = False) -> None:
+        """Keras' test function, with the judged rows added up outside the graph."""
+        if self.test_function is not None and not force:
+            return
+
+        def judge(iterator: Any) -> dict[str, tf.Tensor]:
+            return self.test_step(iterator.get_next())
+
+        if not self.run_eagerly:
+            judge = tf.function(judge, reduce_retracing=True, autograph=False)
+
+        def judge_and_count(iterator: Any) -> dict[str, Any]:
+            # Not Keras' own function: with steps_per_execution it gives the last step alone.
+            for step in range(self.steps_per_execution):
+                try:
+                    judged = judge(iterator)
+                except tf.errors.OutOfRangeError:
+                    if step == 0:
+                        raise StopIteration from None
+                    break
+                count(judged)
+            return self.get_metrics_result()
+
+        def count(outputs: dict[str, tf.Tensor]) -> None:
+            judged = {name: value.numpy() for name, value in outputs.items()}
+            self._refuse_on_host(judged["out_of_range"])
+            self.judged.update(
+                judged["task"], judged["label"], judged["adapted"], judged["unadapted"]
+            )
+            self._loss_sums += (judged["loss"], judged["num_tasks"])
+            mean = judged["loss"] / max(judged["num_tasks"], 1.0)
+            self.loss_metric.update_state(mean, sample_weight=judged["num_tasks"])
+
+        self.test_function = judge_and_count
+
+    def save(self, *arguments: Any, **options: Any) -> None:
+        """Refused: Keras' format would leave the embedding tables out."""
+        raise ValueError(
+            "MetaModel.save would leave the embedding tables out. Use "
+            "gmeta_tf.export_saved_model(model, path) to serve, or gmeta_tf.save_checkpoint to "
+            "go on training."
+        )
+
+    save_weights = save
+
+    def _results_of_all_ranks(self) -> dict[str, float]:
+        sums = np.concatenate([self._loss_sums, self.judged.sums()])
+        (total,) = allreduce_sum([tf.constant(sums)], self.world, name="judged")
+        loss, num_tasks = total[:2].numpy()
+        return {
+            "loss": float(loss / max(num_tasks, 1.0)),
+            **self.judged.results(total[2:].numpy()),
+        }
+
+    def _refuse_on_host(self, largest: np.ndarray) -> None:
+        for name, key in zip(self.embedding.table_names, largest, strict=True):
+            if key >= 0:
+                raise ValueError(
+                    f"the key {key} lies outside the static table {name!r}, which has "
+                    f"{self.embedding.schema.table(name).num_rows} rows. Prepare the data and "
+                    "build the tables from one schema."
+                )
+
+    def _quiet_but_for_chief(self, options: dict[str, Any]) -> dict[str, Any]:
+        return options if self.world.is_chief else {**options, "verbose": 0}
+
+    @contextlib.contextmanager
+    def _leaving_together(self) -> Iterator[None]:
+        """A rank that fails leaves the world, so that the others fail at once and do not hang."""
+        try:
+            yield
+        except Exception as error:
+            stop(self.world)
+            if "Horovod has been shut down" in str(error):
+                raise RuntimeError(
+                    f"rank {self.world.rank} stopped because another rank did; "
+                    "that rank's message says why."
+                ) from error
+            raise
+
+
+def _one_epoch(batches: TaskBatches) -> tf.data.Dataset:
+    steps = batches.steps_per_epoch
+    return batches.dataset().take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+
+
+def _data_of(batches: TaskBatches) -> dict[str, Any]:
+    return {
+        "records": batches.records.describe(),
+        "split": batches.split,
+        "tasks": batches.tasks,
+        "support": batches.support,
+        "query": batches.query,
+        "every_query": batches.every_query,
+        "shuffle": batches.shuffle,
+        "seed": batches.seed,
+        "steps_per_epoch": batches.steps_per_epoch,
+    }
