@@ -3,6 +3,7 @@
 #   bash launch/quickstart.sh                    # MovieLens-100k, downloaded
 #   bash launch/quickstart.sh --data ~/ml-1m     # GroupLens' ml-100k or ml-1m folder of your own
 set -euo pipefail
+from=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 usage() {
@@ -15,17 +16,23 @@ SavedModel and lets a plain TensorFlow process predict with it. The last line is
   --data DIR     a folder with GroupLens' ml-100k or ml-1m; without it ml-100k is downloaded.
                  GroupLens' licence (research use, no redistribution) holds for the data.
   --ranks N      how many ranks train (2)
-  --output DIR   where records, run and SavedModel go (quickstart-output); what an earlier quick
-                 start left there is replaced
+  --output DIR   where records, run and SavedModel go (quickstart-output in the repository); what an
+                 earlier quick start left there is replaced
 TEXT
 }
+
+absolute() { case "$1" in /*) printf '%s' "$1" ;; *) printf '%s' "$from/$1" ;; esac; }
 
 data=download ranks=2 output=quickstart-output
 while [ $# -gt 0 ]; do
   case "$1" in
     --data | --ranks | --output)
       [ $# -ge 2 ] || { echo "quickstart: $1 needs a value" >&2; usage >&2; exit 2; }
-      case "$1" in --data) data=$2 ;; --ranks) ranks=$2 ;; --output) output=$2 ;; esac
+      case "$1" in
+        --data) data=$(absolute "$2") ;;
+        --ranks) ranks=$2 ;;
+        --output) output=$(absolute "$2") ;;
+      esac
       shift 2 ;;
     -h | --help) usage; exit 0 ;;
     *) echo "quickstart: unknown argument $1" >&2; usage >&2; exit 2 ;;
