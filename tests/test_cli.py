@@ -13,9 +13,10 @@ import pytest
 import yaml
 from made_log import SCHEMA, write_log
 
+from gmeta_tf.callbacks import RunFolder
 from gmeta_tf.checkpoint import latest_checkpoint
 from gmeta_tf.launch import cli, options, report
-from gmeta_tf.launch.commands import load_run
+from gmeta_tf.launch.commands import load_run, read_schema
 from gmeta_tf.world import World
 
 SMALL = [
@@ -136,6 +137,14 @@ def test_the_report_ends_in_json(folder, capsys, monkeypatch):
         (["train", "--records", "none", "--run", "x"], "no records folder"),
         (["train", "--records", "r", "--run", "x", "--model", "gpt"], "melu or maml_dlrm"),
         (["train", "--records", "r", "--run", "x", "--epochs", "0"], "--epochs of at least 1"),
+        (
+            ["train", "--records", "r", "--run", "x", "--resume", "--overwrite"],
+            "exclude each other",
+        ),
+        (
+            ["predict", "--saved-model", "m", "--query", "q", "--output", "o", "--tasks", "0"],
+            "--tasks of at least 1",
+        ),
         (["evaluate", "--run", "none"], "no run folder"),
         (["export", "--run", "none"], "no run folder"),
         (["predict", "--saved-model", "none", "--query", "q", "--output", "o"], "no exported"),
@@ -162,6 +171,27 @@ def test_a_run_that_is_there_is_not_overwritten(folder, capsys, tmp_path):
         cli.main([*words, "--run", str(tmp_path), "--overwrite"])
     assert "is no run folder" in capsys.readouterr().err
     assert (tmp_path / "precious.txt").read_text() == "mine"
+
+
+def test_a_run_without_a_checkpoint_is_named(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"records": "r", "run": "x"}))
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--run", str(tmp_path)])
+    assert "has no whole checkpoint yet" in capsys.readouterr().err
+
+
+def test_a_schema_file_that_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no schema"):
+        read_schema(str(tmp_path / "none.yaml"))
+    (tmp_path / "s.yaml").write_text("- item")
+    with pytest.raises(ValueError, match="expected fields, label and task, got list"):
+        read_schema(str(tmp_path / "s.yaml"))
+
+
+@pytest.mark.parametrize("settings", [{"checkpoint_every": 0}, {"keep": 0}])
+def test_a_run_folder_keeps_at_least_one_checkpoint(settings, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint_every and keep of at least 1"):
+        RunFolder(tmp_path, samples_per_epoch=1, **settings)
 
 
 def test_a_wrong_flag_is_named(capsys):
