@@ -80,7 +80,7 @@ def allreduce_sum(tensors: Sequence[tf.Tensor], world: World, *, name: str) -> l
     """The sum of each tensor over the ranks, all in one grouped AllReduce.
 
     A sum and not Horovod's default, the mean: what is divided by, and once, is said in one place
-    (`outer_loop.outer_update`).
+    (`MetaModel._outer_update`).
 
         rank 0 has [1 2], rank 1 has [10 20]  ->  both have [11 22]
 

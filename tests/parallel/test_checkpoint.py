@@ -26,6 +26,15 @@ def shared_folder(name):
     return pathlib.Path(broadcast_json(made, WORLD, name=f"folder_{name}"))
 
 
+def made_batches(folder, seed):
+    """This rank's batches of records that rank 0 makes."""
+    if WORLD.is_chief:
+        make_records(folder / "records", seed=seed)
+    barrier(WORLD, name="records_made")
+    records = gm.Records.open(folder / "records")
+    return gm.TaskBatches(records, "train", tasks=2, support=2, query=3, world=WORLD)
+
+
 def make_model(records, world, seed):
     keras.utils.set_random_seed(seed)
     embedding = gm.ShardedEmbedding(records.schema, 4, seed=seed, world=world)
@@ -36,17 +45,13 @@ def make_model(records, world, seed):
 
 def test_resume_and_other_world_sizes():
     folder = shared_folder("checkpoint")
-    if WORLD.is_chief:
-        make_records(folder / "records", seed=3)
-    barrier(WORLD, name="records_made")
-    records = gm.Records.open(folder / "records")
-    batches = gm.TaskBatches(records, "train", tasks=2, support=2, query=3, world=WORLD)
-    model = make_model(records, WORLD, seed=0)
+    batches = made_batches(folder, seed=3)
+    model = make_model(batches.records, WORLD, seed=0)
     model.fit(batches, epochs=2, verbose=0)
     gm.save_checkpoint(model, folder / "c", epoch=2)
     whole = {group: model.embedding.all_rows(group).numpy() for group in model.embedding.shards}
 
-    again = make_model(records, WORLD, seed=1)
+    again = make_model(batches.records, WORLD, seed=1)
     assert gm.load_checkpoint(again, folder / "c") == {"epoch": 2}
     for group, shard in model.embedding.shards.items():
         read = again.embedding.shards[group]
@@ -54,7 +59,7 @@ def test_resume_and_other_world_sizes():
         for name, slot in shard.slots.items():
             np.testing.assert_array_equal(read.slots[name].numpy(), slot.numpy())
 
-    alone = make_model(records, gm.World(), seed=2)
+    alone = make_model(batches.records, gm.World(), seed=2)
     gm.load_checkpoint(alone, folder / "c")
     for group, rows in whole.items():
         np.testing.assert_array_equal(alone.embedding.shards[group].rows.numpy(), rows)
@@ -64,12 +69,8 @@ def test_resume_and_other_world_sizes():
 
 def test_a_run_folder_is_written_by_rank_0_and_its_rows_by_all():
     folder = shared_folder("run")
-    if WORLD.is_chief:
-        make_records(folder / "records", seed=4)
-    barrier(WORLD, name="more_records_made")
-    records = gm.Records.open(folder / "records")
-    batches = gm.TaskBatches(records, "train", tasks=2, support=2, query=3, world=WORLD)
-    model = make_model(records, WORLD, seed=0)
+    batches = made_batches(folder, seed=4)
+    model = make_model(batches.records, WORLD, seed=0)
     callback = gm.RunFolder(folder / "run", samples_per_epoch=batches.samples_per_epoch, keep=1)
     model.fit(batches, epochs=3, verbose=0, callbacks=[callback])
     barrier(WORLD, name="run_written")
