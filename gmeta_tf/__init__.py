@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from gmeta_tf.export import export_saved_model as export_saved_model
     from gmeta_tf.meta.inner_loop import InnerLoop as InnerLoop
     from gmeta_tf.meta.outer_loop import MetaModel as MetaModel
+    from gmeta_tf.meta_io.pipeline import Progress as Progress
     from gmeta_tf.meta_io.pipeline import TaskBatches as TaskBatches
     from gmeta_tf.meta_io.records import Records as Records
     from gmeta_tf.schema import Field as Field
@@ -33,6 +34,7 @@ _HOME = {
     "InnerLoop": "gmeta_tf.meta.inner_loop",
     "LazyAdam": "gmeta_tf.embedding.row_optimizers",
     "MetaModel": "gmeta_tf.meta.outer_loop",
+    "Progress": "gmeta_tf.meta_io.pipeline",
     "Records": "gmeta_tf.meta_io.records",
     "RunFolder": "gmeta_tf.callbacks",
     "SGD": "gmeta_tf.embedding.row_optimizers",

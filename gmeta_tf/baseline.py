@@ -76,14 +76,15 @@ def baseline_auc(batches: TaskBatches, train_split: str, item: str) -> float:
     baseline = RateAndOffset.fit(batches.records, train_split, item)
     plane = _item_plane(schema, item)
     tasks, labels, scores = [], [], []
-    num_episodes = batches.steps_per_epoch * batches.tasks
-    for episode in batches.episodes().take(num_episodes).as_numpy_iterator():
-        words, num_support = episode["words"], episode["num_support"]
-        support = words[:, :num_support]
-        query = words[:, batches.support : batches.support + episode["num_query"]]
-        labels.append(_labels(query, schema))
-        scores.append(baseline.scores(support[plane], _labels(support, schema), query[plane]))
-        tasks.append(np.full(query.shape[1], episode["task"]))
+    for step in batches.picked().take(batches.steps_per_epoch).as_numpy_iterator():
+        for task, words, num_support, num_query in zip(
+            step["task"], step["words"], step["num_support"], step["num_query"], strict=True
+        ):
+            support = words[:, :num_support]
+            query = words[:, batches.support : batches.support + num_query]
+            labels.append(_labels(query, schema))
+            scores.append(baseline.scores(support[plane], _labels(support, schema), query[plane]))
+            tasks.append(np.full(num_query, task))
     return metric("auc").value(
         np.concatenate(tasks),
         np.concatenate(labels).astype(np.float32),

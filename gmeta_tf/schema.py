@@ -10,8 +10,11 @@ from typing import Any
 __all__ = ["Field", "Schema", "Table"]
 
 KINDS = ("categorical", "multi", "dense")
+KEYS = ("vocabulary", "hash", "raw")
 UNKNOWN_KEY = 0
 PADDING_KEY = -1
+LARGEST_KEY = 2**63 - 1
+_LARGEST_NARROW_SIZE = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,25 +22,58 @@ class Table:
     """One embedding table.
 
     Attributes:
-        name: what fields and error messages call it.
-        num_rows: its rows, row 0 (the unknown value's) included. None until `gmeta-tf prepare`
-            has built the vocabulary.
+        name: what fields and error messages call it; files are named after it too.
+        num_rows: its rows, row 0 (the unknown value's) included. Of a vocabulary, `gmeta-tf
+            prepare` fills it in. Of hashed and raw keys it is stated, or None for keys without a
+            limit.
         width: D, the numbers in a row. None takes the model's width. Tables that state the same
             width (or none) travel in one exchange.
+        keys: how a value becomes a key; a missing value is key 0 in each of them.
+            `"vocabulary"`: the place in the list of the training data's values, the most frequent
+            first, from 1; what is not in it is key 0.
+            `"hash"`: `1 + h % (num_rows - 1)`, where h is the 64-bit fingerprint of the value's
+            text (see `meta_io.hashing`); without num_rows as if that were `2**63 - 1`.
+            `"raw"`: the value is the key, an integer from 0 to `num_rows - 1`, or to `2**63 - 1`.
+
+    Raises:
+        ValueError: an empty name or one with a slash, a size below 1, hashed keys with fewer than
+            2 rows, an unknown kind of keys.
     """
 
     name: str
     num_rows: int | None = None
     width: int | None = None
+    keys: str = "vocabulary"
 
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("Table: expected a name, got an empty one.")
+        if "/" in self.name or "\\" in self.name or self.name in (".", ".."):
+            raise ValueError(
+                f"the table {self.name!r} names a file of the records folder: expected a name "
+                "without slashes. Rename the table."
+            )
+        if self.keys not in KEYS:
+            raise ValueError(
+                f"Table {self.name!r}: expected keys of {', '.join(KEYS)}, got {self.keys!r}."
+            )
         for what, value in (("num_rows", self.num_rows), ("width", self.width)):
             if value is not None and value < 1:
                 raise ValueError(
                     f"Table {self.name!r}: expected {what} to be at least 1, got {value}."
                 )
+        if self.keys == "hash" and self.num_rows == 1:
+            raise ValueError(
+                f"Table {self.name!r}: hashed keys need at least 2 rows (row 0 is the missing "
+                "value's), got 1."
+            )
+
+    @property
+    def words_per_key(self) -> int:
+        """The 32-bit words that a key takes in a record: 1, or 2 where keys may pass 2**31 - 1."""
+        if self.keys == "vocabulary":
+            return 1
+        return 1 if self.num_rows is not None and self.num_rows <= _LARGEST_NARROW_SIZE else 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +89,8 @@ class Field:
         column: the column of the raw data. None is `name`.
         separator: what stands between the values of a `"multi"` field in the raw data.
         max_values: L of a `"multi"` field; a row's further values are cut off.
-        min_count: values seen fewer times in the training tasks share the unknown value's row.
+        min_count: values seen fewer times in the training rows share the unknown value's row
+            (of a table with a vocabulary).
 
     Raises:
         ValueError: an unknown kind, a dense field with a table, a count below 1.
@@ -97,7 +134,7 @@ class Field:
 
     @property
     def num_slots(self) -> int:
-        """The numbers that a row of the records holds for the field: L, or 1."""
+        """The values that a row of the records holds for the field: L, or 1."""
         return self.max_values if self.kind == "multi" else 1
 
 
@@ -165,9 +202,10 @@ class Schema:
         return {table.name: table for table in self.tables}[name]
 
     def with_num_rows(self, num_rows: Mapping[str, int]) -> Schema:
-        """The same schema with the tables' sizes filled in."""
+        """The same schema with the sizes of the named tables filled in."""
         tables = tuple(
-            dataclasses.replace(table, num_rows=num_rows[table.name]) for table in self.tables
+            dataclasses.replace(table, num_rows=num_rows.get(table.name, table.num_rows))
+            for table in self.tables
         )
         return dataclasses.replace(self, tables=tables)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
 
 import gmeta_tf as gm
-from gmeta_tf.meta_io.records import encode_episode, write_split
+from gmeta_tf.meta_io.writer import EpisodeWriter
 
 # A dense field in the middle, so that the schema's order is not the record's; two fields that read
 # one table; multi-valued fields of different lengths.
@@ -71,6 +72,7 @@ def make_records(
     num_files=3,
     splits=("train", "test"),
     schema=SCHEMA,
+    **options,
 ):
     """Writes a records folder and opens it.
 
@@ -81,21 +83,79 @@ def make_records(
         num_files: the files of a split; those beyond the number of tasks are empty.
         splits: their names. Tasks are numbered on from one split to the next.
         schema: `SCHEMA`, or `TWO_WIDTHS`, or one with the same fields.
+        options: `episode_rows` and `compression` of the writer.
     """
     folder = pathlib.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     number = 0
+    contents = {}
     for split in splits:
-        episodes = []
+        writer = EpisodeWriter(folder, split, schema, num_files=num_files, **options)
         for num_rows in sizes_of(tasks, rng) if isinstance(tasks, int) else tasks:
-            rows = made_rows(number, num_rows, rng)
-            episodes.append((number, num_rows, encode_episode(number, *rows)))
+            words = made_words(made_rows(number, num_rows, rng))
+            writer.write(np.full(num_rows, number), words)
             number += 1
-        write_split(folder, split, episodes, num_files)
-    records = gm.Records(folder, schema, tuple(splits), num_files, {"made with seed": seed})
+        contents[split] = writer.close()
+    records = gm.Records(
+        str(folder),
+        schema,
+        contents,
+        compression=options.get("compression", "none"),
+        episode_rows=options.get("episode_rows", 1024),
+        details={"made with seed": seed},
+    )
     (folder / "schema.json").write_text(json.dumps(records.describe()))
     return gm.Records.open(folder)
+
+
+def made_words(rows):
+    """The planes of rows: int32 `[C, n]`."""
+    label, keys, dense = (np.asarray(part) for part in rows)
+    floats = (label[np.newaxis].astype("<f4").view("<i4"), dense.astype("<f4").view("<i4"))
+    return np.concatenate([floats[0], keys.astype("<i4"), floats[1]])
+
+
+class Drawn(NamedTuple):
+    """A task of a step: which episode it is made of, and which of its rows stand where."""
+
+    task: int
+    part: int
+    chunk: int
+    support: tuple[int, ...]
+    query: tuple[int, ...]
+
+
+def steps_of(plan, rank):
+    """What the pipeline must make of a rank's windows: `(bucket, [Drawn or None])` of each step."""
+    waiting = [[] for _ in range(plan.buckets)]
+    steps = []
+    for window in plan.windows(rank):
+        entries = plan.index[window.records]
+        for bucket, rows in enumerate(plan.row_positions(window)):
+            part = window.pieces[bucket]
+            num_support = min(plan.cut.support, plan.capacities[bucket] - 1)
+            assert rows.shape == (len(part), plan.capacities[bucket])
+            for record, chunk, places in zip(part.record, part.chunk, rows):
+                support, query = (
+                    tuple(half[half >= 0].tolist())
+                    for half in (places[:num_support], places[num_support:])
+                )
+                if record < 0:
+                    assert not support
+                    assert not query
+                    waiting[bucket].append(None)
+                else:
+                    entry = entries[record]
+                    name = (int(entry["task"]), int(entry["part"]), int(chunk))
+                    waiting[bucket].append(Drawn(*name, support, query))
+        for bucket in window.steps.tolist():
+            count = plan.tasks_of_buckets[bucket]
+            assert len(waiting[bucket]) >= count
+            steps.append((bucket, waiting[bucket][:count]))
+            del waiting[bucket][:count]
+    assert not any(waiting)
+    return steps
 
 
 def _some_values(rng, num_keys, slots, num_rows):

@@ -23,32 +23,22 @@ import sys
 import time
 
 import made_batches
-import numpy as np
+import made_data
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.meta_io import records as codec
 
 folder, failure = pathlib.Path(sys.argv[1]), sys.argv[2]
 world = gm.World.detect()
 
 
-def episodes():
-    for task in made_batches.made_tasks(1, count=16):
-        record = codec.encode_episode(task.number, task.label, task.keys.T, task.dense.T)
-        yield task.number, len(task.label), record
-
-
 def corrupted_record():
-    """Each rank has one of two files; a bit of the second half of rank 1's is turned."""
+    """Rank 0 reads the first of two files and rank 1 the second, of which one bit is turned."""
     own = folder / f"records-{world.rank}"
-    own.mkdir()
-    codec.write_split(own, "train", episodes(), 2)
-    records = gm.Records(own, made_batches.SCHEMA, ("train",), 2, {})
+    records = made_data.make_records(own, [9] * 16, num_files=2, splits=("train",))
     batches = gm.TaskBatches(records, "train", tasks=2, support=4, query=5, world=world)
     if world.rank == 1:
-        (file,) = batches._files_of_ranks[1]
-        path = pathlib.Path(records.files("train")[file])
+        path = pathlib.Path(records.files("train")[1])
         data = bytearray(path.read_bytes())
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
@@ -69,7 +59,8 @@ def failing_pipeline():
     return both.map(lambda batch, step: batch)
 
 
-embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, world=world)
+schema = made_data.SCHEMA if failure == "record" else made_batches.SCHEMA
+embedding = gm.ShardedEmbedding(schema, 3, world=world)
 model = gm.MetaModel(gm.models.MeLU((4,)), embedding)
 model.compile()
 data = {"record": corrupted_record, "pipeline": failing_pipeline}[failure]()

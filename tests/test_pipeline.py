@@ -2,19 +2,25 @@
 
 import collections
 import dataclasses
+import functools
 import itertools
+import json
+import re
+import time
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_data import NEVER_READ, SCHEMA, TWO_WIDTHS, make_records, price_of
+from made_data import NEVER_READ, SCHEMA, TWO_WIDTHS, make_records, price_of, steps_of
 
 import gmeta_tf as gm
-from gmeta_tf.meta_io import pipeline
-from gmeta_tf.meta_io.pipeline import assemble_batch, distinct_keys, key_groups
-from gmeta_tf.meta_io.records import encode_episode, write_split
+from gmeta_tf.meta_io.inspection import describe_damage
+from gmeta_tf.meta_io.pipeline import assemble_batch, distinct_keys, key_groups, timed
+from gmeta_tf.meta_io.plan import Segment
+from gmeta_tf.meta_io.writer import EpisodeWriter, episode_sizes
 
 quick = settings(deadline=None, max_examples=40, derandomize=True)
 ONE = gm.World()
@@ -85,7 +91,11 @@ def slow_distinct(keys):
 @given(
     st.integers(0, 5).flatmap(
         lambda width: st.lists(
-            st.lists(st.sampled_from([-1, 0, 1, 2, 2**40]), min_size=width, max_size=width),
+            st.lists(
+                st.sampled_from([-1, 0, 1, 2, 2**32, 2**32 + 1, 2**63 - 1]),
+                min_size=width,
+                max_size=width,
+            ),
             min_size=1,
             max_size=4,
         )
@@ -201,7 +211,7 @@ def assert_batch_is(batch, expected, num_support):
 def test_assemble_batch_against_loops(tmp_path, base, positive_from):
     schema = dataclasses.replace(base, positive_from=positive_from)
     batches = task_batches(make_records(tmp_path, UNEVEN, schema=schema))
-    for episodes in batches.episodes().batch(T).take(5).as_numpy_iterator():
+    for episodes in batches.picked().take(5).as_numpy_iterator():
         batch = assemble_batch(tf.nest.map_structure(tf.constant, episodes), schema, S)
         batch = tf.nest.map_structure(lambda value: value.numpy(), batch)
         assert_batch_is(batch, slow_batch(episodes, schema, S), S)
@@ -226,6 +236,93 @@ def test_assemble_batch_of_any_words(seed, num_support, num_query):
         batch = assemble_batch(tf.nest.map_structure(tf.constant, episodes), schema, num_support)
         batch = tf.nest.map_structure(lambda value: value.numpy(), batch)
         assert_batch_is(batch, slow_batch(episodes, schema, num_support), num_support)
+
+
+WIDE = gm.Schema(
+    (gm.Field("page"), gm.Field("word", "multi", max_values=2), gm.Field("ad", table="page")),
+    "click",
+    "user",
+    tables=(gm.Table("page", 2**62, keys="raw"), gm.Table("word", 2**32 + 5, keys="hash")),
+)
+NARROW_BESIDE_WIDE = dataclasses.replace(
+    WIDE,
+    tables=(WIDE.tables[0], gm.Table("word", 5), gm.Table("ad", 2**40, keys="raw")),
+    fields=(*WIDE.fields[:2], gm.Field("ad")),
+)
+
+
+def wide_planes(schema, keys):
+    """The planes of key fields, `[C - 1, n]`: of a wide table the low words, then the high ones.
+
+    Args:
+        keys: field -> `[slots, n]`.
+    """
+    planes = []
+    for field in schema.fields:
+        words = schema.table(field.table_name).words_per_key
+        planes += [keys[field.name] & 0xFFFFFFFF, keys[field.name] >> 32][:words]
+    return np.concatenate(planes).astype(np.uint32).view(np.int32)
+
+
+@pytest.mark.parametrize("schema", [WIDE, NARROW_BESIDE_WIDE], ids=["wide", "narrow beside wide"])
+def test_keys_of_two_words(schema):
+    rng = np.random.default_rng(0)
+    num_rows = 9
+    sizes = {field.name: schema.table(field.table_name).num_rows for field in schema.fields}
+    keys = {
+        field.name: rng.integers(0, sizes[field.name], [field.num_slots, num_rows])
+        >> rng.integers(0, 34, [field.num_slots, num_rows])
+        for field in schema.fields
+    }
+    keys["page"][0, :5] = (2**62 - 1, 2**32, 2**31, 2**32 - 1, -1)
+    keys["ad"][0, :3] = (2**40 - 1, 2**31, 0)
+    keys["word"][1, ::2] = -1
+    words = np.concatenate([np.zeros([1, num_rows], np.int32), wide_planes(schema, keys)])
+    drawn = {"words": words[np.newaxis], "task": np.array([7])}
+    drawn |= {"num_support": np.array([4], np.int32), "num_query": np.array([5], np.int32)}
+    batch = assemble_batch(tf.nest.map_structure(tf.constant, drawn), schema, 4)
+    batch = tf.nest.map_structure(lambda value: value.numpy(), batch)
+    assert (batch["out_of_range"] == -1).all()
+    (tables,) = key_groups(schema).values()
+    begins = np.cumsum([0, *(schema.table(name).num_rows for name in tables)])
+    expected = [
+        np.where(
+            keys[field.name] < 0, -1, keys[field.name] + begins[tables.index(field.table_name)]
+        )
+        for field in schema.fields
+    ]
+    found = [keys_read(batch, part, "embedded")[0] for part in ("support", "query")]
+    np.testing.assert_array_equal(np.concatenate(found), np.concatenate(expected).T)
+
+
+def test_a_key_of_two_words_without_a_row():
+    """The whole key is reported, not a word of it."""
+    keys = {
+        "page": np.array([[2**62, -2, 3, 0]]),
+        "word": np.array([[0, 2**32 + 5, 1, 2**40], [-1, 0, 0, 0]]),
+        "ad": np.array([[2**63 - 1, 2**62 - 1, 0, 1]]),
+    }
+    words = np.concatenate([np.zeros([1, 4], np.int32), wide_planes(WIDE, keys)])
+    drawn = {"words": words[np.newaxis], "task": np.array([7])}
+    drawn |= {"num_support": np.array([2], np.int32), "num_query": np.array([2], np.int32)}
+    batch = assemble_batch(tf.nest.map_structure(tf.constant, drawn), WIDE, 2)
+    assert batch["out_of_range"].numpy().tolist() == [2**63 - 1, 2**40]
+
+
+@pytest.mark.parametrize("compression", ["none", "zlib"])
+def test_keys_of_two_words_from_records_to_batches(tmp_path, compression):
+    keys = {
+        "page": np.array([[2**62 - 1, 2**33, 5]]),
+        "word": np.array([[2**32 + 4, 1, 2**31], [-1, 0, -1]]),
+        "ad": np.array([[2**61, 0, 2**62 - 2]]),
+    }
+    words = np.concatenate([np.zeros([1, 3], np.int32), wide_planes(WIDE, keys)])
+    records = opened(tmp_path, WIDE, [words], compression=compression)
+    ((batch,),) = drawn(task_batches(records, tasks=1))
+    read = np.concatenate([keys_read(batch, part, "embedded")[0] for part in ("support", "query")])
+    found = sorted(row for row in read.tolist() if row != [-1] * 4)
+    word = np.where(keys["word"] < 0, -1, keys["word"] + 2**62)
+    assert found == sorted(np.concatenate([keys["page"], word, keys["ad"]]).T.tolist())
 
 
 def test_the_made_data_is_what_the_tests_take_it_for(records, rows_of):
@@ -254,54 +351,129 @@ def test_made_data_depends_on_its_arguments_alone(tmp_path, records):
 # Epochs and ranks ----------------------------------------------------------------------------
 
 
+def picked(batches, num_steps, first_epoch=None):
+    """Steps before their keys are made distinct, which are made sooner than batches."""
+    return list(batches.picked(first_epoch).take(num_steps).as_numpy_iterator())
+
+
+def tasks_picked(step):
+    """`(task, support rows, query rows)` of each task of a step, -1 where there is none."""
+    num_support = min(S, step["words"].shape[2] - 1)
+    prices = 4096 * step["words"][:, PRICE_PLANE].view("<f4").astype(float)
+    found = []
+    for task, price, *counts in zip(
+        step["task"].tolist(), prices, step["num_support"], step["num_query"], strict=True
+    ):
+        rows = [round(value) - 64 * task for value in price]
+        found.append((task, rows[: counts[0]], rows[num_support : num_support + counts[1]]))
+    return found
+
+
+def told(batches, epoch):
+    """What a rank's plan says of an epoch, and what its steps hold; rows are the whole task's."""
+    sizes = collections.Counter()
+    for entry in batches.records.index(batches.split):
+        sizes[int(entry["task"])] += int(entry["rows"])
+
+    def first_row(one):
+        return sum(episode_sizes(sizes[one.task], batches.records.episode_rows)[: one.part])
+
+    planned = [
+        [
+            (one.task, *([first_row(one) + row for row in half] for half in one[3:]))
+            if one
+            else (-1, [], [])
+            for one in step
+        ]
+        for _, step in steps_of(batches._plan(epoch), batches.world.rank)
+    ]
+    read = [tasks_picked(step) for step in picked(batches, batches.steps_per_epoch, epoch)]
+    return planned, read
+
+
+GRID = [
+    # ranks, files, episode rows, what is asked for beside T = 2
+    (1, 1, 1024, {}),
+    (1, 7, 1024, {"shuffle": False, "window_rows": 20}),
+    (2, 3, 8, {"every_row": True, "buckets": 3}),
+    (3, 2, 1024, {"every_query": True, "window_rows": 1}),
+    (2, 5, 10, {"in_time_order": True, "window_rows": 40}),
+    (1, 3, 1024, {"every_row": True, "in_time_order": True, "buckets": 2, "shuffle": False}),
+    (2, 1, 8, {"every_query": True, "in_time_order": True}),
+    (5, 4, 16, {"buckets": 4, "window_rows": 30}),
+]
+
+
+@pytest.mark.parametrize(("size", "num_files", "episode_rows", "options"), GRID)
+def test_steps_are_those_of_the_plan(tmp_path, size, num_files, episode_rows, options):
+    """test_plan.py says what a plan has to be."""
+    layout = {"num_files": num_files, "episode_rows": episode_rows}
+    layout["compression"] = "zlib" if num_files == 3 else "none"
+    records = make_records(tmp_path, UNEVEN, splits=("train",), **layout)
+    for rank in sorted({0, size - 1}):
+        batches = task_batches(records, tasks=2, world=gm.World(rank, size), **options)
+        planned, read = told(batches, epoch=1)
+        assert len(read) == batches.steps_per_epoch
+        assert read == planned
+
+
 @pytest.mark.parametrize(
-    ("size", "num_files", "tasks", "shuffle"),
+    ("size", "num_files", "tasks", "options"),
     [
-        (1, 1, UNEVEN, True),
-        (1, 7, UNEVEN, False),
-        (2, 3, UNEVEN, True),
-        (3, 2, UNEVEN, True),  # a rank without a file
-        (2, 5, (30, 4, 1, 2), False),  # an empty file
-        (3, 3, (30, 1, 1, 1, 1, 1), True),  # some ranks have many tasks, and one many rows
+        (2, 5, UNEVEN, {"every_row": True, "window_rows": 30}),
+        (3, 3, (30, 1, 1, 1, 1, 1), {"buckets": 2}),  # some ranks have many tasks, one many rows
+        (4, 4, (30, 1, 2), {"shuffle": False}),  # more ranks than records, and a file of none
     ],
 )
-def test_every_task_once_an_epoch_and_equal_steps(tmp_path, size, num_files, tasks, shuffle):
+def test_every_task_once_an_epoch_and_equal_steps(tmp_path, size, num_files, tasks, options):
     records = make_records(tmp_path, tasks, num_files=num_files, splits=("train",))
     ranks = [
-        task_batches(records, tasks=2, shuffle=shuffle, world=gm.World(rank, size))
+        task_batches(records, tasks=1, world=gm.World(rank, size), **options)
         for rank in range(size)
     ]
     assert len({batches.steps_per_epoch for batches in ranks}) == 1
-    seen, weights, busy_steps = collections.Counter(), 0, []
+    seen, rooms, busy_steps = collections.Counter(), 0, []
+    rows_seen = collections.Counter()
     for batches in ranks:
         (epoch,) = drawn(batches)
         busy_steps.append(sum((batch["task"] >= 0).any() for batch in epoch))
         for batch in epoch:
             seen.update(batch["task"].tolist())
-            weights += sum(batch[part]["weight"].sum() for part in ("support", "query"))
             for part in ("support", "query"):
                 assert not batch[part]["weight"][batch["task"] < 0].any()
-    padding = size * ranks[0].steps_per_epoch * 2 - len(tasks)
-    assert seen.pop(-1, 0) == padding
-    assert seen == dict.fromkeys(range(len(tasks)), 1)
-    assert weights == ranks[0].samples_per_epoch
+                rooms += batch[part]["weight"].size * (batch["task"] >= 0).any()
+                for task, rows in rows_in(batch, part):
+                    rows_seen.update((task, row) for row in rows)
+    del seen[-1]
+    assert rows_seen.total() == len(rows_seen) == ranks[0].samples_per_epoch
+    assert ranks[0].padding == pytest.approx(1 - rows_seen.total() / rooms)
+    if options.get("every_row"):
+        assert len(rows_seen) == sum(tasks)
+        assert seen == {task: -(-rows // (S + Q)) for task, rows in enumerate(tasks)}
+    else:
+        assert len(rows_seen) == sum(min(rows, S + Q) for rows in tasks)
+        assert seen == dict.fromkeys(range(len(tasks)), 1)
     # No step that every rank would run empty.
     assert max(busy_steps) == ranks[0].steps_per_epoch
 
 
-def test_a_rank_without_a_file_runs_the_same_steps(tmp_path):
-    records = make_records(tmp_path, UNEVEN, num_files=1, splits=("train",))
-    ranks = [task_batches(records, world=gm.World(rank, 2)) for rank in range(2)]
-    assert ranks[0].steps_per_epoch == ranks[1].steps_per_epoch == -(-len(UNEVEN) // T)
-    for batch in drawn(ranks[1])[0]:
+def test_a_rank_without_a_record_runs_the_same_steps(tmp_path):
+    records = make_records(tmp_path, (30, 2), num_files=1, splits=("train",))
+    ranks = [
+        task_batches(records, tasks=1, every_row=True, world=gm.World(rank, 4)) for rank in range(4)
+    ]
+    assert [batches.steps_per_epoch for batches in ranks] == [3] * 4
+    for batch in itertools.chain(*drawn(ranks[1], epochs=2)):
         assert (batch["task"] == -1).all()
         assert all(len(keys) == 0 for keys in batch["keys"].values())
         assert not batch["query"]["weight"].any()
 
 
-@pytest.mark.parametrize("every_query", [False, True])
-def test_the_same_seed_epoch_and_world_give_the_same_batches(records, every_query):
-    settings = {"every_query": every_query, "world": gm.World(1, 2), "seed": 3, "tasks": 2}
+@pytest.mark.parametrize(
+    "options", [{}, {"every_query": True}, {"every_row": True, "buckets": 3, "window_rows": 40}]
+)
+def test_the_same_seed_epoch_and_world_give_the_same_batches(records, options):
+    settings = {"world": gm.World(1, 2), "seed": 3, "tasks": 2, **options}
     epochs = drawn(task_batches(records, **settings), epochs=4)
     assert same(epochs[3], drawn(task_batches(records, **settings), first_epoch=3)[0])
     assert not same(epochs[0], drawn(task_batches(records, **{**settings, "seed": 4}))[0])
@@ -313,6 +485,16 @@ def test_a_dataset_read_twice_gives_the_same_batches(records):
     dataset = batches.dataset().take(batches.steps_per_epoch)
     first, second = list(dataset.as_numpy_iterator()), list(dataset.as_numpy_iterator())
     assert same(first, second)
+
+
+def test_not_deterministic_is_another_order_at_most(records):
+    options = {"every_row": True, "window_rows": 20, "tasks": 2}
+    (expected,), (found,) = (
+        drawn(task_batches(records, deterministic=deterministic, **options))
+        for deterministic in (True, False)
+    )
+    orders = [sorted(batch["query"]["dense"].tobytes() for batch in e) for e in (expected, found)]
+    assert orders[0] == orders[1]
 
 
 def test_the_order_does_not_depend_on_the_global_seed(records):
@@ -336,13 +518,14 @@ def test_shuffle_changes_the_order_of_the_tasks_in_every_epoch(tmp_path):
     )
     assert first == second != shuffled != reshuffled
     assert sorted(np.ravel(shuffled)) == sorted(np.ravel(reshuffled)) == sorted(np.ravel(first))
+    assert np.ravel(first)[: len(UNEVEN)].tolist() == list(range(len(UNEVEN)))
 
 
-def test_shuffle_changes_the_order_of_the_files_too(records, monkeypatch):
-    """Seen where the buffer holds one episode, as it does not reach over a large split."""
-    monkeypatch.setattr(pipeline, "_SHUFFLE_EPISODES", 1)
-    first_tasks = {epoch[0]["task"][0] for epoch in drawn(task_batches(records), epochs=6)}
-    assert len(first_tasks) > 1
+def test_shuffle_reaches_over_windows(records):
+    """Each window is an episode or two here, and yet an epoch may begin with any."""
+    batches = task_batches(records, tasks=1, window_rows=1)
+    first_tasks = {epoch[0]["task"][0] for epoch in drawn(batches, epochs=8)}
+    assert len(first_tasks) > 3
 
 
 def supports(epoch):
@@ -387,6 +570,17 @@ def test_every_row_is_drawn_as_support_about_equally_often(records):
 
 
 # Support and query ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"every_row": True}, {"every_query": True}], ids=str)
+def test_in_time_order_tasks_adapt_on_earlier_rows(records, options):
+    judged = 0
+    for batch in drawn(task_batches(records, in_time_order=True, **options))[0]:
+        parts = zip(rows_in(batch, "support"), rows_in(batch, "query"), strict=True)
+        for (_, support), (_, query) in parts:
+            assert [*support, *query] == sorted([*support, *query])
+            judged += len(query)
+    assert judged > 30
 
 
 def test_support_and_query_are_disjoint_rows_of_the_task(epoch, rows_of):
@@ -481,7 +675,171 @@ def test_positive_from(tmp_path, positive_from):
     assert sorted(np.concatenate(labels)) == sorted(expected.astype(np.float32))
 
 
+# Going on ------------------------------------------------------------------------------------
+
+
+progresses = st.builds(
+    gm.Progress,
+    st.integers(0, 2**40),
+    st.lists(st.builds(Segment, *[st.integers(1, 2**40)] * 3), max_size=3).map(tuple),
+)
+
+
+@quick
+@given(progresses)
+def test_progress_as_json(progress):
+    assert gm.Progress.from_json(json.loads(json.dumps(progress.to_json()))) == progress
+
+
+GOING_ON = [
+    {},
+    {"every_row": True, "buckets": 3, "window_rows": 30, "world": gm.World(1, 2)},
+    {"every_query": True, "window_rows": 30},
+    {"in_time_order": True, "shuffle": False, "world": gm.World(0, 2)},
+]
+
+
+@pytest.mark.parametrize("options", GOING_ON)
+def test_the_same_world_goes_on_with_the_batches_that_would_have_followed(records, options):
+    options = {"tasks": 2, **options}
+    batches = task_batches(records, **options)
+    num_steps = batches.steps_per_epoch
+    straight = picked(batches, 3 * num_steps)
+    for epoch, step in ((1, 0), (1, 1), (1, num_steps // 2), (1, num_steps)):
+        progress = batches.progress(epoch, step)
+        again = task_batches(records, begin=progress, **options)
+        assert again.steps_at_begin == num_steps - step
+        expected = straight[epoch * num_steps + step :]
+        assert same(picked(again, len(expected)), expected)
+        # Stopped again, with or without a step in between: what is saved counts from the start.
+        assert again.progress(epoch, 0) == progress
+        if step < num_steps:
+            assert again.progress(epoch, 1) == batches.progress(epoch, step + 1)
+        assert again.progress(epoch + 1, 1) == batches.progress(epoch + 1, 1)
+
+
+def pieces_in(steps):
+    """Every task of steps with its rows, as a multiset."""
+    tasks = itertools.chain(*map(tasks_picked, steps))
+    return collections.Counter(
+        (task, tuple(support), tuple(query)) for task, support, query in tasks if task >= 0
+    )
+
+
+@pytest.mark.parametrize(
+    ("stops", "options"),
+    [
+        ([(2, 3, 1)], {}),
+        ([(1, 3, 2), (3, 1, 1)], {"every_row": True, "buckets": 2, "window_rows": 30}),
+        ([(3, 1, 2), (1, 2, 0), (1, 3, 1)], {"in_time_order": True}),
+    ],
+)
+def test_another_world_goes_on_with_what_is_left(records, stops, options):
+    """After stops at W, T and step: each piece once over all runs of the epoch, the same rows."""
+    whole = task_batches(records, **options)
+    expected = pieces_in(picked(whole, whole.steps_per_epoch, 1))
+    had, begin = collections.Counter(), gm.Progress(1)
+    for size, tasks, num_steps in [*stops, (2, 2, None)]:
+        ranks = [
+            task_batches(records, tasks=tasks, world=gm.World(rank, size), begin=begin, **options)
+            for rank in range(size)
+        ]
+        assert len({batches.steps_at_begin for batches in ranks}) == 1
+        taken = ranks[0].steps_at_begin if num_steps is None else num_steps
+        for batches in ranks:
+            had += pieces_in(picked(batches, taken))
+        (begin,) = {batches.progress(1, taken) for batches in ranks}
+    assert had == expected
+    assert [(one.size, one.tasks) for one in begin.done] == [
+        (size, tasks) for size, tasks, steps in [*stops, (2, 2, 1)] if steps
+    ]
+    # The epoch after it is whole again, and what it would have been.
+    other = task_batches(records, tasks=2, world=gm.World(0, 2), **options)
+    following = picked(ranks[0], taken + other.steps_per_epoch)[taken:]
+    assert same(following, picked(other, other.steps_per_epoch, 2))
+
+
+def test_an_epoch_that_was_over_is_not_gone_into_again(records):
+    batches = task_batches(records, world=gm.World(0, 2), tasks=2)
+    begin = batches.progress(0, batches.steps_per_epoch)
+    for world in (gm.World(0, 2), gm.World()):
+        again = task_batches(records, world=world, tasks=2, begin=begin)
+        assert again.steps_at_begin == 0
+        expected = picked(task_batches(records, world=world, tasks=2), 3, 1)
+        assert same(picked(again, 3), expected)
+
+
+# Waiting -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("buffer", [0, 2])
+def test_a_step_waits_only_while_nobody_computes(buffer):
+    """What steps waited and what they computed add up to no more than the time that passed."""
+
+    def late(step):
+        time.sleep(0.02)
+        return step
+
+    steps = tf.data.Dataset.range(12).map(
+        lambda step: {"step": tf.ensure_shape(tf.numpy_function(late, [step], tf.int64), [])},
+    )
+    if buffer:
+        steps = steps.prefetch(buffer)
+    iterator = iter(timed(steps))
+    began, waited, computed = time.perf_counter(), 0.0, 0.0
+    for number, step in enumerate(iterator):
+        assert step["step"].numpy() == number
+        waited += step["waited"].numpy()
+        first = time.perf_counter()
+        time.sleep(0.015)
+        computed += time.perf_counter() - first
+    assert waited > 0
+    assert waited + computed <= time.perf_counter() - began
+
+
 # Shapes --------------------------------------------------------------------------------------
+
+
+def test_no_batch_is_traced_anew(records):
+    """Of one bucket no shape but the number of distinct keys differs, so steps trace once."""
+    assembled = tf.function(functools.partial(assemble_batch, schema=records.schema, num_support=S))
+    for options in ({}, {"every_row": True, "window_rows": 30}):
+        for drawn_tasks in task_batches(records, **options).picked().take(9):
+            assembled(drawn_tasks)
+    assert assembled.experimental_get_tracing_count() == 1
+
+
+def test_a_step_is_traced_once_whatever_the_buckets(records):
+    traced = []
+
+    class Counted(gm.MetaModel):
+        def train_step(self, batch):
+            traced.append(batch["support"]["weight"].shape)
+            return super().train_step(batch)
+
+    keras.utils.set_random_seed(0)
+    embedding = gm.ShardedEmbedding(records.schema, 3, world=ONE)
+    model = Counted(gm.models.MeLU((4,)), embedding)
+    model.compile()
+    batches = task_batches(records, buckets=3, every_row=True, tasks=2)
+    sizes = {batch["task"].shape for batch in drawn(batches)[0]}
+    assert len(sizes) == 3
+    model.fit(batches, epochs=2, verbose=0)
+    assert len(traced) == 1
+
+
+def test_shapes_of_buckets(records):
+    batches = task_batches(records, buckets=3, every_row=True)
+    shapes = {
+        (*batch["support"]["weight"].shape, batch["query"]["weight"].shape[1])
+        for batch in drawn(batches)[0]
+    }
+    assert shapes <= {(4, 5, 6), (7, 5, 1), (14, 2, 1)}
+    assert (4, 5, 6) in shapes
+    assert len(shapes) > 1
+    spec = batches.dataset().element_spec
+    assert spec["task"].shape == [None]
+    assert spec["support"]["weight"].shape == [None, None]
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, TWO_WIDTHS], ids=["one_width", "two_widths"])
@@ -507,8 +865,8 @@ def test_static_shapes(tmp_path, schema):
 
 def test_a_schema_without_dense_fields(tmp_path):
     schema = gm.Schema((gm.Field("item"),), "rating", "user").with_num_rows({"item": 9})
-    write_episodes(tmp_path, [(0, [5.0, 1.0, 2.0], [[8, 0, 8]])])
-    ((batch,),) = drawn(task_batches(opened(tmp_path, schema), tasks=1))
+    records = opened(tmp_path, schema, [planes_of([5.0, 1.0, 2.0], [[8, 0, 8]])])
+    ((batch,),) = drawn(task_batches(records, tasks=1))
     assert batch["support"]["dense"].shape == (1, S, 0)
     assert sorted(batch["keys"]["embedded"]) == [0, 8]
     assert batch["out_of_range"].tolist() == [-1]
@@ -517,16 +875,16 @@ def test_a_schema_without_dense_fields(tmp_path):
 # What is refused -----------------------------------------------------------------------------
 
 
-def write_episodes(folder, episodes):
-    encoded = [
-        (task, len(label), encode_episode(task, label, np.array(keys)))
-        for task, label, keys in episodes
-    ]
-    write_split(folder, "train", encoded, 1)
+def planes_of(label, keys):
+    return np.concatenate([np.array([label], "<f4").view("<i4"), np.array(keys, "<i4")])
 
 
-def opened(folder, schema):
-    return gm.Records(folder, schema, ("train",), 1, {})
+def opened(folder, schema, tasks, **options):
+    """Records of tasks of these planes, in one file."""
+    writer = EpisodeWriter(folder, "train", schema, num_files=1, **options)
+    for task, words in enumerate(tasks):
+        writer.write(np.full(words.shape[1], task), words)
+    return gm.Records(str(folder), schema, {"train": writer.close()}, **options)
 
 
 def test_keys_without_a_row_are_reported_and_read_nothing(tmp_path):
@@ -534,8 +892,8 @@ def test_keys_without_a_row_are_reported_and_read_nothing(tmp_path):
     tables = (gm.Table("item", 5), gm.Table("genre", 4, width=2), gm.Table("shop", 3))
     schema = gm.Schema(fields, "rating", "user", tables=tables)
     keys = [[4, 5, 9, 0], [3, -1, 0, 1], [-1, -1, 7, -6], [2, 0, 1, 2]]
-    write_episodes(tmp_path, [(0, [1.0, 2.0, 3.0, 4.0], keys)])
-    ((batch,),) = drawn(task_batches(opened(tmp_path, schema), tasks=1))
+    records = opened(tmp_path, schema, [planes_of([1.0, 2.0, 3.0, 4.0], keys)])
+    ((batch,),) = drawn(task_batches(records, tasks=1))
     # The groups' order: item and shop of the model's width, then genre.
     assert batch["out_of_range"].tolist() == [9, -1, 7]
     assert sorted(batch["keys"]["embedded"]) == [0, 4, 5, 6, 7]  # shop's begin at 5
@@ -546,28 +904,70 @@ def test_keys_without_a_row_are_reported_and_read_nothing(tmp_path):
     assert sorted(map(tuple, read.tolist())) == [(-1, 5), (-1, 6), (0, 7), (4, 7)]
 
 
-def test_a_flipped_bit_raises(tmp_path):
-    records = make_records(tmp_path, UNEVEN)
-    path = tmp_path / "train-00001-of-00003.tfrecord"
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(tf.errors.DataLossError, match="corrupted record"):
-        drawn(task_batches(records))
+@pytest.mark.parametrize("compression", ["none", "zlib"])
+def test_a_damaged_record_is_named(tmp_path, compression):
+    records = make_records(tmp_path, UNEVEN, splits=("train",), compression=compression)
+    path = tmp_path / "train-000-00001-of-00003.tfrecord"
+    index = records.index("train")
+    offsets = index["offset"][index["file"] == 1]
+    content = path.read_bytes()
+    for place in (offsets[1] + 3, offsets[2] + 9, offsets[2] + 40, len(content) - 2):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << place % 8
+        path.write_bytes(spoilt)
+        offset = offsets[offsets <= place].max()
+        with pytest.raises(tf.errors.OpError) as raised:
+            picked(task_batches(records), 9)
+        message = describe_damage(records, "train", raised.value)
+        assert re.search(rf"{path}.*\b{offset}\b", message)
+
+
+def test_a_file_that_shrinks_after_it_was_opened(tmp_path):
+    records = make_records(tmp_path, UNEVEN, splits=("train",))
+    path = tmp_path / "train-000-00001-of-00003.tfrecord"
+    content = path.read_bytes()
+    cut = int(records.index("train")["offset"][6])
+    assert 0 < cut < len(content)
+    for length in (0, 7, cut, len(content) - 1):
+        path.write_bytes(content[:length])
+        with pytest.raises(tf.errors.OpError) as raised:
+            picked(task_batches(records), 9)
+        assert str(path) in describe_damage(records, "train", raised.value)
+    path.unlink()
+    with pytest.raises(tf.errors.OpError, match=path.name):
+        picked(task_batches(records), 9)
+
+
+@pytest.mark.parametrize("compression", ["none", "zlib"])
+def test_records_in_the_place_of_others_are_named(tmp_path, compression):
+    """Whole records, with right checksums, that are not those of the index."""
+    options = {"num_files": 1, "splits": ("train",), "compression": compression}
+    first = make_records(tmp_path / "first", [5, 6, 7], **options)
+    make_records(tmp_path / "second", [5, 7, 6], **options)
+    path = tmp_path / "first" / "train-000-00000-of-00001.tfrecord"
+    path.write_bytes((tmp_path / "second" / path.name).read_bytes())
+    offset = first.index("train")["offset"][1]
+    with pytest.raises(tf.errors.OpError, match=rf"(?s){path}.*\b{offset}\b"):
+        picked(task_batches(first, tasks=1, shuffle=False), 9)
 
 
 def test_records_of_another_schema_raise(tmp_path):
-    make_records(tmp_path, UNEVEN, splits=("train",))
+    records = make_records(tmp_path, UNEVEN, splits=("train",))
     schema = dataclasses.replace(SCHEMA, fields=SCHEMA.fields[:-1])
-    records = gm.Records(tmp_path, schema, ("train",), 3, {})
-    with pytest.raises(tf.errors.InvalidArgumentError, match="record is not of this schema"):
-        drawn(task_batches(records))
+    with pytest.raises(tf.errors.OpError, match=r"a record is not what the index says"):
+        picked(task_batches(dataclasses.replace(records, schema=schema)), 9)
 
 
-@pytest.mark.parametrize("name", ["tasks", "support", "query"])
+@pytest.mark.parametrize("name", ["tasks", "support", "query", "buckets", "window_rows"])
 def test_sizes_below_one(records, name):
     with pytest.raises(ValueError, match=f"expected {name} of at least 1, got 0"):
         task_batches(records, **{name: 0})
+
+
+@pytest.mark.parametrize("options", [{"every_row": True}, {"buckets": 2}])
+def test_what_every_query_excludes(records, options):
+    with pytest.raises(ValueError, match="expected every_row=False and buckets=1 with it, got"):
+        task_batches(records, every_query=True, **options)
 
 
 def test_more_tasks_a_step_than_any_rank_has(records):
@@ -580,7 +980,7 @@ def test_more_tasks_a_step_than_any_rank_has(records):
         task_batches(records, tasks=14)
     # The chunks of a task fill slots of a step too.
     assert task_batches(records, tasks=14, every_query=True).steps_per_epoch == 2
-    with pytest.raises(ValueError, match=r"any of 3 rank\(s\) .* at most 6"):
+    with pytest.raises(ValueError, match=r"any of 3 rank\(s\) .* at most 5"):
         task_batches(records, tasks=13, world=gm.World(2, 3))
 
 
@@ -602,3 +1002,21 @@ def test_a_schema_without_num_rows(records):
     )
     with pytest.raises(ValueError, match=r"the table 'item' has no num_rows"):
         task_batches(unsized).dataset()
+
+
+def test_an_epoch_goes_on_by_the_settings_that_drew_it(tmp_path):
+    records = make_records(tmp_path, 12)
+    begin = task_batches(records).progress(1, 2)
+    assert gm.Progress.from_json(json.loads(json.dumps(begin.to_json()))) == begin
+    assert task_batches(records, begin=begin).steps_at_begin > 0
+    assert task_batches(records, begin=begin, tasks=2).steps_at_begin > 0
+    with pytest.raises(ValueError, match=r"was drawn by seed=0.*these batches draw by seed=5"):
+        task_batches(records, begin=begin, seed=5)
+    # Where nothing was drawn yet, anything may go on.
+    task_batches(records, begin=gm.Progress(3), seed=5)
+
+
+def test_a_window_of_too_many_words_is_refused(tmp_path):
+    records = make_records(tmp_path, 5)
+    with pytest.raises(ValueError, match=r"window_rows of at most 134217728 .* got 134217729"):
+        task_batches(records, window_rows=(1 << 27) + 1)

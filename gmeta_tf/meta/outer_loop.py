@@ -75,6 +75,7 @@ class MetaModel(RankedModel):
             value = tf.convert_to_tensor(variable.value)
             variable.assign(broadcast(value, self.world, name=f"dense_{index}"))
         self.loss_metric = keras.metrics.Mean(name="loss")
+        self.input_seconds = tf.Variable(0.0, trainable=False, dtype=tf.float64)
         self.built = True
 
     def compile(
@@ -129,6 +130,7 @@ class MetaModel(RankedModel):
         row_sums = self.embedding.return_gradients(row_gradients, routes)
         self._outer_update(gradients, row_sums, loss, batch)
         self._tasks.advance_seeds()
+        self.input_seconds.assign_add(batch.get("waited", 0.0))
         return self.get_metrics_result()
 
     def adapted_outputs(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:

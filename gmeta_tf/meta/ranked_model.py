@@ -13,7 +13,8 @@ import tensorflow as tf
 from gmeta_tf.collectives import agree, allreduce_sum, stop
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.judgement import JudgementSums
-from gmeta_tf.meta_io.pipeline import TaskBatches
+from gmeta_tf.meta_io.inspection import describe_damage
+from gmeta_tf.meta_io.pipeline import TaskBatches, timed
 from gmeta_tf.world import World
 
 __all__ = ["RankedModel"]
@@ -31,12 +32,14 @@ class RankedModel(keras.Model):
         embedding: the tables.
         judged: the sums of the evaluation that is going on.
         loss_metric: the mean loss of the epoch that is going on.
+        input_seconds: how long this rank's training steps have waited for `TaskBatches`.
     """
 
     world: World
     embedding: ShardedEmbedding
     judged: JudgementSums
     loss_metric: keras.metrics.Mean
+    input_seconds: tf.Variable
     test_function: Any
 
     def fit(self, x: Any = None, *, validation_data: Any = None, **options: Any) -> Any:
@@ -44,6 +47,8 @@ class RankedModel(keras.Model):
 
         Args:
             x: `TaskBatches`, or a tf.data.Dataset of such batches with as many steps on every rank.
+                `TaskBatches` that begin where an earlier run stopped (`begin`) have a shorter first
+                epoch, and `initial_epoch` is then theirs.
             validation_data: the same, judged after each epoch.
             options: `epochs`, `initial_epoch`, `callbacks`, `verbose` and the rest of Keras'.
 
@@ -51,17 +56,33 @@ class RankedModel(keras.Model):
             Keras' History. Losses and metrics are those of all ranks together.
         """
         options.setdefault("shuffle", False)  # Keras would warn that it can not shuffle a dataset
-        if isinstance(x, TaskBatches):
-            agree(_data_of(x), self.world, name="the training data")
-            options.setdefault("steps_per_epoch", x.steps_per_epoch)
-            x = x.dataset(first_epoch=options.get("initial_epoch", 0))
         if isinstance(validation_data, TaskBatches):
             agree(_data_of(validation_data), self.world, name="the validation data")
             validation_data = _one_epoch(validation_data)
-        with self._leaving_together():
-            return super().fit(
-                x, validation_data=validation_data, **self._quiet_but_for_chief(options)
-            )
+        options = self._quiet_but_for_chief({**options, "validation_data": validation_data})
+        with self._leaving_together(x):
+            if not isinstance(x, TaskBatches):
+                return super().fit(x, **options)
+            agree(_data_of(x), self.world, name="the training data")
+            history = None
+            if x.begin.done:
+                options["initial_epoch"] = x.begin.epoch + 1
+                if x.steps_at_begin and x.begin.epoch < options.get("epochs", 1):
+                    history = self._fit_rest(x, options)
+                    if self.stop_training or options["initial_epoch"] >= options.get("epochs", 1):
+                        return history
+            first_epoch = options.setdefault("initial_epoch", x.begin.epoch)
+            options.setdefault("steps_per_epoch", x.steps_per_epoch)
+            return _joined(history, super().fit(timed(x.dataset(first_epoch)), **options))
+
+    def _fit_rest(self, batches: TaskBatches, options: dict[str, Any]) -> Any:
+        """The rest of a stopped epoch, apart: the epochs of one `fit` of Keras are of one length."""
+        rest = {
+            "initial_epoch": batches.begin.epoch,
+            "epochs": batches.begin.epoch + 1,
+            "steps_per_epoch": batches.steps_at_begin,
+        }
+        return super().fit(timed(batches.dataset()), **{**options, **rest})
 
     def evaluate(self, x: Any = None, **options: Any) -> Any:
         """`keras.Model.evaluate`; every rank must call it.
@@ -76,12 +97,13 @@ class RankedModel(keras.Model):
             together.
         """
         as_dict = options.pop("return_dict", False)
+        batches = x
         if isinstance(x, TaskBatches):
             agree(_data_of(x), self.world, name="the evaluation data")
             x = _one_epoch(x)
         self.judged.reset()
         self._loss_sums = np.zeros(2)
-        with self._leaving_together():
+        with self._leaving_together(batches):
             super().evaluate(x, return_dict=True, **self._quiet_but_for_chief(options))
             logs = self._results_of_all_ranks()
         return logs if as_dict else list(logs.values())
@@ -93,10 +115,11 @@ class RankedModel(keras.Model):
             A dict of arrays `[rows]`, of this rank's tasks: `task`, `label`, `adapted`,
             `unadapted`.
         """
+        batches = x
         if isinstance(x, TaskBatches):
             agree(_data_of(x), self.world, name="the data to predict")
             x = _one_epoch(x)
-        with self._leaving_together():
+        with self._leaving_together(batches):
             return super().predict(x, **self._quiet_but_for_chief(options))
 
     def make_test_function(self, force: bool = False) -> None:
@@ -166,7 +189,7 @@ class RankedModel(keras.Model):
         return options if self.world.is_chief else {**options, "verbose": 0}
 
     @contextlib.contextmanager
-    def _leaving_together(self) -> Iterator[None]:
+    def _leaving_together(self, data: Any) -> Iterator[None]:
         """A rank that fails leaves the world, so that the others fail at once and do not hang."""
         try:
             yield
@@ -177,12 +200,26 @@ class RankedModel(keras.Model):
                     f"rank {self.world.rank} stopped because another rank did; "
                     "that rank's message says why."
                 ) from error
+            damage = None
+            if isinstance(data, TaskBatches):
+                damage = describe_damage(data.records, data.split, error)
+            if damage is not None:
+                raise ValueError(damage) from error
             raise
+
+
+def _joined(first: Any, second: Any) -> Any:
+    """Two Histories as one."""
+    if first is not None:
+        second.epoch = first.epoch + second.epoch
+        for name, values in first.history.items():
+            second.history[name] = values + second.history.get(name, [])
+    return second
 
 
 def _one_epoch(batches: TaskBatches) -> tf.data.Dataset:
     steps = batches.steps_per_epoch
-    return batches.dataset().take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+    return batches.dataset(batches.begin.epoch).take(steps).apply(tf.data.experimental.assert_cardinality(steps))
 
 
 def _data_of(batches: TaskBatches) -> dict[str, Any]:
@@ -192,8 +229,13 @@ def _data_of(batches: TaskBatches) -> dict[str, Any]:
         "tasks": batches.tasks,
         "support": batches.support,
         "query": batches.query,
+        "every_row": batches.every_row,
         "every_query": batches.every_query,
+        "in_time_order": batches.in_time_order,
+        "buckets": batches.buckets,
         "shuffle": batches.shuffle,
         "seed": batches.seed,
+        "window_rows": batches.window_rows,
+        "begin": batches.begin.to_json(),
         "steps_per_epoch": batches.steps_per_epoch,
     }

@@ -1,34 +1,46 @@
 """Records to batches of tasks, with the keys of a step made distinct before the step sees them.
 
-shard -> interleave -> shuffle -> decode, draw support and query -> batch T -> distinct keys
+plan -> read windows -> check, pick rows -> steps of T tasks -> distinct keys -> prefetch
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from gmeta_tf.meta_io.records import (
-    Records,
-    deal_files,
-    decode_episode,
-    encode_episode,
-    num_planes,
-    slot_ranges,
-)
+from gmeta_tf.meta_io.pieces import Cut
+from gmeta_tf.meta_io.plan import EpochPlan, Segment
+from gmeta_tf.meta_io.records import Records, num_planes, slot_ranges
+from gmeta_tf.meta_io.windows import WindowReader
 from gmeta_tf.schema import PADDING_KEY, Schema
 from gmeta_tf.world import World
 
-__all__ = ["Batch", "TaskBatches", "distinct_keys", "key_groups"]
+__all__ = ["Batch", "Progress", "TaskBatches", "distinct_keys", "key_groups", "timed"]
 
 Batch = dict[str, Any]
 
-_SHUFFLE_EPISODES = 4096
-_INTERLEAVED_FILES = 4
+_LARGEST_STRIDE = 1 << 40
+_MOST_WORDS = 1 << 30
+
+
+def timed(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The batches, each with `waited`: the seconds for which its step waited, float64."""
+    clock = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: tf.timestamp())
+    options = tf.data.Options()
+    # A buffer behind the clocks would take its own time and not the step's; a map that runs in
+    # parallel has one.
+    options.experimental_optimization.inject_prefetch = False
+    options.experimental_optimization.map_parallelization = False
+    return (
+        tf.data.Dataset.zip((clock, dataset, clock))
+        .map(lambda before, batch, after: {**batch, "waited": after - before})
+        .with_options(options)
+    )
 
 
 def key_groups(schema: Schema) -> dict[str, tuple[str, ...]]:
@@ -46,6 +58,32 @@ def key_groups(schema: Schema) -> dict[str, tuple[str, ...]]:
 
 
 @dataclasses.dataclass(frozen=True)
+class Progress:
+    """How far a run is in its data: what to save so that it can go on, at another W too.
+
+    Attributes:
+        epoch: the epoch that is going on.
+        done: what it has had so far; more than one segment when it was stopped more than once.
+        drawn_by: what decides, beside W and T, which rows stand in which step; batches that would
+            draw others can not go on. "" where there is nothing to go on with.
+    """
+
+    epoch: int = 0
+    done: tuple[Segment, ...] = ()
+    drawn_by: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON values; `from_json` undoes it."""
+        return dataclasses.asdict(self) | {"done": [dataclasses.asdict(one) for one in self.done]}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Progress:
+        """Reads what `to_json` gave."""
+        segments = tuple(Segment(**one) for one in values["done"])
+        return cls(values["epoch"], segments, values["drawn_by"])
+
+
+@dataclasses.dataclass(frozen=True)
 class TaskBatches:
     """The steps of one rank: T tasks each, every task with its support and its query rows.
 
@@ -60,12 +98,13 @@ class TaskBatches:
         task            int64 [T], the tasks' numbers, -1 where the step has no task left
         out_of_range    int64 [tables], the largest key of each table that it has no row for, or -1
 
-    Support rows are drawn at random and the query from the rest, redrawn in every epoch by a pure
-    function of (seed, epoch, task). A task of n rows gives min(S, n - 1) support rows, so there is
-    always something to judge; rows that are missing have weight 0.
+    An episode of n rows gives min(S, n - 1) support rows, so there is always something to judge;
+    rows that are missing have weight 0. What is drawn is a pure function of (seed, epoch, task,
+    episode), whatever the number of ranks.
 
-    Every rank has the same number of steps, known from the index before the first; a rank that has
-    run dry gets empty tasks of weight 0.
+    Each rank reads one run of the records, even with the others' by the rows that its steps
+    compute. Every rank has the same number of steps, known from the index before the first; a rank
+    that has run dry gets empty tasks of weight 0.
 
     Attributes:
         records: the data.
@@ -73,15 +112,31 @@ class TaskBatches:
         tasks: T, the tasks in a step of one rank.
         support: S.
         query: Q.
-        every_query: judge all the rows that are not support: a task with more than Q of them stands
-            in the batches several times, one after the other, with the same support. For
-            evaluation. Otherwise a task stands once an epoch with up to Q rows.
-        shuffle: the order of files and episodes, new in every epoch.
+        every_row: read all rows of an epoch: an episode of more than S + Q rows stands in it as
+            several tasks, as even as can be, each with its own support. Otherwise an episode stands
+            once an epoch with up to S + Q of its rows.
+        every_query: judge all the rows that are not support: an episode with more than Q of them
+            stands in the batches several times, one after the other, with the same support. For
+            evaluation.
+        in_time_order: adapt on the earlier rows of an episode and judge the later ones; otherwise
+            both are drawn at random, anew in every epoch.
+        buckets: with more than one, episodes of up to (S + Q) / 2 rows, a quarter, ... get steps of
+            their own, with more tasks and less padding; S and Q are then the largest.
+        shuffle: the order of the files' blocks and of the episodes, new in every epoch.
+        deterministic: steps come in the order of the plan; otherwise as they are ready, which a
+            reader with slow files may gain by.
         seed: of the order and of the draws.
+        window_rows: about how many rows are read and shuffled at once. Memory grows with it, and
+            not with the data.
         world: whose shard; None detects it.
+        begin: where an earlier run was stopped (see `progress`). At the same W and T the steps that
+            follow are those that would have followed; at another, what is left of the epoch is
+            dealt anew, and still nothing comes twice.
 
     Raises:
-        ValueError: a size below 1, an unknown split, or more tasks a step than any rank has.
+        ValueError: a size below 1, `every_row` together with `every_query`, buckets where
+            every query row is judged, an unknown split, more tasks a step than any rank has, a
+            window of more than 2**30 words, or a beginning that other settings drew.
     """
 
     records: Records
@@ -90,23 +145,47 @@ class TaskBatches:
     tasks: int = 32
     support: int = 10
     query: int = 20
+    every_row: bool = False
     every_query: bool = False
+    in_time_order: bool = False
+    buckets: int = 1
     shuffle: bool = True
+    deterministic: bool = True
     seed: int = 0
+    window_rows: int = 1 << 17
     world: World = dataclasses.field(default_factory=World.detect)
+    begin: Progress = Progress()
 
     def __post_init__(self) -> None:
-        for name in ("tasks", "support", "query"):
+        for name in ("tasks", "support", "query", "buckets", "window_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(
                     f"TaskBatches: expected {name} of at least 1, got {getattr(self, name)}."
                 )
-        most = max(self._episodes_of_ranks)
-        if most == 0:
+        if self.every_query and (self.every_row or self.buckets > 1):
+            raise ValueError(
+                "TaskBatches: every_query judges an episode in steps that follow one another; "
+                "expected every_row=False and buckets=1 with it, got "
+                f"every_row={self.every_row} and buckets={self.buckets}."
+            )
+        if self.window_rows * num_planes(self.schema) > _MOST_WORDS:
+            most = _MOST_WORDS // num_planes(self.schema)
+            raise ValueError(
+                f"TaskBatches: expected window_rows of at most {most} for rows of "
+                f"{num_planes(self.schema)} words, got {self.window_rows}."
+            )
+        if self.begin.done and self.begin.drawn_by != self._drawn_by:
+            raise ValueError(
+                f"TaskBatches: the epoch that is to go on was drawn by {self.begin.drawn_by}; "
+                f"these batches draw by {self._drawn_by}. Give the earlier run's records and "
+                "settings (W and T may differ), or begin with a whole epoch."
+            )
+        if not len(self._index):
             raise ValueError(
                 f"TaskBatches: the split {self.split!r} of {self.records.path} has no tasks. "
                 "Prepare the data with a larger fraction for it."
             )
+        most = int(self._plan(0).pieces_of_ranks.sum(axis=1).max())
         if self.tasks > most:
             raise ValueError(
                 f"TaskBatches: tasks={self.tasks} a step is more than any of {self.world.size} "
@@ -121,139 +200,114 @@ class TaskBatches:
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
-        """The steps of an epoch, equal on every rank."""
-        return -(-max(self._episodes_of_ranks) // self.tasks)
+        """The steps of an epoch, equal on every rank and in every epoch."""
+        return self._plan(0).num_steps
 
     @functools.cached_property
-    def _index(self) -> np.ndarray:
-        return self.records.index(self.split)
+    def samples_per_epoch(self) -> int:
+        """The support and query rows of all ranks in an epoch, without padding."""
+        return self._plan(0).num_rows
 
     @functools.cached_property
-    def _files_of_ranks(self) -> list[list[int]]:
-        return deal_files(self._index, self.records.num_files, self.world.size)
+    def padding(self) -> float:
+        """The share of the rows in an epoch's steps that are padding."""
+        plan = self._plan(0)
+        return 1 - plan.num_rows / plan.num_padded_rows
+
+    def progress(self, epoch: int, step: int) -> Progress:
+        """What to save after some steps of an epoch.
+
+        Args:
+            epoch: which, from 0.
+            step: the steps that each rank has had of it from these batches.
+        """
+        begin = self.begin if self.begin.epoch == epoch else Progress(epoch)
+        step += self._steps_before(begin)
+        segment = (Segment(self.world.size, self.tasks, step),) if step else ()
+        return Progress(epoch, self._dealt_before(begin) + segment, self._drawn_by)
 
     @functools.cached_property
-    def _episodes_of_ranks(self) -> list[int]:
-        rows = self._index["rows"].astype(np.int64)
-        chunks = self._num_chunks(rows) if self.every_query else np.ones_like(rows)
-        return [
-            int(chunks[np.isin(self._index["file"], files)].sum()) for files in self._files_of_ranks
-        ]
+    def steps_at_begin(self) -> int:
+        """The steps of each rank in what is left of the epoch that `begin` stopped in."""
+        plan = self._plan(self.begin.epoch, self._dealt_before(self.begin))
+        return plan.num_steps - self._steps_before(self.begin)
 
-    def _num_chunks(self, rows: Any) -> Any:
-        """How often a task of so many rows stands in the batches when every row is judged."""
-        num_support = np.minimum(self.support, rows - 1)
-        return -(-(rows - num_support) // self.query)
-
-    def dataset(self, first_epoch: int = 0) -> tf.data.Dataset:
-        """The batches of `first_epoch`, then those of the epochs after it, without end.
+    def dataset(self, first_epoch: int | None = None) -> tf.data.Dataset:
+        """The batches of an epoch, then those of the epochs after it, without end.
 
         The same seed, epoch and world give the same batches, whatever epoch came first.
+
+        Args:
+            first_epoch: counted from 0; None starts at `begin`.
         """
         assemble = functools.partial(assemble_batch, schema=self.schema, num_support=self.support)
         options = tf.data.Options()
-        options.deterministic = True
+        options.deterministic = self.deterministic
         return (
-            self.episodes(first_epoch)
-            .batch(self.tasks, drop_remainder=True)
+            self.picked(first_epoch)
             .map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
             .prefetch(tf.data.AUTOTUNE)
             .with_options(options)
         )
 
-    def episodes(self, first_epoch: int = 0) -> tf.data.Dataset:
-        """What `dataset` batches: one drawn episode after the other, without end.
+    def picked(self, first_epoch: int | None = None) -> tf.data.Dataset:
+        """What `dataset` makes batches of: the rows of a step's tasks.
 
-        Each is a dict: task int64, -1 of one that fills a step up; words int32 `[C, S + Q]`, the
-        planes of its support and then its query rows (see `records`); num_support and num_query,
-        how many of them are there.
+        Each is a dict: task int64 `[T]`, -1 where there is none; words int32 `[T, C, S + Q]`, the
+        planes of its support and then its query rows (see `records`), anything where rows are
+        missing; num_support and num_query int32 `[T]`, how many are there.
         """
-        draw = functools.partial(self._draw_episode, planes=num_planes(self.schema))
-        return (
-            tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-            .flat_map(self._records_of_epoch)
-            .map(draw, num_parallel_calls=tf.data.AUTOTUNE)
+        begin = self.begin if first_epoch is None else Progress(first_epoch)
+        reader = WindowReader(
+            self.records.files(self.split),
+            num_planes(self.schema),
+            self.records.compression,
+            self._plan(0),
+            self.world.rank,
+        )
+
+        def plan_of(epoch: int) -> EpochPlan:
+            return self._plan(epoch, self._dealt_before(begin) if epoch == begin.epoch else ())
+
+        return reader.steps(plan_of, begin.epoch).skip(self._steps_before(begin))
+
+    def _plan(self, epoch: int, done: tuple[Segment, ...] = ()) -> EpochPlan:
+        coverage = "judge" if self.every_query else "all" if self.every_row else "one"
+        return EpochPlan(
+            self._index,
+            Cut(self.support, self.query, coverage, self.in_time_order),
+            self.tasks,
+            self.world.size,
+            buckets=self.buckets,
+            shuffle=self.shuffle,
+            seed=self.seed,
+            epoch=epoch,
+            window_rows=self.window_rows,
+            row_bytes=4 * num_planes(self.schema),
+            done=done,
         )
 
     @functools.cached_property
-    def samples_per_epoch(self) -> int:
-        """The support and query rows of all ranks in an epoch, without padding."""
-        rows = self._index["rows"].astype(np.int64)
-        num_support = np.minimum(self.support, rows - 1)
-        num_query = rows - num_support
-        if self.every_query:
-            return int((num_support * self._num_chunks(rows) + num_query).sum())
-        return int((num_support + np.minimum(self.query, num_query)).sum())
+    def _drawn_by(self) -> str:
+        names = ("seed", "support", "query", "every_row", "every_query", "in_time_order")
+        names += ("buckets", "shuffle", "window_rows", "split")
+        settings = [f"{name}={getattr(self, name)}" for name in names]
+        return ", ".join([*settings, f"episodes={len(self._index)}"])
 
-    def _seed(self, epoch: tf.Tensor) -> tf.Tensor:
-        # A stride keeps the epochs of neighbouring seeds apart.
-        return self.seed * 1_000_003 + epoch
+    @functools.cached_property
+    def _index(self) -> np.ndarray:
+        return self.records.index(self.split)
 
-    def _records_of_epoch(self, epoch: tf.Tensor) -> tf.data.Dataset:
-        """This rank's `(epoch, chunk, record)`, filled up with empty records to whole steps."""
-        files = [self.records.files(self.split)[file] for file in self._own_files]
-        length = self.steps_per_epoch * self.tasks
-        empty = tf.data.Dataset.from_tensors(_empty_record(self.schema)).repeat()
-        empty = empty.map(lambda record: (epoch, tf.constant(0, tf.int64), record))
-        if not files:
-            return empty.take(length)
-        names = tf.constant(files)
-        if self.shuffle:
-            names = tf.random.experimental.stateless_shuffle(names, seed=[0, self._seed(epoch)])
-        records = tf.data.Dataset.from_tensor_slices(names).interleave(
-            tf.data.TFRecordDataset,
-            cycle_length=_INTERLEAVED_FILES,
-            num_parallel_calls=tf.data.AUTOTUNE,
-            deterministic=True,
-        )
-        if self.shuffle:
-            # Dataset.shuffle mixes the program's global seed in. Inside a traced function this sets
-            # the function's own, so that the order depends on (seed, epoch) alone.
-            tf.random.set_seed(1)
-            records = records.shuffle(_SHUFFLE_EPISODES, seed=self._seed(epoch))
-        return (
-            records.flat_map(functools.partial(self._chunks, epoch)).concatenate(empty).take(length)
-        )
+    def _goes_on(self, begin: Progress) -> bool:
+        """Whether the last segment was of this W and T, so that its steps go on as they were."""
+        sizes = [(segment.size, segment.tasks) for segment in begin.done[-1:]]
+        return sizes == [(self.world.size, self.tasks)]
 
-    @property
-    def _own_files(self) -> list[int]:
-        return self._files_of_ranks[self.world.rank]
+    def _dealt_before(self, begin: Progress) -> tuple[Segment, ...]:
+        return begin.done[:-1] if self._goes_on(begin) else begin.done
 
-    def _chunks(self, epoch: tf.Tensor, record: tf.Tensor) -> tf.data.Dataset:
-        """One record, once for every Q of its rows that are to be judged."""
-        if not self.every_query:
-            return tf.data.Dataset.from_tensors((epoch, tf.constant(0, tf.int64), record))
-        rows = tf.io.decode_raw(tf.strings.substr(record, 4, 4), tf.int32)[0]
-        num_query = rows - tf.minimum(self.support, rows - 1)
-        num_chunks = tf.cast(-(-num_query // self.query), tf.int64)
-        return tf.data.Dataset.range(num_chunks).map(lambda chunk: (epoch, chunk, record))
-
-    def _draw_episode(
-        self, epoch: tf.Tensor, chunk: tf.Tensor, record: tf.Tensor, planes: int
-    ) -> dict[str, tf.Tensor]:
-        """Draws S support rows of one episode and the Q query rows of its chunk.
-
-        Returns:
-            words int32 [C, S + Q], support rows first, zeros where rows are missing; num_support
-            and num_query, how many are not; task, or -1 of an episode without rows.
-        """
-        task, words = decode_episode(record, planes)
-        num_rows = tf.shape(words)[1]
-        num_support = tf.maximum(tf.minimum(self.support, num_rows - 1), 0)
-        draws = tf.random.stateless_uniform([num_rows], seed=[self._seed(epoch), task])
-        order = tf.cast(tf.argsort(draws), tf.int64)
-        first = num_support + tf.cast(chunk, tf.int32) * self.query
-        support, query = order[:num_support], order[first : first + self.query]
-        # Column n is all zeros: where rows are missing, that is what is drawn.
-        drawn = tf.concat(
-            [_fill_up(support, self.support, num_rows), _fill_up(query, self.query, num_rows)], 0
-        )
-        return {
-            "task": tf.where(num_rows > 0, task, tf.constant(-1, tf.int64)),
-            "words": tf.gather(tf.pad(words, [[0, 0], [0, 1]]), drawn, axis=1),
-            "num_support": num_support,
-            "num_query": tf.size(query),
-        }
+    def _steps_before(self, begin: Progress) -> int:
+        return begin.done[-1].steps if self._goes_on(begin) else 0
 
 
 def assemble_batch(
@@ -265,10 +319,13 @@ def assemble_batch(
         episodes: words int32 `[T, C, S + Q]`, num_support and num_query int32 `[T]`, task int64
             `[T]`.
         schema: what the planes are.
-        num_support: S.
+        num_support: S; where words has room for fewer rows than that and one, that many.
     """
     words = episodes["words"]
-    num_query = tf.shape(words)[2] - num_support
+    most_rows = words.shape[2] if words.shape[2] is not None else tf.shape(words)[2]
+    if isinstance(most_rows, tf.Tensor):
+        num_support = tf.minimum(num_support, most_rows - 1)
+    num_query = most_rows - num_support
     present = tf.concat(
         [
             tf.sequence_mask(episodes["num_support"], num_support),
@@ -290,7 +347,7 @@ def assemble_batch(
     pairs = {}
     for group, tables in key_groups(schema).items():
         keys, largest = _group_keys(words, present, schema, tables)
-        distinct = distinct_keys(keys)
+        distinct = distinct_keys(keys, sum(_num_rows(schema, name) for name in tables))
         batch["keys"][group], batch["pair_to_key"][group], pairs[group] = distinct
         out_of_range.append(largest)
     batch["out_of_range"] = tf.concat(out_of_range, axis=0)
@@ -300,7 +357,9 @@ def assemble_batch(
     return batch
 
 
-def distinct_keys(keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def distinct_keys(
+    keys: tf.Tensor, num_keys: int | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The distinct keys of a step, its distinct (task, key) pairs, and each position's pair.
 
     Two tasks, the first reads the keys 7 and 9 and one padding, the second 9 twice and 4:
@@ -311,18 +370,28 @@ def distinct_keys(keys: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
 
     Args:
         keys: int64 `[T, ...]`, -1 is padding.
+        num_keys: the keys are below this; None is any key. With it, it takes half the time.
 
     Returns:
         The keys, int64 `[U]`; each pair's key, counted from 1, int32 `[P]`, where entry 0 is the
         padding's and is 0; and the pairs of the positions, int32 in the shape of `keys`.
     """
-    where = tf.where(keys >= 0)
-    distinct, key_of = tf.unique(tf.gather_nd(keys, where), out_idx=tf.int64)
-    num_keys = tf.maximum(tf.size(distinct, out_type=tf.int64), 1)
-    codes, pair_of = tf.unique(where[:, 0] * num_keys + key_of)
-    positions = tf.scatter_nd(where, pair_of + 1, tf.shape(keys, out_type=tf.int64))
-    pair_to_key = tf.cast(codes % num_keys, tf.int32) + 1
-    return distinct, tf.pad(pair_to_key, [[1, 0]]), tf.ensure_shape(positions, keys.shape)
+    shape = tf.shape(keys, out_type=tf.int64)
+    flat = tf.pad(tf.reshape(keys, [-1]), [[1, 0]], constant_values=PADDING_KEY)
+    values = None
+    if num_keys is None or num_keys > _LARGEST_STRIDE:
+        # Such keys leave no room for the task beside them: first smaller numbers for them.
+        values, flat = tf.unique(flat, out_idx=tf.int64)
+        flat, num_keys = flat - 1, tf.size(values, out_type=tf.int64)
+    # One integer names a pair, and 0 the padding. The padding comes first, so that it is pair 0.
+    task = tf.repeat(tf.range(shape[0]), tf.reduce_prod(shape[1:]))
+    codes = tf.where(flat >= 0, tf.pad(task, [[1, 0]]) * num_keys + flat + 1, 0)
+    codes, positions = tf.unique(codes)
+    distinct, key_of = tf.unique((codes[1:] - 1) % num_keys)
+    if values is not None:
+        distinct = tf.gather(values, distinct + 1)
+    positions = tf.ensure_shape(tf.reshape(positions[1:], shape), keys.shape)
+    return distinct, tf.pad(key_of + 1, [[1, 0]]), positions
 
 
 def _group_keys(
@@ -334,15 +403,20 @@ def _group_keys(
     ranges = zip(schema.fields, slot_ranges(schema), strict=True)
     slots = np.array(
         [
-            (plane, tables.index(field.table_name))
+            (first + slot, first + slot + (last - first) // 2, tables.index(field.table_name))
             for field, (first, last) in ranges
             if field.kind != "dense" and field.table_name in tables
-            for plane in range(first, last)
+            for slot in range(field.num_slots)
         ]
     )
-    planes, table_of_slot = slots.T
+    low_planes, high_planes, table_of_slot = slots.T
+    is_wide = np.array([schema.table(name).words_per_key == 2 for name in tables])[table_of_slot]
     limits, first_rows = np.array(sizes)[table_of_slot], first_rows[table_of_slot]
-    keys = tf.cast(tf.gather(words, planes, axis=1), tf.int64)
+    keys = tf.cast(tf.gather(words, low_planes, axis=1), tf.int64)
+    if is_wide.any():
+        high = tf.cast(tf.gather(words, high_planes, axis=1), tf.int64)
+        whole = tf.bitwise.left_shift(high, tf.constant(32, tf.int64)) | (keys & 0xFFFFFFFF)
+        keys = tf.where(is_wide[:, np.newaxis], whole, keys)
     keys = tf.where(present[:, tf.newaxis], keys, PADDING_KEY)
     outside = (keys >= limits[:, np.newaxis]) | (keys < PADDING_KEY)
     inside = ~outside & (keys != PADDING_KEY)
@@ -369,16 +443,3 @@ def _dense(words: tf.Tensor, present: tf.Tensor, schema: Schema) -> tf.Tensor:
     planes = words[:, words.shape[1] - num_dense :]
     values = tf.transpose(tf.bitcast(planes, tf.float32), [0, 2, 1])
     return tf.where(present[:, :, tf.newaxis], values, 0.0)
-
-
-def _fill_up(rows: tf.Tensor, size: int, value: tf.Tensor) -> tf.Tensor:
-    missing = size - tf.size(rows)
-    filled = tf.pad(rows, [[0, missing]], constant_values=tf.cast(value, rows.dtype))
-    return tf.ensure_shape(filled, [size])
-
-
-def _empty_record(schema: Schema) -> bytes:
-    slots = sum(field.num_slots for field in schema.key_fields)
-    return encode_episode(
-        0, np.zeros(0), np.zeros([slots, 0]), np.zeros([len(schema.dense_fields), 0])
-    )

@@ -1,167 +1,148 @@
 """Episode records: the codec of one, the files that hold them, and the index over them.
 
-A records folder:
+docs/meta_io.md describes the folder and every byte of it. A record is one episode, rows of one
+task, as little-endian 32-bit words:
 
-    schema.json              format version, schema with table sizes, what was prepared
-    index-<split>.npy        one row a record: file, offset, length, rows, task
-    <split>-00003-of-00016.tfrecord
-    tasks.parquet            task number -> the task column's value, split, rows
-    vocabulary/<table>.parquet   value -> key
-
-A record is one episode: the rows of one task, in time order where there is a time column. The
-files are TFRecord files (their framing has a CRC-32C a record), and a record's bytes are
-little-endian 32-bit words:
-
-    word 0        the format, 0x474D0001
+    word 0        the format, 0x474D0002
     word 1        n, the number of rows
     words 2, 3    the task number, low word first
+    word 4        the part: which episode of its task it is, from 0
     then planes of n words, column after column:
-        the label (float32), each slot of each key field (int32, -1 is padding),
-        each dense field (float32); fields in the schema's order
+        the label (float32); each key field's slots (int32, -1 is padding; of a table with two
+        words a key, the slots' low words and then their high words); each dense field (float32)
+
+Key fields stand in the schema's order, and dense ones after them. The files are TFRecord files,
+whose framing has a CRC-32C a record.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-import pathlib
-from collections.abc import Iterable, Sequence
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.meta_io import files
 from gmeta_tf.schema import Schema
 
-__all__ = ["FORMAT_VERSION", "IndexEntry", "Records", "decode_episode", "encode_episode"]
+__all__ = [
+    "FORMAT_VERSION",
+    "IndexEntry",
+    "Records",
+    "SplitFiles",
+    "decode_episode",
+    "encode_episode",
+    "num_planes",
+    "slot_ranges",
+]
 
-FORMAT_VERSION = 1
-HEADER_WORDS = 4
-_MAGIC = 0x474D0001
-_TFRECORD_HEAD_BYTES = 12
-_TFRECORD_FOOT_BYTES = 4
+FORMAT_VERSION = 2
+MAGIC = 0x474D0002
+HEADER_WORDS = 5
+COMPRESSIONS = ("none", "zlib")
+TFRECORD_HEAD_BYTES = 12
+TFRECORD_FRAME_BYTES = 16
+_INDEX_CHUNK = 1 << 20
 
 IndexEntry = np.dtype(
-    [("file", "<i4"), ("offset", "<i8"), ("length", "<i4"), ("rows", "<i4"), ("task", "<i8")]
+    [
+        ("offset", "<i8"),
+        ("task", "<i8"),
+        ("file", "<i4"),
+        ("length", "<i4"),
+        ("rows", "<i4"),
+        ("part", "<i4"),
+    ]
 )
 
 
 def num_planes(schema: Schema) -> int:
     """C, the words that a row takes in a record."""
-    return 1 + sum(field.num_slots for field in schema.fields)
+    return max(last for _, last in slot_ranges(schema)) if schema.fields else 1
 
 
-def encode_episode(
-    task: int, label: np.ndarray, keys: np.ndarray, dense: np.ndarray | None = None
-) -> bytes:
+def slot_ranges(schema: Schema) -> list[tuple[int, int]]:
+    """The planes `[first, last)` of each field of the schema, in the schema's order.
+
+    Key fields come first in a record and dense ones last. Where a key takes two words, the first
+    half of the planes holds the low words.
+    """
+    planes_of = {}
+    plane = 1
+    for field in (*schema.key_fields, *schema.dense_fields):
+        words = 1 if field.kind == "dense" else schema.table(field.table_name).words_per_key
+        planes_of[field.name] = (plane, plane + words * field.num_slots)
+        plane += words * field.num_slots
+    return [planes_of[field.name] for field in schema.fields]
+
+
+def encode_episode(task: int, words: np.ndarray, part: int = 0) -> bytes:
     """The bytes of one record.
 
     Args:
         task: the task's number.
-        label: float32 `[n]`.
-        keys: int32 `[slots, n]`, the key fields' slots in the schema's order; -1 is padding.
-        dense: float32 `[num_dense, n]`.
+        words: the planes, int32 `[C, n]`.
+        part: which episode of its task it is.
+    """
+    words = np.ascontiguousarray(words, "<i4")
+    header = episode_headers(np.array([task]), np.array([words.shape[1]]), np.array([part]))
+    return header.tobytes() + words.tobytes()
+
+
+def decode_episode(record: bytes, planes: int) -> tuple[int, int, np.ndarray]:
+    """The task, the part and the planes, int32 `[C, n]`, of one record.
 
     Raises:
-        ValueError: the arrays do not hold the same number of rows.
+        ValueError: the bytes are not a record of C planes.
     """
-    label = np.asarray(label, "<f4")
-    keys = np.asarray(keys, "<i4")
-    dense = np.zeros([0, len(label)], "<f4") if dense is None else np.asarray(dense, "<f4")
-    if not len(label) == keys.shape[1] == dense.shape[1]:
+    header = np.frombuffer(record[: 4 * HEADER_WORDS], "<u4")
+    if len(record) % 4 or len(header) < HEADER_WORDS or header[0] != MAGIC:
         raise ValueError(
-            f"task {task}: expected as many keys and dense values as labels, got "
-            f"{len(label)} labels, {keys.shape[1]} keys and {dense.shape[1]} dense values."
+            f"expected a record (first word {MAGIC:#x}), got {len(record)} bytes that begin with "
+            f"{record[:4].hex() or 'nothing'}."
         )
-    header = np.array([_MAGIC, len(label), task & 0xFFFFFFFF, task >> 32], "<i8").astype("<u4")
-    return b"".join(part.tobytes() for part in (header, label, keys, dense))
-
-
-def decode_episode(record: tf.Tensor, planes: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """The task and the planes of one record, in TensorFlow ops.
-
-    Args:
-        record: string scalar.
-        planes: C of the schema.
-
-    Returns:
-        The task number, an int64 scalar, and the words, int32 `[C, n]`.
-
-    Raises:
-        tf.errors.InvalidArgumentError: the bytes are not a record of C planes.
-    """
-    words = tf.io.decode_raw(record, tf.int32, little_endian=True)
-    size = tf.size(words)
-    header = tf.cond(
-        size >= HEADER_WORDS,
-        lambda: words[:HEADER_WORDS],
-        lambda: tf.zeros([HEADER_WORDS], tf.int32),
-    )
-    fits = tf.logical_and(
-        tf.equal(header[0], _MAGIC), tf.equal(size, HEADER_WORDS + planes * header[1])
-    )
-    with tf.control_dependencies(
-        [
-            tf.debugging.Assert(
-                fits,
-                [
-                    "a record is not of this schema: expected",
-                    planes,
-                    "planes under the header; words and header are",
-                    size,
-                    header,
-                    ". Prepare the data again with this version and schema.",
-                ],
-            )
-        ]
-    ):
-        # The reshape too: in a graph its own message would otherwise win over the one above.
-        return (
-            tf.bitcast(header[2:4], tf.int64),
-            tf.reshape(words[HEADER_WORDS:], [planes, header[1]]),
+    rows = int(header[1])
+    if len(record) != 4 * (HEADER_WORDS + planes * rows):
+        raise ValueError(
+            f"expected a record of {rows} rows and {planes} planes, which is "
+            f"{4 * (HEADER_WORDS + planes * rows)} bytes, got {len(record)}."
         )
+    task = int(np.frombuffer(record[8:16], "<i8")[0])
+    words = np.frombuffer(record, "<i4", offset=4 * HEADER_WORDS).reshape(planes, rows)
+    return task, int(header[4]), words
 
 
-def write_split(
-    folder: pathlib.Path, split: str, episodes: Iterable[tuple[int, int, bytes]], num_files: int
-) -> np.ndarray:
-    """Writes one split's files and its index.
+def episode_headers(tasks: np.ndarray, rows: np.ndarray, parts: np.ndarray) -> np.ndarray:
+    """The header words of records, uint32 `[records, 5]`."""
+    tasks = np.asarray(tasks, np.int64)
+    columns = (np.full(len(tasks), MAGIC), rows, tasks & 0xFFFFFFFF, tasks >> 32, parts)
+    return np.stack([np.asarray(column, np.int64).astype("<u4") for column in columns], axis=1)
 
-    Episodes are dealt to the files by rows, each to the file that has the fewest, so that files
-    (and the ranks that share them out) are even.
 
-    Args:
-        folder: the records folder, there already.
-        split: the split's name.
-        episodes: `(task, rows, record)` of each episode.
-        num_files: how many files to write.
+@dataclasses.dataclass(frozen=True)
+class SplitFiles:
+    """What a records folder holds of one split.
 
-    Returns:
-        The index, `IndexEntry [episodes]`, in the order of file and offset.
+    Attributes:
+        files: the names of the record files; `IndexEntry`'s `file` counts in it.
+        index: the name of the index file.
+        tasks: how many tasks there are.
+        episodes: how many records.
+        rows: how many rows.
     """
-    writers = [
-        tf.io.TFRecordWriter(str(folder / _file_name(split, file, num_files)))
-        for file in range(num_files)
-    ]
-    offsets = np.zeros(num_files, np.int64)
-    rows_of = np.zeros(num_files, np.int64)
-    entries = []
-    for task, rows, record in episodes:
-        file = int(np.argmin(rows_of))
-        writers[file].write(record)
-        entries.append((file, offsets[file], len(record), rows, task))
-        offsets[file] += _TFRECORD_HEAD_BYTES + len(record) + _TFRECORD_FOOT_BYTES
-        rows_of[file] += rows
-    for writer in writers:
-        writer.close()
-    index = np.array(entries, IndexEntry)
-    index = index[np.lexsort([index["offset"], index["file"]])]
-    np.save(folder / f"index-{split}.npy", index, allow_pickle=False)
-    return index
 
-
-def _file_name(split: str, file: int, num_files: int) -> str:
-    return f"{split}-{file:05d}-of-{num_files:05d}.tfrecord"
+    files: tuple[str, ...]
+    index: str
+    tasks: int
+    episodes: int
+    rows: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,21 +150,29 @@ class Records:
     """A records folder, opened and checked.
 
     Attributes:
-        path: the folder.
+        path: the folder, local or of a remote file system (see `files`).
         schema: what a row is, table sizes included.
-        splits: the splits' names.
-        num_files: the files of each split.
+        contents: what there is of each split.
+        vocabularies: table name -> the name of the Parquet file with its values and keys.
+        tasks: the name of the Parquet file that says what the task numbers stand for.
+        compression: of each record: "none" or "zlib".
+        episode_rows: the most rows of an episode.
+        generation: how often the folder was appended to.
         details: the rest of `schema.json`: counts, seeds, where the data came from.
     """
 
-    path: pathlib.Path
+    path: str
     schema: Schema
-    splits: tuple[str, ...]
-    num_files: int
-    details: dict[str, Any]
+    contents: Mapping[str, SplitFiles]
+    vocabularies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tasks: str = ""
+    compression: str = "none"
+    episode_rows: int = 1024
+    generation: int = 0
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: str | pathlib.Path, schema: Schema | None = None) -> Records:
+    def open(cls, path: str | os.PathLike[str], schema: Schema | None = None) -> Records:
         """Opens a folder and checks that it is whole.
 
         Args:
@@ -192,63 +181,93 @@ class Records:
 
         Raises:
             FileNotFoundError: no such folder, or it lacks `schema.json` or a file.
-            ValueError: another format version or schema, or a file of another length than the
-                index says.
+            ValueError: another format version or schema, an index that can not be true, or a file
+                of another length than the index says.
         """
-        path = pathlib.Path(path)
-        description = path / "schema.json"
-        if not description.is_file():
+        path = os.fspath(path)
+        description = files.join(path, "schema.json")
+        if not files.exists(description):
             raise FileNotFoundError(
                 f"{path} is no records folder: expected {description}. "
                 f"Make one with `gmeta-tf prepare --output {path}`."
             )
-        values = json.loads(description.read_text(encoding="utf-8"))
-        if values.get("format_version") != FORMAT_VERSION:
-            raise ValueError(
-                f"{path} has format version {values.get('format_version')!r}, this version of "
-                f"gmeta_tf reads {FORMAT_VERSION}. Prepare the data again."
-            )
-        found = Schema.from_json(values["schema"])
-        if schema is not None and _without_sizes(schema) != _without_sizes(found):
+        records = cls.from_json(path, files.read_bytes(description))
+        if schema is not None and _without_sizes(schema) != _without_sizes(records.schema):
             raise ValueError(
                 f"{path} holds records of another schema: expected {_without_sizes(schema)}, "
-                f"found {_without_sizes(found)}. Prepare the data again or pass the other folder."
+                f"found {_without_sizes(records.schema)}. Prepare the data again or pass the "
+                "other folder."
             )
-        records = cls(
-            path, found, tuple(values["splits"]), int(values["num_files"]), values["details"]
-        )
         for split in records.splits:
             records._check_files(split)
         return records
 
+    @classmethod
+    def from_json(cls, path: str, text: str | bytes) -> Records:
+        """The records that a `schema.json` describes, unchecked.
+
+        Raises:
+            ValueError: it is of another format version, or not a description of records.
+        """
+        try:
+            values = json.loads(text)
+            version = values["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: schema.json does not describe records: {error!r}. Prepare the data again."
+            ) from error
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {version!r}, this version of gmeta_tf reads "
+                f"{FORMAT_VERSION}. Prepare the data again."
+            )
+        try:
+            contents = {
+                name: SplitFiles(**{**split, "files": tuple(split["files"])})
+                for name, split in values["splits"].items()
+            }
+            described = {name: values[name] for name in _DESCRIBED}
+            _check_kinds(contents, described)
+            return cls(path, Schema.from_json(values["schema"]), contents, **described)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: schema.json lacks what describes records: {error!r}. "
+                "Prepare the data again."
+            ) from error
+
     def describe(self) -> dict[str, Any]:
         """What `schema.json` holds, as JSON values."""
+        splits = {name: dataclasses.asdict(split) for name, split in self.contents.items()}
         return {
             "format_version": FORMAT_VERSION,
             "schema": self.schema.to_json(),
-            "splits": list(self.splits),
-            "num_files": self.num_files,
-            "details": self.details,
+            "splits": json.loads(json.dumps(splits)),
+            **{name: getattr(self, name) for name in _DESCRIBED},
         }
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits' names."""
+        return tuple(self.contents)
+
     def index(self, split: str) -> np.ndarray:
-        """The index of a split, `IndexEntry [episodes]`.
+        """The index of a split, `IndexEntry [episodes]`, mapped and not read where that can be.
 
         Raises:
-            ValueError: no such split.
+            ValueError: no such split, or the index is missing or damaged.
         """
-        if split not in self.splits:
-            raise ValueError(
-                f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}."
-            )
-        path = self.path / f"index-{split}.npy"
+        name = self._split(split).index
+        path = files.join(self.path, name)
         try:
-            index = np.load(path, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
+            # A mapped file stays readable when its name is gone.
+            with tempfile.TemporaryDirectory() if files.is_remote(path) else _nothing() as folder:
+                local = files.local_copy(path, folder) if folder else path
+                index = np.lib.format.open_memmap(local, mode="r")
+        except Exception as error:  # on a damaged header NumPy raises nearly anything
             raise ValueError(
                 f"{path} is missing or damaged: {error}. Prepare the data again."
             ) from error
-        if index.dtype != IndexEntry:
+        if index.dtype != IndexEntry or index.ndim != 1:
             raise ValueError(
                 f"{path} has columns {index.dtype.names}, expected {IndexEntry.names}. "
                 "Prepare the data again."
@@ -257,81 +276,122 @@ class Records:
 
     def files(self, split: str) -> list[str]:
         """The paths of a split's files; `IndexEntry`'s `file` counts in it."""
-        return [
-            str(self.path / _file_name(split, file, self.num_files))
-            for file in range(self.num_files)
-        ]
+        return [files.join(self.path, name) for name in self._split(split).files]
 
-    def read(self, split: str) -> Iterable[tuple[int, np.ndarray]]:
-        """Every episode of a split, one after the other: `(task, words int32 [C, n])`."""
+    def read(self, split: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Every episode of a split, one after the other: `(task, words int32 [C, n])`.
+
+        Raises:
+            ValueError: a record is damaged; the message names its file and offset.
+        """
         planes = num_planes(self.schema)
-        for record in tf.data.TFRecordDataset(self.files(split)):
-            task, words = decode_episode(record, planes)
-            yield int(task), words.numpy()
+        index = self.index(split)
+        for file, name in enumerate(self.files(split)):
+            entries = index[index["file"] == file]
+            stored = iter(tf.data.TFRecordDataset(name))
+            for entry in entries:
+                try:
+                    record = self._unpacked(next(stored).numpy())
+                    task, part, words = decode_episode(record, planes)
+                    if (task, part, words.shape[1]) != (
+                        entry["task"],
+                        entry["part"],
+                        entry["rows"],
+                    ):
+                        raise ValueError("its task, part or rows are not those of the index")
+                except (ValueError, zlib.error, tf.errors.OpError, StopIteration) as error:
+                    raise ValueError(
+                        f"{name}: the record at offset {entry['offset']} is damaged: "
+                        f"{_first_line(error)}. Prepare the data again."
+                    ) from error
+                yield task, words
+
+    def _unpacked(self, record: bytes) -> bytes:
+        return zlib.decompress(record) if self.compression == "zlib" else record
+
+    def _split(self, split: str) -> SplitFiles:
+        if split not in self.contents:
+            raise ValueError(
+                f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}."
+            )
+        return self.contents[split]
 
     def _check_files(self, split: str) -> None:
-        index = self.index(split)
-        framed = index["length"].astype(np.int64) + _TFRECORD_HEAD_BYTES + _TFRECORD_FOOT_BYTES
-        words = HEADER_WORDS + num_planes(self.schema) * index["rows"].astype(np.int64)
-        known = np.isin(index["file"], range(self.num_files))
-        if not (known & (index["length"] == 4 * words)).all():
-            raise ValueError(
-                f"the index of the split {split!r} in {self.path} names files or rows that the "
-                "records can not have. Prepare the data again."
+        names = self.files(split)
+        expected = np.zeros(len(names), np.int64)
+        planes = num_planes(self.schema)
+        index, num_rows = self.index(split), 0
+        for entries in index_chunks(index):
+            words = HEADER_WORDS + planes * entries["rows"].astype(np.int64)
+            possible = np.isin(entries["file"], range(len(names))) & (entries["rows"] > 0)
+            possible &= entries["rows"] <= self.episode_rows
+            possible &= (entries["length"] == 4 * words) | (
+                (self.compression != "none") & (entries["length"] > 0)
             )
-        for file, name in enumerate(self.files(split)):
-            own = index["file"] == file
-            if not np.array_equal(np.cumsum(framed[own]) - framed[own], index["offset"][own]):
+            if not possible.all():
                 raise ValueError(
-                    f"the index of {name} does not follow its records. Prepare the data again."
+                    f"the index of the split {split!r} in {self.path} names files or rows that the "
+                    "records can not have. Prepare the data again."
                 )
-            expected = int(framed[own].sum())
-            if not pathlib.Path(name).is_file():
+            framed = entries["length"].astype(np.int64) + TFRECORD_FRAME_BYTES
+            for file in np.unique(entries["file"]):
+                own = entries["file"] == file
+                offsets = expected[file] + np.cumsum(framed[own]) - framed[own]
+                if not np.array_equal(offsets, entries["offset"][own]):
+                    raise ValueError(
+                        f"the index of {names[file]} does not follow its records. "
+                        "Prepare the data again."
+                    )
+                expected[file] += framed[own].sum()
+            num_rows += int(entries["rows"].sum(dtype=np.int64))
+        found_counts = (len(index), num_rows)
+        if found_counts != (self.contents[split].episodes, self.contents[split].rows):
+            raise ValueError(
+                f"the index of the split {split!r} in {self.path} has {found_counts[0]} records of "
+                f"{num_rows} rows, schema.json says {self.contents[split].episodes} of "
+                f"{self.contents[split].rows}. Prepare the data again."
+            )
+        for name, length in zip(names, expected, strict=True):
+            if not files.exists(name):
                 raise FileNotFoundError(f"{name} is missing. Prepare the data again.")
-            found = pathlib.Path(name).stat().st_size
-            if found != expected:
+            found = files.size(name)
+            if found != length:
                 raise ValueError(
-                    f"{name} is {found} bytes long, its index says {expected}: it was cut or "
+                    f"{name} is {found} bytes long, its index says {length}: it was cut or "
                     "overwritten. Prepare the data again."
                 )
 
 
-def deal_files(index: np.ndarray, num_files: int, size: int) -> list[list[int]]:
-    """Which rank reads which files, even by rows: the largest file first, to the least laden rank.
+_DESCRIBED = ("vocabularies", "tasks", "compression", "episode_rows", "generation", "details")
 
-    Every rank computes the whole list, so that each knows how many steps the others have.
 
-    Args:
-        index: `IndexEntry [episodes]`.
-        num_files: the files of the split.
-        size: W.
+def index_chunks(index: np.ndarray) -> Iterator[np.ndarray]:
+    """An index in pieces of bounded size, so that one of any length takes little memory."""
+    for first in range(0, len(index), _INDEX_CHUNK):
+        yield np.asarray(index[first : first + _INDEX_CHUNK])
 
-    Returns:
-        The files of each rank; a rank may have none.
-    """
-    rows_of = np.bincount(index["file"], weights=index["rows"], minlength=num_files)
-    load = np.zeros(size)
-    dealt: list[list[int]] = [[] for _ in range(size)]
-    for file in np.argsort(-rows_of, kind="stable"):
-        rank = int(np.argmin(load))
-        dealt[rank].append(int(file))
-        load[rank] += rows_of[file]
-    return [sorted(files) for files in dealt]
+
+@contextlib.contextmanager
+def _nothing() -> Iterator[None]:
+    yield None
+
+
+def _check_kinds(contents: Mapping[str, SplitFiles], described: Mapping[str, Any]) -> None:
+    for split in contents.values():
+        if not all(isinstance(name, str) for name in (split.index, *split.files)):
+            raise TypeError("expected names of files and of an index")
+        if not all(isinstance(n, int) for n in (split.tasks, split.episodes, split.rows)):
+            raise TypeError("expected numbers of tasks, episodes and rows")
+    if described["compression"] not in COMPRESSIONS or not isinstance(
+        described["episode_rows"], int
+    ):
+        raise TypeError(f"expected a compression of {', '.join(COMPRESSIONS)} and episode_rows")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _without_sizes(schema: Schema) -> Schema:
     tables = tuple(dataclasses.replace(table, num_rows=None, width=None) for table in schema.tables)
     return dataclasses.replace(schema, tables=tables, positive_from=None)
-
-
-def slot_ranges(schema: Schema) -> Sequence[tuple[int, int]]:
-    """The planes `[first, last)` of each field of the schema, in the schema's order.
-
-    Key fields come first in a record and dense ones last.
-    """
-    first_of = {}
-    plane = 1
-    for field in (*schema.key_fields, *schema.dense_fields):
-        first_of[field.name] = (plane, plane + field.num_slots)
-        plane += field.num_slots
-    return [first_of[field.name] for field in schema.fields]

@@ -71,7 +71,7 @@ def test_a_run_folder_is_written_by_rank_0_and_its_rows_by_all():
     folder = shared_folder("run")
     batches = made_batches(folder, seed=4)
     model = make_model(batches.records, WORLD, seed=0)
-    callback = gm.RunFolder(folder / "run", samples_per_epoch=batches.samples_per_epoch, keep=1)
+    callback = gm.RunFolder(folder / "run", batches, keep=1)
     model.fit(batches, epochs=3, verbose=0, callbacks=[callback])
     barrier(WORLD, name="run_written")
     checkpoints = [path.name for path in (folder / "run" / "checkpoint").iterdir()]

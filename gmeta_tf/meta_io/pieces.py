@@ -1,0 +1,158 @@
+"""Episodes to pieces: which of an episode's rows a task of a step adapts on and is judged on."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+__all__ = ["Cut", "Pieces", "draw", "drawn_rows"]
+
+_EPISODE_BITS, _PLACE_BITS = 20, 14
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Tasks of a step, before their rows are drawn. Every member is `[M]`, int64.
+
+    Attributes:
+        record: the record that it is made of, a position in the index or in a window.
+        chunk: which piece of its record it is.
+        first_support: where its support begins in the record's rows, in drawn order.
+        num_support: how many rows it has there.
+        first_query: where its query begins.
+        num_query: how many rows it has there.
+    """
+
+    record: np.ndarray
+    chunk: np.ndarray
+    first_support: np.ndarray
+    num_support: np.ndarray
+    first_query: np.ndarray
+    num_query: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+    def take(self, which: np.ndarray) -> Pieces:
+        """The pieces of a mask, or of positions."""
+        return Pieces(*(getattr(self, name)[which] for name in PIECE_MEMBERS))
+
+    @property
+    def num_rows(self) -> np.ndarray:
+        """The rows of each, `[M]`."""
+        return self.num_support + self.num_query
+
+
+PIECE_MEMBERS = tuple(member.name for member in dataclasses.fields(Pieces))
+
+
+@dataclasses.dataclass(frozen=True)
+class Cut:
+    """How an episode becomes pieces of up to S support and Q query rows.
+
+    A piece of u rows has min(S, u - 1) support rows, so there is always something to judge.
+
+    Attributes:
+        support: S.
+        query: Q.
+        coverage: of an episode of n rows, `"one"` makes one piece of up to S + Q rows; `"all"`
+            makes ceil(n / (S + Q)) pieces, as even as can be, that together have every row once;
+            `"judge"` makes pieces that share their support and together judge every other row.
+        in_order: rows keep their order, so that the support comes before the query; otherwise
+            their order is drawn.
+    """
+
+    support: int
+    query: int
+    coverage: str = "one"
+    in_order: bool = False
+
+    @property
+    def most_rows(self) -> int:
+        """S + Q."""
+        return self.support + self.query
+
+    def num_pieces(self, rows: np.ndarray) -> np.ndarray:
+        """How many pieces episodes of so many rows give, int64 `[n]`."""
+        rows = np.asarray(rows, np.int64)
+        if self.coverage == "one":
+            return np.ones_like(rows)
+        if self.coverage == "all":
+            return -(-rows // self.most_rows)
+        return -(-(rows - np.minimum(self.support, rows - 1)) // self.query)
+
+    def pieces(self, rows: np.ndarray, draws: np.ndarray) -> Pieces:
+        """The pieces of episodes, one episode after the other.
+
+        Args:
+            rows: the rows of each, `[n]`.
+            draws: a random uint64 for each: where the one piece of an episode in order begins.
+        """
+        rows = np.asarray(rows, np.int64)
+        counts = self.num_pieces(rows)
+        record = np.repeat(np.arange(len(rows)), counts)
+        chunk = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
+        rows, counts = rows[record], counts[record]
+        if self.coverage == "judge":
+            num_support = np.minimum(self.support, rows - 1)
+            first_query = num_support + chunk * self.query
+            num_query = np.minimum(self.query, rows - first_query)
+            return Pieces(record, chunk, np.zeros_like(chunk), num_support, first_query, num_query)
+        if self.coverage == "all":
+            first = chunk * rows // counts
+            used = (chunk + 1) * rows // counts - first
+        else:
+            used = np.minimum(rows, self.most_rows)
+            room = (rows - used + 1).astype(np.uint64)
+            first = (draws % room).astype(np.int64) if self.in_order else np.zeros_like(chunk)
+        num_support = np.minimum(self.support, used - 1)
+        return Pieces(record, chunk, first, num_support, first + num_support, used - num_support)
+
+
+def draw(*coordinates: np.ndarray | int) -> np.ndarray:
+    """A pseudo-random uint64 for each tuple of integers, the same on every machine.
+
+    Each coordinate is mixed in by a round of splitmix64 (Steele, Lea, Flood 2014, doi
+    10.1145/2660193.2660195).
+    """
+    state = np.zeros(np.broadcast_shapes(*(np.shape(one) for one in coordinates)), np.uint64)
+    # Arrays of one element at least: NumPy warns when an integer scalar wraps around.
+    state = np.atleast_1d(state)
+    for coordinate in coordinates:
+        state = _splitmix64(state ^ np.asarray(coordinate, np.int64).astype(np.uint64))
+    return state
+
+
+def drawn_rows(rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
+    """A permutation of each episode's rows, one episode after the other.
+
+    Two episodes of 3 and 2 rows may give `[2 0 1 1 0]`.
+
+    Args:
+        rows: the rows of each, int64 `[n]`.
+        draws: a uint64 for each, which says which permutation.
+
+    Returns:
+        int64 `[sum(rows)]`.
+    """
+    rows = np.asarray(rows, np.int64)
+    first = np.cumsum(rows) - rows
+    place = np.arange(rows.sum()) - np.repeat(first, rows)
+    noise = _splitmix64(np.repeat(draws, rows) + place.astype(np.uint64)) >> np.uint64(34)
+    episode = np.repeat(np.arange(len(rows), dtype=np.uint64), rows)
+    if len(rows) > 1 << _EPISODE_BITS or rows.max(initial=0) > 1 << _PLACE_BITS:
+        return place[np.lexsort((place, noise, episode))]
+    # One integer a row, so that one sort of integers does: the episode, 30 random bits, the place.
+    keys = episode << np.uint64(64 - _EPISODE_BITS)
+    keys |= noise << np.uint64(_PLACE_BITS)
+    keys |= place.astype(np.uint64)
+    keys.sort()
+    return (keys & np.uint64((1 << _PLACE_BITS) - 1)).astype(np.int64)
+
+
+def _splitmix64(state: np.ndarray) -> np.ndarray:
+    state = state + np.uint64(0x9E3779B97F4A7C15)
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return state ^ (state >> np.uint64(31))

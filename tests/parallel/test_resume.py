@@ -1,0 +1,119 @@
+"""Ranks that stop in the middle of an epoch go on there, as many as they were or others."""
+
+import collections
+import pathlib
+import tempfile
+
+import keras
+import numpy as np
+import pytest
+from made_data import make_records
+
+import gmeta_tf as gm
+from gmeta_tf.collectives import barrier, broadcast_json, start
+
+WORLD = gm.World.detect()
+# Fewer tasks than make whole steps on every rank, in episodes of few rows.
+TASKS = [30, 1, 9, 4, 4, 17, 2, 6, 22, 5, 8, 3, 11, 7]
+MIDDLE = "epoch-000000-step-000003"
+
+pytestmark = pytest.mark.skipif(
+    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 python -m pytest tests/parallel"
+)
+
+
+def batches_of(records, world=WORLD, **options):
+    options = {"tasks": 2, "support": 2, "query": 3, "every_row": True, **options}
+    return gm.TaskBatches(records, "train", seed=6, window_rows=40, world=world, **options)
+
+
+def make_model(records, world, seed):
+    keras.utils.set_random_seed(seed)
+    embedding = gm.ShardedEmbedding(records.schema, 4, seed=seed, world=world)
+    model = gm.MetaModel(gm.models.MeLU((6,)), embedding)
+    model.compile("adam", "adagrad")
+    return model
+
+
+def loaded(records, path, world=WORLD):
+    """A model with what a checkpoint holds, and the place in the data where it was saved."""
+    model = make_model(records, world, seed=9)
+    saved = gm.load_checkpoint(model, path)
+    return model, gm.Progress.from_json(saved["progress"])
+
+
+def pieces_of(ranks, num_steps):
+    """What ranks of batches read in so many steps: each task of a step by its words."""
+    found = collections.Counter()
+    for batches in ranks:
+        for step in batches.picked().take(num_steps).as_numpy_iterator():
+            for task, words, support, query in zip(
+                step["task"], step["words"], step["num_support"], step["num_query"], strict=True
+            ):
+                if task >= 0:
+                    rows = words[:, 2 : 2 + query].tobytes()
+                    found[(int(task), words[:, :support].tobytes(), rows)] += 1
+    return found
+
+
+def of_all_ranks(records, size, **options):
+    return [batches_of(records, gm.World(rank, size), **options) for rank in range(size)]
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A run of two epochs that saved itself on the way: its folder, records and model."""
+    start(WORLD)
+    made = tempfile.mkdtemp() if WORLD.is_chief else None
+    folder = pathlib.Path(broadcast_json(made, WORLD, name="folder_resume"))
+    if WORLD.is_chief:
+        make_records(folder / "records", TASKS, episode_rows=12, splits=("train",))
+    barrier(WORLD, name="resume_records_made")
+    records = gm.Records.open(folder / "records")
+    batches = batches_of(records)
+    model = make_model(records, WORLD, seed=0)
+    callback = gm.RunFolder(folder / "run", batches, checkpoint_every_steps=3, keep=99)
+    model.fit(batches, epochs=2, verbose=0, callbacks=[callback])
+    barrier(WORLD, name="resume_trained")
+    assert batches.steps_per_epoch > 4
+    return folder / "run" / "checkpoint", records, model
+
+
+def test_as_many_ranks_go_on_to_the_same_weights(trained):
+    checkpoints, records, model = trained
+    again, begin = loaded(records, checkpoints / MIDDLE)
+    assert begin == batches_of(records).progress(0, 3)
+    again.fit(batches_of(records, begin=begin), epochs=2, verbose=0)
+    for ours, theirs in zip(again.trainable_variables, model.trainable_variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+    for group, shard in model.embedding.shards.items():
+        np.testing.assert_array_equal(
+            again.embedding.shards[group].rows.numpy(), shard.rows.numpy()
+        )
+
+
+def test_one_rank_goes_on_with_what_the_others_left(trained):
+    checkpoints, records, _ = trained
+    alone, begin = loaded(records, checkpoints / MIDDLE, gm.World())
+    batches = batches_of(records, gm.World(), begin=begin)
+    steps = []
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: steps.append(batch)
+    )
+    before = [np.asarray(variable) for variable in alone.trainable_variables]
+    alone.fit(batches, epochs=1, verbose=0, callbacks=[count])
+    assert len(steps) == batches.steps_at_begin > 0
+    after = [np.asarray(variable) for variable in alone.trainable_variables]
+    assert any((a != b).any() for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_each_piece_once_over_both_runs(trained, size):
+    checkpoints, records, _ = trained
+    _, begin = loaded(records, checkpoints / MIDDLE)
+    (whole,) = of_all_ranks(records, 1)
+    expected = pieces_of([whole], whole.steps_per_epoch)
+    rest = of_all_ranks(records, size, begin=begin)
+    had = pieces_of(of_all_ranks(records, WORLD.size), 3)
+    assert 0 < had.total() < expected.total()
+    assert had + pieces_of(rest, rest[0].steps_at_begin) == expected

@@ -1,0 +1,281 @@
+"""What a run leaves behind, and that a run which was stopped goes on as if it had not been."""
+
+import json
+import time
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from made_data import make_records
+
+import gmeta_tf as gm
+from gmeta_tf.checkpoint import latest_checkpoint
+
+ONE = gm.World()
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    return make_records(tmp_path_factory.mktemp("records"), [7] * 16, splits=("train",))
+
+
+def make_model(records, seed=0):
+    keras.utils.set_random_seed(seed)
+    embedding = gm.ShardedEmbedding(records.schema, 3, seed=seed, world=ONE)
+    model = gm.MetaModel(gm.models.MeLU((4,)), embedding)
+    model.compile("adam", "adagrad")
+    return model
+
+
+def batches_of(records, **options):
+    options = {"tasks": 2, "support": 2, "query": 3, "seed": 5, "world": ONE, **options}
+    return gm.TaskBatches(records, "train", **options)
+
+
+def state_of(model):
+    dense = [np.asarray(v) for v in (*model.trainable_variables, *model.optimizer.variables)]
+    shards = model.embedding.shards.values()
+    return dense + [v.numpy() for s in shards for v in (s.rows, *s.slots.values())]
+
+
+def assert_same_state(first, second):
+    for expected, found in zip(state_of(first), state_of(second), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+class StopAt(keras.callbacks.Callback):
+    """Raises after a step of an epoch, as a machine that is switched off."""
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self._place, self._epoch = (epoch, step), 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self._epoch, batch + 1) == self._place:
+            raise InterruptedError
+
+
+def run(records, folder, *, epochs=2, stop_at=None, begin=None, seed=0, model=None, **options):
+    """A run of `fit` with a RunFolder, from `begin` on: the model."""
+    model = model or make_model(records, seed)
+    batches = batches_of(records, **({"begin": begin} if begin else {}))
+    callbacks = [gm.RunFolder(folder, batches, **options)]
+    if stop_at:
+        with pytest.raises(InterruptedError):
+            model.fit(batches, epochs=epochs, verbose=0, callbacks=[*callbacks, StopAt(*stop_at)])
+    else:
+        model.fit(batches, epochs=epochs, verbose=0, callbacks=callbacks)
+    return model
+
+
+def going_on(records, folder, **options):
+    """A new model with what the newest checkpoint holds, trained on from there."""
+    model = make_model(records, seed=9)
+    saved = gm.load_checkpoint(model, latest_checkpoint(folder / "checkpoint"))
+    begin = gm.Progress.from_json(saved["progress"]) if "progress" in saved else None
+    begin = begin or gm.Progress(saved["epoch"])
+    return run(records, folder, begin=begin, model=model, **options)
+
+
+def checkpoints(folder):
+    return sorted(path.name for path in (folder / "checkpoint").iterdir())
+
+
+def log_of(folder):
+    """Each line of log.txt: the epoch and its values."""
+    found = []
+    for line in (folder / "log.txt").read_text().splitlines():
+        words = line.split()
+        names, values = words[2::2], map(float, words[3::2])
+        found.append((words[:2], dict(zip(names, values, strict=True))))
+    return found
+
+
+@pytest.fixture(scope="module")
+def straight(records, tmp_path_factory):
+    """A run of two epochs of 8 steps, never stopped: its model and its folder."""
+    folder = tmp_path_factory.mktemp("straight")
+    model = run(records, folder, checkpoint_every_steps=3, keep=9)
+    return model, folder
+
+
+def test_names_of_checkpoints(straight):
+    _, folder = straight
+    assert checkpoints(folder) == [
+        "epoch-000000-step-000003",
+        "epoch-000000-step-000006",
+        "epoch-000001",
+        "epoch-000001-step-000003",
+        "epoch-000001-step-000006",
+        "epoch-000002",
+    ]
+
+
+def test_what_a_checkpoint_within_an_epoch_says(straight, records):
+    _, folder = straight
+    saved = gm.load_checkpoint(
+        make_model(records), folder / "checkpoint" / "epoch-000001-step-000003"
+    )
+    assert saved["epoch"] == 1
+    assert gm.Progress.from_json(saved["progress"]) == batches_of(records).progress(1, 3)
+    whole = gm.load_checkpoint(make_model(records), folder / "checkpoint" / "epoch-000002")
+    assert whole["epoch"] == 2
+    assert "progress" not in whole
+
+
+def test_the_log_of_a_run(straight):
+    _, folder = straight
+    lines = log_of(folder)
+    assert [words for words, _ in lines] == [["epoch", "1"], ["epoch", "2"]]
+    for _, values in lines:
+        assert {"loss", "samples_per_second", "input_wait"} <= values.keys()
+        assert 0 <= values["input_wait"] <= 1
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["epochs"] == 2
+    assert metrics["samples_per_second"] > 0
+    tags = {
+        value.tag
+        for path in (folder / "tensorboard").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+    }
+    assert {"loss", "samples_per_second", "input_wait"} <= tags
+
+
+@pytest.mark.parametrize("place", [(0, 5), (1, 3), (1, 8)])
+def test_a_stopped_run_goes_on_to_the_same_weights(straight, records, tmp_path, place):
+    model, _ = straight
+    run(records, tmp_path, stop_at=place, checkpoint_every_steps=3)
+    again = going_on(records, tmp_path, checkpoint_every_steps=3)
+    assert_same_state(again, model)
+    assert checkpoints(tmp_path)[-1] == "epoch-000002"
+    assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == 2
+
+
+def test_begin_in_the_middle_gives_the_same_weights(straight, records):
+    """Without checkpoints: one model, two calls of fit."""
+    model, _ = straight
+    for step in (1, 8):
+        other = make_model(records)
+        with pytest.raises(InterruptedError):
+            other.fit(batches_of(records), epochs=1, verbose=0, callbacks=[StopAt(0, step)])
+        begin = batches_of(records).progress(0, step)
+        history = other.fit(batches_of(records, begin=begin), epochs=2, verbose=0)
+        assert_same_state(other, model)
+        assert history.epoch == ([0, 1] if step == 1 else [1])
+        assert len(history.history["loss"]) == len(history.epoch)
+
+
+def test_begin_at_an_epoch(straight, records):
+    model, _ = straight
+    other = make_model(records)
+    other.fit(batches_of(records), epochs=1, verbose=0)
+    other.fit(batches_of(records, begin=gm.Progress(1)), epochs=2, verbose=0)
+    assert_same_state(other, model)
+
+
+def test_stopped_twice_in_an_epoch(straight, records, tmp_path):
+    model, _ = straight
+    run(records, tmp_path, stop_at=(0, 4), checkpoint_every_steps=3)
+    again = make_model(records, seed=9)
+    saved = gm.load_checkpoint(again, latest_checkpoint(tmp_path / "checkpoint"))
+    begin = gm.Progress.from_json(saved["progress"])
+    # Steps are counted from where the run goes on: its 3rd is the epoch's 6th.
+    run(records, tmp_path, stop_at=(0, 4), begin=begin, model=again, checkpoint_every_steps=3)
+    assert checkpoints(tmp_path) == ["epoch-000000-step-000003", "epoch-000000-step-000006"]
+    assert_same_state(going_on(records, tmp_path, checkpoint_every_steps=3), model)
+
+
+def test_the_newest_checkpoint_is_the_last_in_name_after_another_world(records, tmp_path):
+    """What is left of an epoch is counted anew at another W or T; names must go on growing."""
+    done = batches_of(records, tasks=1).progress(0, 9)
+    model = make_model(records)
+    gm.save_checkpoint(model, tmp_path / "checkpoint" / "epoch-000000-step-000009", epoch=0)
+    run(records, tmp_path, epochs=1, begin=done, stop_at=(0, 3), checkpoint_every_steps=2)
+    newest = gm.load_checkpoint(make_model(records), latest_checkpoint(tmp_path / "checkpoint"))
+    expected = batches_of(records, begin=done).progress(0, 2)
+    assert len(expected.done) == 2
+    assert gm.Progress.from_json(newest["progress"]) == expected
+
+
+def test_a_finished_run_is_left_as_it_is(records, tmp_path):
+    """Going on to an epoch that was reached already neither trains nor writes."""
+    model = run(records, tmp_path, epochs=2)
+    before = {
+        path: path.read_bytes()
+        for path in [*tmp_path.glob("*.*"), *tmp_path.glob("checkpoint/*/*")]
+        if path.is_file()
+    }
+    again = going_on(records, tmp_path, epochs=2)
+    assert_same_state(again, model)
+    assert checkpoints(tmp_path) == ["epoch-000001", "epoch-000002"]
+    after = {path: path.read_bytes() for path in before}
+    assert after == before
+
+
+def test_keep(records, tmp_path):
+    run(records, tmp_path, epochs=2, checkpoint_every_steps=3, keep=2)
+    assert checkpoints(tmp_path) == ["epoch-000001-step-000006", "epoch-000002"]
+
+
+def test_checkpoints_of_some_epochs_and_of_the_last(records, tmp_path):
+    run(records, tmp_path, epochs=3, checkpoint_every=2, keep=9)
+    assert checkpoints(tmp_path) == ["epoch-000002", "epoch-000003"]
+
+
+class SlowBatches(gm.TaskBatches):
+    """TaskBatches whose every step is late."""
+
+    def dataset(self, first_epoch=None):
+        def late(step):
+            time.sleep(0.05)
+            return step
+
+        return (
+            super()
+            .dataset(first_epoch)
+            .map(
+                lambda batch: {
+                    **batch,
+                    "task": tf.ensure_shape(
+                        tf.numpy_function(late, [batch["task"]], tf.int64), batch["task"].shape
+                    ),
+                }
+            )
+        )
+
+
+def test_input_wait_tells_slow_input_from_fast(records, tmp_path):
+    waits = {}
+    for kind in (gm.TaskBatches, SlowBatches):
+        batches = kind(records, "train", tasks=2, support=2, query=3, world=ONE)
+        callback = gm.RunFolder(tmp_path / kind.__name__, batches)
+        model = make_model(records)
+        model.fit(batches, epochs=3, verbose=0, callbacks=[callback])
+        values = [values["input_wait"] for _, values in log_of(tmp_path / kind.__name__)]
+        assert all(0 <= value <= 1 for value in values)
+        # The first epoch traces, which hides the wait.
+        waits[kind] = values[1:]
+    assert min(waits[SlowBatches]) > 2 * max(waits[gm.TaskBatches])
+
+
+def test_waited_seconds_are_those_of_the_steps(records):
+    """50 ms a step, one after the other: no clock is compared but with the sleep itself."""
+    batches = SlowBatches(records, "train", tasks=2, support=2, query=3, world=ONE)
+    model = make_model(records)
+    began = time.perf_counter()
+    model.fit(batches, epochs=2, verbose=0)
+    seconds = time.perf_counter() - began
+    assert 0 < float(model.input_seconds) < seconds
+
+
+@pytest.mark.parametrize(
+    "options", [{"checkpoint_every": 0}, {"keep": 0}, {"checkpoint_every_steps": -1}], ids=str
+)
+def test_sizes_below_one(options, records, tmp_path):
+    with pytest.raises(ValueError, match="checkpoint_every_steps and keep of at least 1, got"):
+        gm.RunFolder(tmp_path, batches_of(records), **options)
