@@ -50,7 +50,17 @@ setup(
         "remote": ["tensorflow-io==0.37.1"],
         "sok": ["merlin-sok==2.1.0"],
         "bench": ["torch==2.13.0"],
-        "dev": ["pytest", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+        "dev": [
+            "pytest",
+            "hypothesis",
+            "ruff",
+            "mypy",
+            "types-PyYAML",
+            # Moto's own extra for a server brings thirty packages that S3 does not need.
+            "moto",
+            "flask",
+            "flask-cors",
+        ],
     },
     classifiers=[
         "License :: OSI Approved :: Apache Software License",
