@@ -9,7 +9,7 @@ import json
 import pathlib
 import shutil
 import sys
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import keras
@@ -32,6 +32,7 @@ from gmeta_tf.meta_io.movielens import movielens_100k, movielens_schema, moviele
 from gmeta_tf.meta_io.prepare import Split
 from gmeta_tf.meta_io.prepare import prepare as prepare_records
 from gmeta_tf.meta_io.sources import files_source
+from gmeta_tf.meta_io.summary import describe
 from gmeta_tf.predictor import Predictor
 
 __all__ = ["build_model", "evaluate", "export", "predict", "prepare", "train"]
@@ -49,17 +50,27 @@ def prepare(options: PrepareOptions) -> None:
         source, schema = movielens_source(folder), movielens_schema()
     else:
         source, schema = files_source(options.input or []), read_schema(options.schema or "")
+    split = Split(
+        options.test_fraction, options.valid_fraction, options.seed, cast(Any, options.split_by)
+    )
     records = prepare_records(
         source,
         schema,
         options.output,
-        split=Split(options.test_fraction, options.valid_fraction, options.seed),
+        engine=options.engine,
+        # Flags that nobody gave ask for nothing of the folder that is appended to.
+        split=None if options.append and split == Split() else split,
         num_files=options.num_files,
+        episode_rows=options.episode_rows,
+        compression=options.compression,
         overwrite=options.overwrite,
+        append=options.append,
         memory_limit=options.memory_limit,
-        on_bad_row=options.on_bad_row,
+        spill_folder=options.spill_folder,
+        on_bad_row=cast(Any, options.on_bad_row),
+        progress=options.progress,
     )
-    print(describe_records(records))
+    print(describe(records))
 
 
 def train(options: TrainOptions) -> None:
@@ -73,23 +84,31 @@ def train(options: TrainOptions) -> None:
     _claim_run_folder(run, options, world)
     keras.utils.set_random_seed(options.seed)
     model = build_model(options, records.schema, world)
-    first_epoch = 0
+    begin = gm.Progress()
     if checkpoint is not None:
-        first_epoch = gm.load_checkpoint(model, checkpoint)["epoch"]
-        _say(world, f"resuming after epoch {first_epoch} from {checkpoint}")
+        saved = gm.load_checkpoint(model, checkpoint)
+        begin = gm.Progress(saved["epoch"])
+        if "progress" in saved:
+            begin = gm.Progress.from_json(saved["progress"])
+        _say(world, f"resuming after epoch {saved['epoch']} from {checkpoint}")
     batches = gm.TaskBatches(
         records,
         "train",
         tasks=options.tasks,
         support=options.support,
         query=options.query,
+        every_row=options.every_row,
+        in_time_order=options.in_time_order,
+        buckets=options.buckets,
         seed=options.seed,
         world=world,
+        begin=begin,
     )
     folder = gm.RunFolder(
         run,
-        samples_per_epoch=batches.samples_per_epoch,
+        batches,
         checkpoint_every=options.checkpoint_every,
+        checkpoint_every_steps=options.checkpoint_every_steps,
     )
     valid = None
     if options.validate and "valid" in records.splits:
@@ -99,7 +118,6 @@ def train(options: TrainOptions) -> None:
         batches,
         validation_data=valid,
         epochs=options.epochs,
-        initial_epoch=first_epoch,
         callbacks=[folder],
         verbose="auto" if sys.stdout.isatty() else 2,
     )
@@ -244,19 +262,6 @@ def read_rows(path: str) -> dict[str, np.ndarray]:
         name: np.ma.filled(values, "") if values.dtype == object else np.asarray(values)
         for name, values in columns.items()
     }
-
-
-def describe_records(records: gm.Records) -> str:
-    """A short summary of a records folder."""
-    details = records.details
-    splits = [
-        f"  {name}: {counts['tasks']:,} tasks, {counts['rows']:,} rows"
-        for name, counts in details["splits"].items()
-    ]
-    dropped = [f"  dropped, {why}: {n:,} rows" for why, n in details["dropped_rows"].items()]
-    tables = [f"  table {table.name}: {table.num_rows:,} rows" for table in records.schema.tables]
-    head = f"{records.path}: {details['rows']:,} rows of {details['tasks']:,} tasks"
-    return "\n".join([head, *splits, *dropped, *tables])
 
 
 def describe_evaluation(report: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ import dataclasses
 __all__ = [
     "EvaluateOptions",
     "ExportOptions",
+    "InspectOptions",
     "PredictOptions",
     "PrepareOptions",
     "TrainOptions",
@@ -17,23 +18,34 @@ MODELS = ("melu", "maml_dlrm")
 
 @dataclasses.dataclass(frozen=True)
 class PrepareOptions:
-    """Raw tables to a folder of task records: checked, split by task, encoded.
+    """Raw tables to a folder of task records: checked, split, encoded.
 
     Attributes:
-        output: the records folder to make.
+        output: the records folder to make, or to append to; it may be remote, such as s3://...
         input: CSV, TSV or Parquet files or glob patterns, for data of your own; with schema.
         schema: a YAML or JSON file that says what a row is; see docs/architecture.md.
         movielens: a folder with MovieLens 100k or 1M as GroupLens or RecBole lay it out, or
             "download" for the 100k data. Has its own schema.
-        test_fraction: the share of the tasks that are held out for the test.
-        valid_fraction: the share of the tasks that are held out for validation.
+        test_fraction: the share that is held out for the test, of the tasks or of the rows.
+        valid_fraction: the share that is held out for validation.
         seed: of the draw of held-out tasks.
+        split_by: "task" holds out whole tasks, "time" the latest rows, "both" the latest rows of
+            some tasks.
         num_files: the files of each split; more than you will have ranks.
-        on_bad_row: "error" stops at rows without task or with a label that is no number, "drop"
-            leaves them out and counts them.
-        memory_limit: what DuckDB may take, such as "4GB"; beyond it spills to disk. None is most of
-            the machine's.
+        episode_rows: the most rows of an episode; tasks with more are cut into several. None is
+            1024, or with --append the folder's.
+        compression: of the records, "none" or "zlib". None is "none", or with --append the
+            folder's.
+        engine: what does the work: "duckdb".
+        on_bad_row: "error" stops at rows without task, with a label that is no number, and so on;
+            "drop" leaves them out and counts them.
+        memory_limit: what the engine may take, such as "4GB"; beyond it spills to disk. None is
+            most of the machine's.
+        spill_folder: where to; None is beside the output.
+        append: add a later log to the records folder; vocabularies grow, and no key changes. The
+            split is the folder's.
         overwrite: replace a records folder that is there.
+        progress: show the stages, on a terminal.
     """
 
     output: str
@@ -43,10 +55,17 @@ class PrepareOptions:
     test_fraction: float = 0.2
     valid_fraction: float = 0.0
     seed: int = 0
+    split_by: str = "task"
     num_files: int = 16
+    episode_rows: int | None = None
+    compression: str | None = None
+    engine: str = "duckdb"
     on_bad_row: str = "error"
     memory_limit: str | None = None
+    spill_folder: str | None = None
+    append: bool = False
     overwrite: bool = False
+    progress: bool = True
 
     def __post_init__(self) -> None:
         if (self.movielens is None) == (self.input is None):
@@ -59,6 +78,30 @@ class PrepareOptions:
                 "prepare: --input needs --schema, a YAML file with fields, label and task. "
                 "docs/architecture.md shows one."
             )
+
+
+@dataclasses.dataclass(frozen=True)
+class InspectOptions:
+    """Shows what a records folder holds: schema, counts and a few decoded episodes.
+
+    Attributes:
+        path: what `gmeta-tf prepare` made.
+        split: the split to show; None shows all.
+        episodes: how many episodes of a split to decode.
+        verify: read everything, and name each damaged record by its file and offset; the exit
+            status is 1 when there is one.
+        json: print one JSON line and nothing else.
+    """
+
+    path: str = dataclasses.field(metadata={"positional": True})
+    split: str | None = None
+    episodes: int = 3
+    verify: bool = False
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        if self.episodes < 0:
+            raise ValueError(f"inspect: expected --episodes of at least 0, got {self.episodes}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +125,11 @@ class TrainOptions:
         tasks: T, the tasks in a step of one rank.
         support: S, the rows a task adapts on.
         query: Q, the rows it is judged on in a step.
+        every_row: read every row in each epoch: an episode of more than S + Q rows becomes several
+            tasks. Otherwise it gives up to S + Q of its rows.
+        in_time_order: adapt on the earlier rows of an episode and judge the later ones; otherwise
+            both are drawn at random in each epoch.
+        buckets: with more than one, short episodes get steps of their own, with less padding.
         epochs: passes over the tasks.
         optimizer: a Keras optimizer, for the dense weights.
         learning_rate: its learning rate.
@@ -93,6 +141,7 @@ class TrainOptions:
         metrics: what `evaluate` reports.
         validate: judge the split "valid" after each epoch, if the records have it.
         checkpoint_every: epochs between checkpoints.
+        checkpoint_every_steps: steps between checkpoints within an epoch; None makes none there.
         seed: of the initial weights, the order of tasks and the draws of support rows.
         resume: go on from the run's last checkpoint.
         overwrite: throw away a run folder that is there.
@@ -113,6 +162,9 @@ class TrainOptions:
     tasks: int = 32
     support: int = 10
     query: int = 40
+    every_row: bool = False
+    in_time_order: bool = False
+    buckets: int = 1
     epochs: int = 10
     optimizer: str = "adam"
     learning_rate: float = 1e-3
@@ -124,6 +176,7 @@ class TrainOptions:
     metrics: list[str] = dataclasses.field(default_factory=lambda: ["auc", "task_auc", "log_loss"])
     validate: bool = True
     checkpoint_every: int = 10
+    checkpoint_every_steps: int | None = None
     seed: int = 0
     resume: bool = False
     overwrite: bool = False

@@ -193,7 +193,7 @@ def test_the_real_data(tmp_path):
     records = prepare(movielens_source(folder), movielens_schema(), tmp_path / "out")
     assert records.details["rows"] == 100_000
     assert records.details["tasks"] == 943
-    assert records.details["splits"]["test"]["tasks"] == 189
+    assert records.contents["test"].tasks == 189
     with contextlib.closing(duckdb.connect()) as database:
         query = f"SELECT count(DISTINCT item_id) FROM ({movielens_source(folder).query})"
         assert database.execute(query).fetchone() == (1682,)

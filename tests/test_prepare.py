@@ -2,172 +2,37 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import csv
 import dataclasses
-import fractions
-import gzip
+import io
 import json
 import math
 import pathlib
 import stat
+import sys
 
 import duckdb
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from prepare_twin import SCHEMA, Twin, assert_same, made_rows, task_table, tasks_of, write_rows
 
+from gmeta_tf.meta_io import duckdb_engine, files, progress, vocabularies, work_folder
 from gmeta_tf.meta_io import encode as encode_module
 from gmeta_tf.meta_io import prepare as prepare_module
 from gmeta_tf.meta_io.encode import read_vocabulary
 from gmeta_tf.meta_io.prepare import Split, prepare
 from gmeta_tf.meta_io.records import Records
 from gmeta_tf.meta_io.sources import Source, files_source
+from gmeta_tf.meta_io.summary import describe
 from gmeta_tf.schema import Field, Schema, Table
-
-WHITE_SPACE = " \t\n\r\x0b\x0c"
-
-SCHEMA = Schema(
-    (
-        Field("item"),
-        Field("price", "dense"),
-        Field("history", "multi", table="item", column="seen", max_values=3, min_count=2),
-        Field("tags", "multi", separator=", ", max_values=2),
-        Field("city", min_count=2),
-        Field("age", "dense"),
-    ),
-    label="rating",
-    task="user",
-    time="at",
-)
-COLUMNS = ("user", "item", "price", "seen", "tags", "city", "age", "rating", "at", "ignored")
-ITEMS = ("007", "7", "Zoë", "ß", "日本", 'say "hi"', "a,b", "tab\tbed", "it's", " 7 ", "", "😀")
-TAGS = ("red", "green", "blue ", "red", "", "ünder")
-CITIES = ("Köln", "Oslo", "Rome", "", "Lima")
-
-
-def made_rows(num_rows: int = 150, num_tasks: int = 14) -> list[dict[str, str]]:
-    """Rows out of order, with equal times, repeated and empty values, and tasks of one row."""
-    rng = np.random.default_rng(7)
-    rows = []
-    for number in range(num_rows):
-        task = number if number < num_tasks else int(rng.integers(num_tasks // 2))
-        values = (
-            f"user {task}" if task % 3 else f"Ünal {task}",
-            rng.choice(ITEMS),
-            f"{rng.normal():.3f}",
-            "|".join(rng.choice(ITEMS, size=rng.integers(6))),
-            ", ".join(rng.choice(TAGS, size=rng.integers(5))),
-            rng.choice(CITIES),
-            str(rng.integers(90)),
-            str(rng.integers(1, 6)),
-            str(rng.integers(10)),
-            "x",
-        )
-        rows.append(dict(zip(COLUMNS, map(str, values), strict=True)))
-    return rows
-
-
-def write_rows(path: pathlib.Path, rows: list[dict[str, str]], delimiter: str = ",") -> str:
-    opened = gzip.open if path.suffix == ".gz" else open
-    with opened(path, "wt", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
-        writer.writeheader()
-        writer.writerows(rows)
-    return str(path)
 
 
 def write_parquet(path: pathlib.Path, query: str) -> str:
     with contextlib.closing(duckdb.connect()) as database:
         database.execute(f"COPY ({query}) TO '{path}' (FORMAT parquet)")
     return str(path)
-
-
-@dataclasses.dataclass
-class Twin:
-    """What prepare should write, worked out with dicts."""
-
-    splits: dict[str, dict[int, np.ndarray]]
-    vocabularies: dict[str, list[str]]
-    tasks: list[tuple[int, str, str, int]]
-
-
-def parts_of(field: Field, row: dict[str, str]) -> list[str]:
-    text = row[field.column_name]
-    parts = text.split(field.separator) if field.kind == "multi" else [text]
-    parts = [part.strip(WHITE_SPACE) for part in parts]
-    return [part for part in dict.fromkeys(parts) if part]
-
-
-def twin_vocabulary(table: str, schema: Schema, rows: list[dict[str, str]]) -> list[str]:
-    fields = [field for field in schema.key_fields if field.table_name == table]
-    counts = collections.Counter(
-        part for row in rows for field in fields for part in parts_of(field, row)
-    )
-    least = min(field.min_count for field in fields)
-    seen = [(-count, value) for value, count in counts.items() if count >= least]
-    return [value for _, value in sorted(seen)]
-
-
-def twin_words(
-    rows: list[dict[str, str]], schema: Schema, vocabularies: dict[str, list[str]]
-) -> np.ndarray:
-    planes = [np.array([row[schema.label] for row in rows], np.float32).view(np.int32)]
-    for field in schema.key_fields:
-        vocabulary = vocabularies[field.table_name]
-        slots = np.full([field.num_slots, len(rows)], -1, np.int32)
-        for column, row in enumerate(rows):
-            known = [part for part in parts_of(field, row) if part in vocabulary]
-            keys = [vocabulary.index(part) + 1 for part in known][: field.num_slots] or [0]
-            slots[: len(keys), column] = keys
-        planes.extend(slots)
-    for field in schema.dense_fields:
-        values = np.array([row[field.column_name] for row in rows], np.float32)
-        planes.append(values.view(np.int32))
-    return np.stack(planes)
-
-
-def twin(rows: list[dict[str, str]], schema: Schema, split: Split) -> Twin:
-    values = sorted({row[schema.task].strip(WHITE_SPACE) for row in rows})
-    order = np.random.default_rng(split.seed).permutation(len(values))
-    num_test = math.ceil(fractions.Fraction(str(split.test_fraction)) * len(values))
-    num_valid = math.ceil(fractions.Fraction(str(split.valid_fraction)) * len(values))
-    split_of = ["train"] * len(values)
-    for rank, task in enumerate(order):
-        if rank < num_test + num_valid:
-            split_of[task] = "test" if rank < num_test else "valid"
-    rows_of: dict[int, list[dict[str, str]]] = collections.defaultdict(list)
-    for row in rows:
-        rows_of[values.index(row[schema.task].strip(WHITE_SPACE))].append(row)
-    if schema.time is not None:
-        for of_task in rows_of.values():
-            of_task.sort(key=lambda row: float(row[schema.time]))
-    training = [row for task, kept in rows_of.items() if split_of[task] == "train" for row in kept]
-    vocabularies = {
-        table.name: twin_vocabulary(table.name, schema, training) for table in schema.tables
-    }
-    splits: dict[str, dict[int, np.ndarray]] = {name: {} for name in split.names}
-    for task, of_task in sorted(rows_of.items()):
-        splits[split_of[task]][task] = twin_words(of_task, schema, vocabularies)
-    tasks = [(task, value, split_of[task], len(rows_of[task])) for task, value in enumerate(values)]
-    return Twin(splits, vocabularies, tasks)
-
-
-def assert_same(records: Records, expected: Twin) -> None:
-    assert set(records.splits) == set(expected.splits)
-    for name, episodes in expected.splits.items():
-        found = dict(records.read(name))
-        assert found.keys() == episodes.keys()
-        for task, words in episodes.items():
-            np.testing.assert_array_equal(found[task], words, err_msg=f"{name} {task}")
-    for table, values in expected.vocabularies.items():
-        assert read_vocabulary(records.path, table).tolist() == values
-        assert records.schema.table(table).num_rows == len(values) + 1
-    with contextlib.closing(duckdb.connect()) as database:
-        tasks = database.execute(
-            f"SELECT task, value, split, rows FROM '{records.path}/tasks.parquet'"
-        ).fetchall()
-    assert tasks == expected.tasks
 
 
 SMALL = Schema((Field("item"), Field("price", "dense")), "rating", "user")
@@ -189,7 +54,9 @@ def small_source(folder: pathlib.Path, **changed: str) -> Source:
 
 
 def labels_of(records: Records, split: str = "train") -> dict[int, list[float]]:
-    return {task: words[0].view(np.float32).tolist() for task, words in records.read(split)}
+    return {
+        task: words[0].view(np.float32).tolist() for task, words in tasks_of(records, split).items()
+    }
 
 
 class TestAgainstTheTwin:
@@ -198,7 +65,9 @@ class TestAgainstTheTwin:
     @pytest.mark.parametrize("layout", ["csv", "two csv.gz", "tsv", "tsv.gz", "parquet", "lists"])
     def test_every_word_is_the_same(self, layout, tmp_path, monkeypatch):
         # Chunks far smaller than the data, so that their borders are crossed.
-        monkeypatch.setattr(encode_module, "_CHUNK_ROWS", 20)
+        monkeypatch.setattr(encode_module, "_CHUNK_WORDS", 1)
+        monkeypatch.setattr(encode_module, "_LEAST_ROWS", 20)
+        monkeypatch.setattr(vocabularies, "_CHUNK_VALUES", 5)
         rows = made_rows()
         # The files' columns stand in different orders, and the later rows in the second file.
         backwards = [dict(reversed(list(row.items()))) for row in rows]
@@ -219,13 +88,15 @@ class TestAgainstTheTwin:
                 query = f"SELECT * REPLACE ({replaced[layout]}) FROM {read}"
                 path = write_parquet(tmp_path / "rows.parquet", query)
             source = files_source(path)
-        records = prepare(source, SCHEMA, tmp_path / "out", split=self.split, num_files=3)
-        assert_same(records, twin(rows, SCHEMA, self.split))
+        records = prepare(
+            source, SCHEMA, tmp_path / "out", split=self.split, num_files=3, episode_rows=5
+        )
+        assert_same(records, Twin(SCHEMA, self.split).add(rows))
 
     def test_the_data_is_worth_comparing(self):
-        expected = twin(made_rows(), SCHEMA, self.split)
-        assert all(expected.splits[name] for name in ("train", "test", "valid"))
-        held_out = np.concatenate([*expected.splits["test"].values()], axis=1)
+        expected = Twin(SCHEMA, self.split).add(made_rows())
+        assert all(expected.words[name] for name in ("train", "test", "valid"))
+        held_out = np.concatenate([*expected.words["test"].values()], axis=1)
         item, history, city = held_out[1], held_out[2:5], held_out[7]
         assert (item == 0).any()
         assert (city == 0).any()
@@ -237,7 +108,7 @@ class TestAgainstTheTwin:
         schema = dataclasses.replace(SCHEMA, time=None)
         rows = made_rows(60)
         source = files_source(write_rows(tmp_path / "rows.csv", rows))
-        assert_same(prepare(source, schema, tmp_path / "out"), twin(rows, schema, Split()))
+        assert_same(prepare(source, schema, tmp_path / "out"), Twin(schema, Split()).add(rows))
 
     def test_a_value_of_held_out_tasks_alone_is_unknown(self, tmp_path):
         rows = [
@@ -264,10 +135,8 @@ class TestOrder:
     def test_of_tasks(self, values, expected, tmp_path):
         rows = [{"user": v, "item": "x", "price": "1", "rating": "1"} for v in values]
         source = files_source(write_rows(tmp_path / "rows.csv", rows))
-        prepare(source, SMALL, tmp_path / "out", split=Split(0.0))
-        with contextlib.closing(duckdb.connect()) as database:
-            query = f"SELECT value FROM '{tmp_path}/out/tasks.parquet' ORDER BY task"
-            assert [value for (value,) in database.execute(query).fetchall()] == expected
+        records = prepare(source, SMALL, tmp_path / "out", split=Split(0.0))
+        assert [value for _, value, _, _ in task_table(records)] == expected
 
     @pytest.mark.parametrize(
         "times",
@@ -389,6 +258,45 @@ class TestBadRows:
         assert records.details["rows"] == 9
         assert labels_of(records) == {0: [1, 0], 1: [1, 0], 2: [1], 3: [1, 0], 4: [1, 0]}
 
+    @pytest.mark.parametrize("bad", ["-1", "100", "1.0", "x", "99999999999999999999", "+1"])
+    @pytest.mark.parametrize("kind", ["categorical", "multi"])
+    def test_of_raw_keys(self, bad, kind, tmp_path):
+        schema = dataclasses.replace(
+            SMALL,
+            fields=(Field("item", kind),),
+            tables=(Table("item", 100, keys="raw"),),
+        )
+        rows = [row | {"item": "99| 0 |7" if kind == "multi" else " 99 "} for row in small_rows()]
+        rows[3]["item"] = ""
+        rows[2]["item"] = f"7|{bad}" if kind == "multi" else bad
+        source = files_source(write_rows(tmp_path / "rows.csv", rows))
+        match = r"a 'item' \(column 'item'\) of integers from 0 to 99, .*; the first is row 3 "
+        with pytest.raises(ValueError, match=match):
+            prepare(source, schema, tmp_path / "out")
+        records = prepare(source, schema, tmp_path / "out", on_bad_row="drop", split=Split(0.0))
+        assert records.details["dropped_rows"] == {"field item": 1}
+        assert {tuple(words[1]) for words in tasks_of(records, "train").values()} == {
+            (99, 99),
+            (99,),
+            (0, 99),
+        }
+
+    @pytest.mark.parametrize("kind", ["TINYINT", "BIGINT", "UBIGINT"])
+    def test_of_raw_keys_that_are_integers(self, kind, tmp_path):
+        values = "(7), (NULL), (100)" + ("" if kind.startswith("U") else ", (-1)")
+        path = write_parquet(
+            tmp_path / "rows.parquet",
+            f"SELECT 1 AS user, 1 AS rating, CAST(item AS {kind}) AS item "
+            f"FROM (VALUES {values}) t(item)",
+        )
+        tables = (Table("item", 100, keys="raw"),)
+        schema = Schema((Field("item"),), "rating", "user", tables=tables)
+        records = prepare(
+            files_source(path), schema, tmp_path / "out", on_bad_row="drop", split=Split(0.0)
+        )
+        assert tasks_of(records, "train")[0][1].tolist() == [7, 0]
+        assert records.details["dropped_rows"] == {"field item": 1 + (not kind.startswith("U"))}
+
     def test_of_every_reason_are_counted_apart(self, tmp_path):
         rows = small_rows()
         for row, changed in enumerate([{"rating": "x"}, {"rating": "x"}, {"user": ""}]):
@@ -436,7 +344,7 @@ class TestSources:
             (b"item,price,rating\n1,2,3\n", "'user', which the task needs; .*are item, price, rat"),
             (b"user,item,price\n1,2,3\n", "no column 'rating', which the label needs"),
             (b"1,2,3,4\n1,2,3,4\n", "its columns are 1, 2, 3, 4. .*give the file its header"),
-            (b"user,item,price,rating\n1,2\n", r"f\.csv cannot be read: .*sniffing"),
+            (b"user,item,price,rating\n1,2\n", r"f\.csv, line 2: expected 4 cells, got 2"),
             ("user,item,price,rating\né,2,3,4\n".encode("latin-1"), "cannot be read.*not utf-8"),
         ],
     )
@@ -487,6 +395,76 @@ class TestSplit:
         with pytest.raises(ValueError, match=f"expected {name} to be at least 0 and below 1"):
             Split(**{name: fraction})
 
+    def test_by_something_else(self):
+        with pytest.raises(ValueError, match="by to be task, time or both, got 'user'"):
+            Split(by="user")
+
+    @pytest.mark.parametrize("by", ["time", "both"])
+    @pytest.mark.parametrize("fractions", [(0.2, 0.0), (0.15, 0.3), (0.0, 0.25)])
+    def test_by_time(self, by, fractions, tmp_path):
+        split = Split(*fractions, seed=1, by=by)
+        rows = made_rows()
+        source = files_source(write_rows(tmp_path / "rows.csv", rows))
+        records = prepare(source, SCHEMA, tmp_path / "out", split=split)
+        expected = Twin(SCHEMA, split).add(rows)
+        assert expected.words["train"]
+        assert expected.words["test" if fractions[0] else "valid"]
+        assert (expected.left_out > 0) == (by == "both")
+        assert_same(records, expected)
+        assert records.details["time"]["kind"] == "integer"
+
+    @pytest.mark.parametrize(
+        ("kind", "sql"),
+        [
+            ("microseconds", "TIMESTAMP '2024-01-01' + INTERVAL (r) MINUTE"),
+            ("microseconds", "DATE '2024-01-01' + CAST(r AS INTEGER)"),
+            ("microseconds", "CAST(TIMESTAMPTZ '2024-01-01 00:00:00+00' + to_days(r) AS VARCHAR)"),
+            ("nanoseconds", "make_timestamp_ns(r)"),
+            ("number", "r / 2.0"),
+            ("number", "CAST(r AS VARCHAR) || '.5'"),
+            ("integer", "CAST(r AS UBIGINT)"),
+        ],
+    )
+    def test_by_times_of_every_kind(self, kind, sql, tmp_path):
+        query = f"SELECT 'u' AS user, 'i' AS item, 1 AS price, r AS rating, {sql} AS at "
+        path = write_parquet(tmp_path / "rows.parquet", f"{query} FROM range(9, -1, -1) t(r)")
+        schema = dataclasses.replace(SMALL, time="at")
+        records = prepare(
+            files_source(path), schema, tmp_path / "out", split=Split(0.2, 0.1, by="time")
+        )
+        assert records.details["time"]["kind"] == kind
+        found = {name: labels_of(records, name) for name in records.splits}
+        assert found == {"train": {0: [*range(7)]}, "valid": {0: [7]}, "test": {0: [8, 9]}}
+
+    def test_of_one_time_stays_together(self, tmp_path):
+        rows = [
+            {"user": "u", "item": "x", "price": "1", "rating": str(n), "at": at}
+            for n, at in enumerate("0112")
+        ]
+        source = files_source(write_rows(tmp_path / "rows.csv", rows))
+        schema = dataclasses.replace(SMALL, time="at")
+        records = prepare(source, schema, tmp_path / "out", split=Split(0.5, by="time"))
+        assert labels_of(records, "train") == {0: [0]}
+        assert labels_of(records, "test") == {0: [1, 2, 3]}
+
+    @pytest.mark.parametrize("fractions", [(0.8, 0.0), (0.5, 0.5), (0.1, 0.8)])
+    def test_no_training_row(self, fractions, tmp_path):
+        rows = [row | {"at": "0" if row["rating"] == "0" else "1"} for row in small_rows()]
+        rows[0]["at"] = "1"
+        source = files_source(write_rows(tmp_path / "rows.csv", rows))
+        schema = dataclasses.replace(SMALL, time="at")
+        with pytest.raises(ValueError, match=r"no row is left to train on: of 10 row\(s\)"):
+            prepare(source, schema, tmp_path / "out", split=Split(*fractions, by="time"))
+
+    def test_by_a_time_that_is_none(self, tmp_path):
+        path = write_parquet(
+            tmp_path / "rows.parquet",
+            "SELECT 'u' AS user, 'i' AS item, 1 AS price, 1 AS rating, TIME '10:00:00' AS at",
+        )
+        schema = dataclasses.replace(SMALL, time="at")
+        with pytest.raises(ValueError, match="to be a number, a date or a text, got TIME"):
+            prepare(files_source(path), schema, tmp_path / "out")
+
     def test_no_training_task(self, tmp_path):
         with pytest.raises(ValueError, match=r"of 5 task\(s\), 4 are for test and 1 for valid"):
             prepare(small_source(tmp_path), SMALL, tmp_path / "out", split=Split(0.8, 0.2))
@@ -504,24 +482,61 @@ class TestSplit:
 
 class TestOutput:
     def test_details_say_what_was_done(self, tmp_path):
-        records = prepare(small_source(tmp_path), SMALL, tmp_path / "deep" / "out", num_files=2)
-        described = json.loads((records.path / "schema.json").read_text(encoding="utf-8"))
+        output = tmp_path / "deep" / "out"
+        records = prepare(small_source(tmp_path), SMALL, output, num_files=2)
+        described = json.loads((output / "schema.json").read_text(encoding="utf-8"))
         assert described == records.describe()
         assert described["details"] == {
-            "source": str(tmp_path / "small.csv"),
+            "sources": [str(tmp_path / "small.csv")],
             "rows": 10,
             "tasks": 5,
-            "splits": {"train": {"tasks": 4, "rows": 8}, "test": {"tasks": 1, "rows": 2}},
+            "rows_of_tasks": [0, 5],
             "dropped_rows": {},
-            "split": {"test_fraction": 0.2, "valid_fraction": 0.0, "seed": 0},
+            "left_out_rows": 0,
+            "cut_values": {},
+            "split": {"test_fraction": 0.2, "valid_fraction": 0.0, "seed": 0, "by": "task"},
+            "time": {"kind": "", "valid": None, "test": None},
         }
-        assert records.num_files == 2
-        assert records.path == tmp_path / "deep" / "out"
+        assert len(records.contents["train"].files) == 2
+        assert records.path == str(output)
+
+    def test_is_described(self, tmp_path):
+        rows = [row | {"seen": "a|b|c|d"} for row in small_rows()] + small_rows()[:1] * 5
+        rows = [{"seen": ""} | row for row in rows]
+        rows += [rows[0] | {"rating": "x"}, rows[0] | {"user": ""}, rows[0] | {"user": "new"}]
+        fields = (Field("item"), Field("seen", "multi", max_values=3), Field("city", column="item"))
+        tables = (Table("seen", keys="raw"), Table("city", 9, keys="hash"))
+        fields = (*fields, Field("letters", "multi", column="seen", max_values=3))
+        rows = [
+            row | {"seen": row["seen"].translate(str.maketrans("abcd", "1234"))} for row in rows
+        ]
+        schema = Schema(fields, "rating", "user", tables=tables)
+        source = files_source(write_rows(tmp_path / "rows.csv", rows))
+        records = prepare(source, schema, tmp_path / "out", on_bad_row="drop")
+        assert records.details["cut_values"] == {"seen": 11, "letters": 11}
+        assert describe(records).splitlines() == [
+            f"{tmp_path}/out: 16 rows of 6 tasks",
+            "  train: 4 tasks, 12 rows, 4 episodes",
+            "  test: 2 tasks, 4 rows, 2 episodes",
+            "  dropped, task: 1 rows",
+            "  dropped, label: 1 rows",
+            "  field seen: 11 values beyond its max_values cut off",
+            "  field letters: 11 values beyond its max_values cut off",
+            "  table item: 4 rows (vocabulary)",
+            "  table seen: keys without a limit (raw)",
+            "  table city: 9 rows (hash)",
+            "  table letters: 5 rows (vocabulary)",
+            "  rows a task, and how many tasks have so many:",
+            f"{'1':>26} {1:>12} {'#' * 8}",
+            f"{'2 to 3':>26} {4:>12} {'#' * 30}",
+            f"{'4 to 7':>26} {1:>12} {'#' * 8}",
+        ]
 
     def test_is_the_same_twice_and_leaves_nothing_beside(self, tmp_path):
         source = small_source(tmp_path)
-        first = prepare(source, SMALL, tmp_path / "first", memory_limit="200MB").path
-        second = prepare(source, SMALL, tmp_path / "second").path
+        first, second = tmp_path / "first", tmp_path / "second"
+        prepare(source, SMALL, first, memory_limit="200MB", spill_folder=tmp_path)
+        prepare(source, SMALL, second)
         names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
         assert len(names) == 2 * 16 + 5
         for name in names:
@@ -531,7 +546,7 @@ class TestOutput:
 
     def test_can_be_read_by_whom_the_umask_lets(self, tmp_path):
         (tmp_path / "plain").mkdir()
-        path = prepare(small_source(tmp_path), SMALL, tmp_path / "out").path
+        path = pathlib.Path(prepare(small_source(tmp_path), SMALL, tmp_path / "out").path)
         mode = stat.S_IMODE(path.stat().st_mode)
         assert mode == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
@@ -540,7 +555,8 @@ class TestOutput:
         prepare(source, SMALL, output, num_files=2)
         with pytest.raises(ValueError, match=r"out exists\. Pass overwrite=True"):
             prepare(source, SMALL, output)
-        assert prepare(source, SMALL, output, num_files=3, overwrite=True).num_files == 3
+        records = prepare(source, SMALL, output, num_files=3, overwrite=True)
+        assert len(records.contents["train"].files) == 3
         assert not list(output.glob("*-of-00002*"))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "small.csv"]
 
@@ -556,8 +572,16 @@ class TestOutput:
             prepare(small_source(tmp_path), SMALL, output, overwrite=True)
         assert (output / "thesis.tex" if kind == "folder" else output).read_text() == "x"
 
-    @pytest.mark.parametrize("step", ["encode_rows", "save_tables", "_replace"])
-    def test_of_before_survives_a_failure(self, step, tmp_path, monkeypatch):
+    @pytest.mark.parametrize(
+        ("module", "step"),
+        [
+            (duckdb_engine, "encode_rows"),
+            (duckdb_engine, "save_tasks"),
+            (prepare_module, "details_of"),
+            (prepare_module, "replace_folder"),
+        ],
+    )
+    def test_of_before_survives_a_failure(self, module, step, tmp_path, monkeypatch):
         source, output = small_source(tmp_path), tmp_path / "out"
         prepare(source, SMALL, output)
         before = (output / "schema.json").read_bytes()
@@ -565,7 +589,7 @@ class TestOutput:
         def fail(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(prepare_module, step, fail)
+        monkeypatch.setattr(module, step, fail)
         with pytest.raises(KeyboardInterrupt):
             prepare(source, SMALL, output, overwrite=True, split=Split(0.4))
         assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "small.csv"]
@@ -573,11 +597,175 @@ class TestOutput:
         assert (output / "schema.json").read_bytes() == before
 
     def test_of_before_comes_back_when_the_renaming_fails(self, tmp_path):
-        output = tmp_path / "out"
+        output, work = tmp_path / "out", tmp_path / "work"
         output.mkdir()
+        work.mkdir()
         with pytest.raises(FileNotFoundError):
-            prepare_module._replace(tmp_path / "not built", output, tmp_path / "aside")
-        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+            work_folder.replace_folder(tmp_path / "not built", output, work)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "work"]
+
+
+class TestRemote:
+    """On the file system in memory that TensorFlow has; the real ones are tested in test_files."""
+
+    @pytest.fixture
+    def folder(self, monkeypatch, request):
+        monkeypatch.setattr(files, "SCHEMES", (*files.SCHEMES, "ram"))
+        monkeypatch.setattr(files, "_load", lambda scheme: None)
+        return f"ram://{request.node.name}/records"
+
+    def test_output_is_the_same_and_schema_json_comes_last(self, folder, tmp_path, monkeypatch):
+        written = []
+        copy_in = files.copy_in
+        monkeypatch.setattr(
+            files, "copy_in", lambda local, path: written.append(path) or copy_in(local, path)
+        )
+        source = small_source(tmp_path)
+        records = prepare(source, SMALL, folder, num_files=2, spill_folder=tmp_path)
+        local = prepare(source, SMALL, tmp_path / "out", num_files=2)
+        assert len(written) == len(set(written)) == 2 * (2 + 1) + 3
+        assert written[-1] == f"{folder}/schema.json"
+        assert dataclasses.replace(records, path=local.path) == local
+        assert labels_of(records) == labels_of(local)
+        assert read_vocabulary(folder, "item").tolist() == ["i0", "i1", "i3", "i4"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "small.csv"]
+        with pytest.raises(ValueError, match="A remote folder is not overwritten"):
+            prepare(source, SMALL, folder, overwrite=True)
+
+    def test_appending(self, folder, tmp_path, monkeypatch):
+        source = small_source(tmp_path)
+        copy_in = files.copy_in
+
+        def copy_over(local, path):
+            # This file system goes on at the end of a file that is there; only one may be.
+            if files.exists(path):
+                assert path.endswith("schema.json")
+                files.remove(path)
+            copy_in(local, path)
+
+        monkeypatch.setattr(files, "copy_in", copy_over)
+        prepare(source, SMALL, folder, num_files=2)
+        records = prepare(source, SMALL, folder, append=True, num_files=1)
+        assert labels_of(records)[0] == [0, 1, 0, 1]
+        assert len(records.contents["train"].files) == 3
+
+
+@pytest.mark.parametrize("bad", [b"\xff\xfe", b"caf\xe9"])
+@pytest.mark.parametrize("policy", ["error", "drop"])
+def test_text_that_is_not_utf8_is_an_error_always(bad, policy, tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"user,item,price,rating\na,b,1,1\n" + bad + b",b,1,1\n")
+    with pytest.raises(ValueError, match=r"rows\.csv, line 3: expected UTF-8"):
+        prepare(files_source(path), SMALL, tmp_path / "out", on_bad_row=policy)
+
+
+def test_a_file_that_changes_while_it_is_read(tmp_path):
+    source = small_source(tmp_path)
+    with open(tmp_path / "small.csv", "r+") as file:
+        file.truncate(60)
+    with pytest.raises(ValueError, match=r"small\.csv changed while it was read"):
+        prepare(source, SMALL, tmp_path / "out", on_bad_row="drop")
+
+
+class TestProgress:
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    def test_is_shown_on_a_terminal(self, tmp_path, monkeypatch, capsys):
+        terminal = self.Terminal()
+        monkeypatch.setattr(progress, "_PAUSE_SECONDS", 0.001)
+        monkeypatch.setattr(sys, "stderr", terminal)
+        prepare(small_source(tmp_path), SMALL, tmp_path / "out", progress=True)
+        lines = [line.split("\r")[-1] for line in terminal.getvalue().split("\n") if line]
+        stages = ["reading", "checking", "numbering tasks", "counting values"]
+        stages += ["making vocabularies", "encoding and sorting", "writing train", "writing test"]
+        stages += ["moving into place"]
+        assert [line.split("[")[0].strip() for line in lines] == stages
+        assert all(line.endswith(" s") and "[####" in line for line in lines)
+
+    def test_a_stage_that_fails_is_not_shown_as_done(self):
+        terminal = self.Terminal()
+        shown = progress.Progress(True, terminal)
+        with pytest.raises(KeyError), shown.stage("reading", lambda: 0.5):
+            raise KeyError
+        assert "#" not in terminal.getvalue()
+
+    @pytest.mark.parametrize("asked", [False, True])
+    def test_is_not_shown_elsewhere(self, asked, tmp_path, capsys):
+        prepare(small_source(tmp_path), SMALL, tmp_path / "out", progress=asked)
+        assert capsys.readouterr() == ("", "")
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=6)
+WORDS = st.sampled_from(["a", "b", "7", "07", " a", "", "é", "Z"]) | TEXTS
+KEY_NUMBERS = st.sampled_from(["0", "1", "99", " 5", "", "007"])
+
+
+@st.composite
+def key_fields(draw, name):
+    """A key field with a table of its own, or the shared one."""
+    keys = draw(st.sampled_from(["vocabulary", "hash", "raw"]))
+    sizes = {"vocabulary": [None], "hash": [None, 2, 5], "raw": [None, 100]}[keys]
+    kind = draw(st.sampled_from(["categorical", "multi"]))
+    separator = draw(st.sampled_from(["|", ", "]))
+    field = Field(
+        name,
+        kind,
+        separator=separator,
+        max_values=draw(st.integers(1, 3)),
+        min_count=draw(st.integers(1, 2)),
+    )
+    if keys == "vocabulary" and draw(st.booleans()):
+        return dataclasses.replace(field, table="shared"), Table("shared")
+    return field, Table(name, draw(st.sampled_from(sizes)), keys=keys)
+
+
+@st.composite
+def logs(draw):
+    """A schema, a split, and the rows of one or two logs."""
+    made = [draw(key_fields(f"key {number}")) for number in range(draw(st.integers(1, 3)))]
+    dense = [Field(f"dense {number}", "dense") for number in range(draw(st.integers(0, 2)))]
+    fields = draw(st.permutations([*(field for field, _ in made), *dense]))
+    schema = Schema(
+        tuple(fields),
+        "label",
+        "task",
+        draw(st.sampled_from(["time", None])),
+        tables=tuple({table.name: table for _, table in made}.values()),
+    )
+    numbers = st.floats(-1e6, 1e6, width=32).map(str)
+    columns = {"task": st.sampled_from(["u", "v", "10", "9", "é"]), "label": numbers}
+    columns |= {"time": st.integers(-3, 3).map(str)}
+    columns |= {field.name: numbers for field in dense}
+    for field, table in made:
+        one = KEY_NUMBERS if table.keys == "raw" else WORDS
+        many = st.lists(one, max_size=4).map(field.separator.join)
+        columns[field.name] = many if field.kind == "multi" else one
+    log = st.lists(st.fixed_dictionaries(columns), min_size=1, max_size=12)
+    split = Split(draw(st.sampled_from([0.0, 0.2])), draw(st.sampled_from([0.0, 0.1])), seed=1)
+    return schema, split, draw(st.lists(log, min_size=1, max_size=2))
+
+
+@hypothesis.settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+    database=None,
+    derandomize=True,
+)
+@hypothesis.given(logs())
+def test_any_log_is_what_the_twin_says(tmp_path_factory, made):
+    schema, split, written = made
+    folder = tmp_path_factory.mktemp("log")
+    twin = Twin(schema, split)
+    num_tasks = len({row["task"] for row in written[0]})
+    hypothesis.assume(sum(split.counts(num_tasks)) < num_tasks)
+    for number, rows in enumerate(written):
+        source = files_source(write_rows(folder / f"{number}.csv", rows))
+        settings = {"append": True} if number else {"split": split, "episode_rows": 3}
+        records = prepare(source, schema, folder / "out", num_files=2, **settings)
+        assert_same(records, twin.add(rows))
 
 
 @pytest.mark.parametrize(
@@ -585,11 +773,13 @@ class TestOutput:
     [
         ({"num_files": 0}, "num_files of at least 1, got 0"),
         ({"on_bad_row": "ignore"}, "on_bad_row of 'error' or 'drop', got 'ignore'"),
+        ({"engine": "spork"}, "an engine of duckdb.*, got 'spork'"),
+        ({"episode_rows": 1}, "episode_rows of at least 2, got 1"),
+        ({"compression": "lzma"}, "a compression of none, zlib, got 'lzma'"),
+        ({"append": True, "overwrite": True}, "append and overwrite exclude each other"),
+        ({"split": Split(by="time")}, "a split by 'time' needs a time"),
+        ({"split": Split(by="both")}, "a split by 'both' needs a time"),
         ({"memory_limit": "much"}, "memory_limit to be a size such as '8GB', got 'much'"),
-        (
-            {"schema": Schema((Field("item", table="../x"),), "rating", "user")},
-            "'../x' names a fil",
-        ),
     ],
 )
 def test_arguments_out_of_range(arguments, message, tmp_path):

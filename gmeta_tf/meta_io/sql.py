@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import glob
+import os
 import pathlib
 from typing import Any
 
 import duckdb
 
-__all__ = ["one_value", "sql_name", "sql_parquet", "sql_text"]
+__all__ = ["connect", "one_value", "sql_name", "sql_parquet", "sql_text", "trimmed"]
+
+_WHITE_SPACE = " \t\n\r\x0b\x0c"
+
+
+def connect(spill_folder: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
+    """A database in memory that goes to disk when memory runs out.
+
+    Not one in a file: its tables would be compressed as they are made, which takes three times as
+    long as to read CSV.
+
+    Raises:
+        ValueError: the limit is no size.
+    """
+    database = duckdb.connect()
+    # With UTC a text time without a zone means the same on every machine. The insertion order is
+    # what "the order of the files" and the reading of sorted chunks rest on.
+    database.execute("SET TimeZone='UTC'")
+    database.execute("SET preserve_insertion_order=true")
+    database.execute(f"SET temp_directory={sql_text(spill_folder)}")
+    database.execute("SET enable_progress_bar=true")
+    database.execute("SET enable_progress_bar_print=false")
+    if memory_limit is not None:
+        try:
+            database.execute(f"SET memory_limit={sql_text(memory_limit)}")
+        except duckdb.Error as error:
+            database.close()
+            raise ValueError(
+                f"expected memory_limit to be a size such as '8GB', got {memory_limit!r}: {error}"
+            ) from error
+    return database
 
 
 def one_value(database: duckdb.DuckDBPyConnection, query: str) -> Any:
@@ -29,5 +60,11 @@ def sql_text(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def sql_parquet(path: pathlib.Path) -> str:
-    return f"read_parquet({sql_text(glob.escape(str(path)))})"
+def sql_parquet(path: str | os.PathLike[str]) -> str:
+    """The SQL table of a Parquet file."""
+    return f"read_parquet({sql_text(glob.escape(os.fspath(path)))})"
+
+
+def trimmed(value: str) -> str:
+    """A value as text, white space cut off; NULL if nothing is left."""
+    return f"nullif(trim(CAST({value} AS VARCHAR), {sql_text(_WHITE_SPACE)}), '')"

@@ -1,0 +1,43 @@
+"""A full disk, which each library tells in its own way."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+import duckdb
+import tensorflow as tf
+
+__all__ = ["told_of_a_full_disk"]
+
+
+@contextlib.contextmanager
+def told_of_a_full_disk(output: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever DuckDB, TensorFlow and Python call a full disk is an OSError with ENOSPC."""
+    try:
+        yield
+    except duckdb.OutOfMemoryException as error:
+        if "No space left" not in str(error) and "max_temp_directory_size" not in str(error):
+            raise ValueError(
+                f"the engine ran out of memory: {str(error).splitlines()[0]} Raise memory_limit."
+            ) from error
+        raise _full_disk(output, error) from error
+    except (duckdb.Error, tf.errors.OpError, OSError) as error:
+        reasons = ("No space left", "File too large")
+        if not isinstance(error, tf.errors.ResourceExhaustedError) and not any(
+            reason in str(error) for reason in reasons
+        ):
+            raise
+        raise _full_disk(output, error) from error
+
+
+def _full_disk(output: str | os.PathLike[str], error: Exception) -> OSError:
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    return OSError(
+        errno.ENOSPC,
+        f"the disk is full: {first_line}. Nothing was changed; make room or pass another "
+        "spill_folder, and prepare again",
+        os.fspath(output),
+    )
