@@ -24,6 +24,7 @@ __all__ = ["main"]
 
 _EPILOG = """the way through:
   gmeta-tf prepare --movielens download --output records
+  gmeta-tf inspect records
   horovodrun -np 2 gmeta-tf train --records records --run run
   gmeta-tf evaluate --run run
   gmeta-tf export --run run
@@ -34,11 +35,14 @@ Each subcommand takes --config FILE.yaml with the same names as its flags, and
 
 _COMMANDS = {
     "prepare": (options.PrepareOptions, "raw tables to task records"),
+    "inspect": (options.InspectOptions, "what a records folder holds, and whether it is sound"),
     "train": (options.TrainOptions, "meta-train, alone or under horovodrun"),
     "evaluate": (options.EvaluateOptions, "judge a run on unseen tasks"),
     "export": (options.ExportOptions, "a run to a SavedModel"),
     "predict": (options.PredictOptions, "raw rows through a SavedModel"),
 }
+
+_MODULES = {"inspect": "gmeta_tf.launch.inspect_command"}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         values = {key: value for key, value in vars(chosen).items() if key != "config"}
         command_options = _COMMANDS[name][0](**values)
         # TensorFlow is imported here and not before, so that --help answers at once.
-        commands: Any = importlib.import_module("gmeta_tf.launch.commands")
+        commands: Any = importlib.import_module(_MODULES.get(name, "gmeta_tf.launch.commands"))
         getattr(commands, name)(command_options)
     except (ValueError, OSError, ImportError) as error:
         print(f"gmeta-tf {name}: {error}", file=sys.stderr)
@@ -83,11 +87,17 @@ def _parser() -> ArgumentParser:
 
 
 def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str | None]) -> None:
-    """One flag for each field of a dataclass: `--like-this`, `--yes`/`--no-yes` for a bool."""
+    """One flag for each field of a dataclass: `--like-this`, `--yes`/`--no-yes` for a bool.
+
+    A field whose metadata says `positional` is given without a flag.
+    """
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         flag, hint = f"--{field.name.replace('_', '-')}", hints[field.name]
         settings: dict[str, Any] = {"help": help_of[field.name]}
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, type=hint, **settings)
+            continue
         if field.default is not dataclasses.MISSING:
             settings["default"] = field.default
         elif field.default_factory is not dataclasses.MISSING:

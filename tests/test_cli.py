@@ -52,6 +52,28 @@ def folder(tmp_path_factory):
     return folder
 
 
+def test_prepare_appends_and_tells_what_is_there(folder, tmp_path, capsys):
+    records = str(tmp_path / "records")
+    common = ["prepare", "--input", str(folder / "log.csv"), "--output", records]
+    common += ["--schema", str(folder / "schema.yaml"), "--memory-limit", "1GB"]
+    made = ["--valid-fraction", "0.1", "--episode-rows", "16", "--compression", "zlib"]
+    cli.main([*common, *made, "--on-bad-row", "drop", "--spill-folder", str(tmp_path / "spilled")])
+    first = capsys.readouterr().out
+    cli.main([*common, "--append", "--engine", "duckdb"])
+    second = capsys.readouterr().out
+    rows = [
+        int(shown.split(" rows of ")[0].split()[-1].replace(",", "")) for shown in (first, second)
+    ]
+    assert rows[1] == 2 * rows[0]
+    assert "40 tasks" in first
+    assert "40 tasks" in second
+    assert "rows a task" in second
+    assert not list((tmp_path / "spilled").iterdir())
+    with pytest.raises(SystemExit):
+        cli.main([*common, "--append", "--split-by", "both"])
+    assert "expected the split to be" in capsys.readouterr().err
+
+
 def test_evaluate_prints_one_json_line(folder, capsys):
     cli.main(["evaluate", "--run", str(folder / "run"), "--json"])
     (line,) = capsys.readouterr().out.splitlines()
@@ -188,10 +210,12 @@ def test_a_schema_file_that_is_none(tmp_path):
         read_schema(str(tmp_path / "s.yaml"))
 
 
-@pytest.mark.parametrize("settings", [{"checkpoint_every": 0}, {"keep": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"checkpoint_every": 0}, {"keep": 0}, {"checkpoint_every_steps": -1}]
+)
 def test_a_run_folder_keeps_at_least_one_checkpoint(settings, tmp_path):
-    with pytest.raises(ValueError, match="checkpoint_every and keep of at least 1"):
-        RunFolder(tmp_path, samples_per_epoch=1, **settings)
+    with pytest.raises(ValueError, match="checkpoint_every_steps and keep of at least 1"):
+        RunFolder(tmp_path, None, **settings)
 
 
 def test_a_wrong_flag_is_named(capsys):
@@ -237,7 +261,8 @@ def test_every_flag_is_explained(name, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     kind, _ = cli._COMMANDS[name]
     for param in docstring_parser.parse(kind.__doc__).params:
-        assert f"--{param.arg_name.replace('_', '-')}" in shown
+        is_positional = (name, param.arg_name) == ("inspect", "path")
+        assert f"{'' if is_positional else '--'}{param.arg_name.replace('_', '-')}" in shown
         assert " ".join(param.description.split()[:4]).replace("- ", "-") in shown
     assert {field.name for field in dataclasses.fields(kind)} == {
         param.arg_name for param in docstring_parser.parse(kind.__doc__).params
