@@ -13,9 +13,10 @@ import tensorflow as tf
 
 from gmeta_tf.meta.outer_loop import MetaModel
 from gmeta_tf.meta_io.encode import read_vocabulary
+from gmeta_tf.meta_io.hashing import hash_buckets
 from gmeta_tf.meta_io.pipeline import Batch, assemble_batch
 from gmeta_tf.meta_io.records import Records
-from gmeta_tf.schema import PADDING_KEY, UNKNOWN_KEY, Field, Schema
+from gmeta_tf.schema import LARGEST_KEY, PADDING_KEY, UNKNOWN_KEY, Field, Schema, Table
 
 __all__ = ["export_saved_model"]
 
@@ -41,14 +42,15 @@ def export_saved_model(
         predict_unadapted
             query_<field>     -> prediction, from the shared values
 
-    A value that the vocabulary does not have reads the unknown value's row. Values of a
-    multi-valued field stand in one string with the field's separator.
+    Values become keys as `prepare` makes them. A value that the vocabulary does not have, or that
+    is no key of a table with raw keys, reads row 0. Values of a multi-valued field stand in one
+    string with the field's separator.
 
     Args:
         model: compiled.
         path: a folder; one that is there is replaced when the new one is whole.
         vocabularies: the records that the model was trained on; or table -> its values, str
-            `[num_rows - 1]`, where value i has the key i + 1.
+            `[num_rows - 1]`, where value i has the key i + 1, for the tables that have one.
 
     Raises:
         ValueError: a vocabulary that is missing or of another size than its table.
@@ -56,7 +58,11 @@ def export_saved_model(
     schema = model.embedding.schema
     if isinstance(vocabularies, Records):
         folder = vocabularies.path
-        vocabularies = {t.name: read_vocabulary(folder, t.name) for t in schema.tables}
+        vocabularies = {
+            table.name: read_vocabulary(folder, table.name)
+            for table in schema.tables
+            if table.keys == "vocabulary"
+        }
     _check_vocabularies(schema, vocabularies)
     rows = {group: model.embedding.all_rows(group) for group in model.embedding.shards}
     if not model.world.is_chief:
@@ -162,20 +168,37 @@ class _Serving(tf.Module):
         planes = [tf.bitcast(labels, tf.int32)[:, tf.newaxis]]
         for field in self._schema.key_fields:
             keys = self._keys(field, inputs[f"{part}_{field.name}"])
-            planes.append(tf.stack(tf.unstack(keys, axis=2), axis=1))
+            keys = tf.stack(tf.unstack(keys, axis=2), axis=1)
+            if self._schema.table(field.table_name).words_per_key == 2:
+                planes += tf.unstack(tf.bitcast(keys, tf.int32), axis=3)
+            else:
+                planes.append(tf.cast(keys, tf.int32))
         for field in self._schema.dense_fields:
             planes.append(tf.bitcast(inputs[f"{part}_{field.name}"], tf.int32)[:, tf.newaxis])
         return tf.concat(planes, axis=1)
 
     def _keys(self, field: Field, text: tf.Tensor) -> tf.Tensor:
-        """The keys of raw values `[T, R]`, int32 `[T, R, slots]`."""
-        lookup = self.vocabularies[field.table_name].lookup
+        """The keys of raw values `[T, R]`, int64 `[T, R, slots]`."""
+        table = self._schema.table(field.table_name)
         if field.kind == "categorical":
-            return tf.cast(lookup(tf.strings.strip(text)), tf.int32)[:, :, tf.newaxis]
+            return self._key_of(table, tf.strings.strip(text))[:, :, tf.newaxis]
         values = tf.strings.split(tf.reshape(text, [-1]), field.separator)
-        keys = lookup(tf.strings.strip(values).to_tensor(""))
-        keys = first_distinct(tf.cast(keys, tf.int32), field.num_slots)
+        keys = self._key_of(table, tf.strings.strip(values).to_tensor(""))
+        keys = first_distinct(keys, field.num_slots)
         return tf.reshape(keys, [tf.shape(text)[0], tf.shape(text)[1], field.num_slots])
+
+    def _key_of(self, table: Table, value: tf.Tensor) -> tf.Tensor:
+        """The keys of single values without white space around them, int64; 0 of a missing one."""
+        if table.keys == "vocabulary":
+            return self.vocabularies[table.name].lookup(value)
+        if table.keys == "hash":
+            hashed = 1 + tf.strings.to_hash_bucket_fast(value, hash_buckets(table))
+            return tf.where(value == "", tf.constant(UNKNOWN_KEY, tf.int64), hashed)
+        # 18 digits always fit; what is longer would be read as an error of the whole request.
+        is_key = tf.strings.regex_full_match(value, "[0-9]{1,18}")
+        key = tf.strings.to_number(tf.where(is_key, value, "0"), tf.int64)
+        inside = key < (table.num_rows or LARGEST_KEY)
+        return tf.where(inside, key, tf.constant(UNKNOWN_KEY, tf.int64))
 
 
 def first_distinct(keys: tf.Tensor, count: int) -> tf.Tensor:
@@ -184,11 +207,11 @@ def first_distinct(keys: tf.Tensor, count: int) -> tf.Tensor:
         count 3: [5 0 5 2] -> [5 2 -1];  [0 0 0 0] -> [0 -1 -1]
 
     Args:
-        keys: int32 `[N, M]`, 0 is unknown.
+        keys: `[N, M]`, 0 is unknown.
         count: L.
 
     Returns:
-        int32 `[N, L]`, -1 after the last; a row without a known key holds one 0.
+        `[N, L]`, -1 after the last; a row without a known key holds one 0.
     """
     keys = tf.pad(keys, [[0, 0], [0, count]])
     same = keys[:, :, tf.newaxis] == keys[:, tf.newaxis, :]
@@ -198,9 +221,10 @@ def first_distinct(keys: tf.Tensor, count: int) -> tf.Tensor:
     new = (tf.reduce_max(seen_before, axis=2) == 0) & (keys != UNKNOWN_KEY)
     order = tf.argsort(tf.cast(~new, tf.int32), axis=1, stable=True)[:, :count]
     picked = tf.gather(keys, order, batch_dims=1)
-    picked = tf.where(tf.gather(new, order, batch_dims=1), picked, PADDING_KEY)
+    padding = tf.constant(PADDING_KEY, keys.dtype)
+    picked = tf.where(tf.gather(new, order, batch_dims=1), picked, padding)
     none = tf.reduce_all(picked == PADDING_KEY, axis=1, keepdims=True)
-    only_unknown = tf.one_hot(0, count, on_value=UNKNOWN_KEY, off_value=PADDING_KEY)
+    only_unknown = tf.one_hot(0, count, UNKNOWN_KEY, PADDING_KEY, dtype=keys.dtype)
     return tf.where(none, only_unknown, picked)
 
 
@@ -227,6 +251,8 @@ def _named(specs: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:
 
 def _check_vocabularies(schema: Schema, vocabularies: Mapping[str, np.ndarray]) -> None:
     for table in schema.tables:
+        if table.keys != "vocabulary":
+            continue
         if table.name not in vocabularies:
             raise ValueError(
                 f"the table {table.name!r} has no vocabulary among {sorted(vocabularies)}. "
