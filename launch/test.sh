@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-limit=${GMETA_TEST_TIMEOUT:-900}
+limit=${GMETA_TEST_TIMEOUT:-1500}
 scratch=
 running=
 
@@ -82,8 +82,9 @@ judge() { # judge PART STATUS REPORT: pytest ended with STATUS, and wrote REPORT
 serial() {
   local part="pytest tests" status=0 report=$scratch/serial.xml
   say "$part"
-  limited .venv/bin/python -m pytest tests --ignore tests/parallel -q --junit-xml "$report" \
-    "${dumps[@]}" "$@" || status=$?
+  # Files are dealt whole to two processes: some start a server or a session for all their tests.
+  limited .venv/bin/python -m pytest tests --ignore tests/parallel -q -n 2 --dist loadfile \
+    --junit-xml "$report" "${dumps[@]}" "$@" || status=$?
   judge "$part" "$status" "$report"
 }
 

@@ -76,7 +76,7 @@ class RankedModel(keras.Model):
             return _joined(history, super().fit(timed(x.dataset(first_epoch)), **options))
 
     def _fit_rest(self, batches: TaskBatches, options: dict[str, Any]) -> Any:
-        """The rest of a stopped epoch, apart: the epochs of one `fit` of Keras are of one length."""
+        """The rest of a stopped epoch, apart: in one `fit` of Keras all epochs have one length."""
         rest = {
             "initial_epoch": batches.begin.epoch,
             "epochs": batches.begin.epoch + 1,
@@ -219,7 +219,8 @@ def _joined(first: Any, second: Any) -> Any:
 
 def _one_epoch(batches: TaskBatches) -> tf.data.Dataset:
     steps = batches.steps_per_epoch
-    return batches.dataset(batches.begin.epoch).take(steps).apply(tf.data.experimental.assert_cardinality(steps))
+    batches_once = batches.dataset(batches.begin.epoch).take(steps)
+    return batches_once.apply(tf.data.experimental.assert_cardinality(steps))
 
 
 def _data_of(batches: TaskBatches) -> dict[str, Any]:

@@ -289,9 +289,8 @@ class TaskBatches:
 
     @functools.cached_property
     def _drawn_by(self) -> str:
-        names = ("seed", "support", "query", "every_row", "every_query", "in_time_order")
-        names += ("buckets", "shuffle", "window_rows", "split")
-        settings = [f"{name}={getattr(self, name)}" for name in names]
+        names = "seed support query every_row every_query in_time_order buckets shuffle window_rows"
+        settings = [f"{name}={getattr(self, name)}" for name in (*names.split(), "split")]
         return ", ".join([*settings, f"episodes={len(self._index)}"])
 
     @functools.cached_property

@@ -152,7 +152,7 @@ class WindowReader:
         file, offset, num_bytes, num_records = block[0], block[1], block[2], block[3]
         # Unlike tf.data.TFRecordDataset, the op can begin in the middle of a file. It checks the
         # records' checksums; the buffer is the block, so a block is one read. The second file,
-        # which is never come to, is for s3://: if all files lie there, the op reads 127 MiB at once.
+        # never come to, is for s3://: if all files lie there, the op reads 127 MiB at once.
         variant = tf.raw_ops.TFRecordDatasetV2(
             filenames=[tf.gather(tf.constant(self.files), file), os.devnull],
             compression_type="",
