@@ -48,10 +48,12 @@ setup(
         "gpu": ["tensorflow[and-cuda]==2.16.2"],
         "distributed": ["horovod==0.28.1", "cffi", "cloudpickle", "packaging", "psutil"],
         "remote": ["tensorflow-io==0.37.1"],
+        "spark": ["pyspark>=3.5,<4"],  # 3.5 runs on Java 17; 4 needs Java 17 or 21
         "sok": ["merlin-sok==2.1.0"],
         "bench": ["torch==2.13.0"],
         "dev": [
             "pytest",
+            "pytest-xdist",
             "hypothesis",
             "ruff",
             "mypy",

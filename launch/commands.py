@@ -9,6 +9,8 @@ import json
 import pathlib
 import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
 from typing import Any, cast
 
 import duckdb
@@ -28,11 +30,13 @@ from gmeta_tf.launch.options import (
     PrepareOptions,
     TrainOptions,
 )
+from gmeta_tf.meta_io.files import is_remote
 from gmeta_tf.meta_io.movielens import movielens_100k, movielens_schema, movielens_source
 from gmeta_tf.meta_io.prepare import Split
 from gmeta_tf.meta_io.prepare import prepare as prepare_records
-from gmeta_tf.meta_io.sources import files_source
+from gmeta_tf.meta_io.sources import Source, files_source
 from gmeta_tf.meta_io.summary import describe
+from gmeta_tf.meta_io.work_folder import work_folder
 from gmeta_tf.predictor import Predictor
 
 __all__ = ["build_model", "evaluate", "export", "predict", "prepare", "train"]
@@ -43,34 +47,47 @@ _JUDGED_TASKS = 16
 
 def prepare(options: PrepareOptions) -> None:
     """`gmeta-tf prepare`."""
+    with raw_rows(options) as (source, schema):
+        split = Split(
+            options.test_fraction, options.valid_fraction, options.seed, cast(Any, options.split_by)
+        )
+        records = prepare_records(
+            source,
+            schema,
+            options.output,
+            engine=options.engine,
+            # Flags that nobody gave ask for nothing of the folder that is appended to.
+            split=None if options.append and split == Split() else split,
+            num_files=options.num_files,
+            episode_rows=options.episode_rows,
+            compression=options.compression,
+            overwrite=options.overwrite,
+            append=options.append,
+            memory_limit=options.memory_limit,
+            spill_folder=options.spill_folder,
+            on_bad_row=cast(Any, options.on_bad_row),
+            progress=options.progress,
+        )
+    print(describe(records))
+
+
+@contextlib.contextmanager
+def raw_rows(options: PrepareOptions) -> Iterator[tuple[Source, gm.Schema]]:
+    """The rows to prepare and what they are; copies of remote files are gone at the end."""
     if options.movielens is not None:
         folder = (
             movielens_100k() if options.movielens == "download" else pathlib.Path(options.movielens)
         )
-        source, schema = movielens_source(folder), movielens_schema()
-    else:
-        source, schema = files_source(options.input or []), read_schema(options.schema or "")
-    split = Split(
-        options.test_fraction, options.valid_fraction, options.seed, cast(Any, options.split_by)
-    )
-    records = prepare_records(
-        source,
-        schema,
-        options.output,
-        engine=options.engine,
-        # Flags that nobody gave ask for nothing of the folder that is appended to.
-        split=None if options.append and split == Split() else split,
-        num_files=options.num_files,
-        episode_rows=options.episode_rows,
-        compression=options.compression,
-        overwrite=options.overwrite,
-        append=options.append,
-        memory_limit=options.memory_limit,
-        spill_folder=options.spill_folder,
-        on_bad_row=cast(Any, options.on_bad_row),
-        progress=options.progress,
-    )
-    print(describe(records))
+        yield movielens_source(folder), movielens_schema()
+        return
+    inputs = options.input or []
+    if not any(is_remote(path) for path in inputs):
+        yield files_source(inputs), read_schema(options.schema or "")
+        return
+    schema = read_schema(options.schema or "")  # before the copying, which may take long
+    beside = pathlib.Path(options.spill_folder or tempfile.gettempdir()) / "gmeta-tf-copies"
+    with work_folder(beside) as copies:
+        yield files_source(inputs, copies=copies), schema
 
 
 def train(options: TrainOptions) -> None:

@@ -22,7 +22,8 @@ class PrepareOptions:
 
     Attributes:
         output: the records folder to make, or to append to; it may be remote, such as s3://...
-        input: CSV, TSV or Parquet files or glob patterns, for data of your own; with schema.
+        input: CSV, TSV, JSON lines or Parquet files or glob patterns, for data of your own; with
+            schema. They may be remote, and are copied to `spill_folder` then.
         schema: a YAML or JSON file that says what a row is; see docs/architecture.md.
         movielens: a folder with MovieLens 100k or 1M as GroupLens or RecBole lay it out, or
             "download" for the 100k data. Has its own schema.
@@ -41,7 +42,8 @@ class PrepareOptions:
             "drop" leaves them out and counts them.
         memory_limit: what the engine may take, such as "4GB"; beyond it spills to disk. None is
             most of the machine's.
-        spill_folder: where to; None is beside the output.
+        spill_folder: where to; None is beside the output (for copies of remote input the system's
+            folder for temporary files).
         append: add a later log to the records folder; vocabularies grow, and no key changes. The
             split is the folder's.
         overwrite: replace a records folder that is there.

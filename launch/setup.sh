@@ -24,7 +24,8 @@ usage: bash launch/setup.sh [--help | --where]
 Makes .venv with TensorFlow 2.16, Horovod (Gloo), the development tools and gmeta_tf (editable).
 The first time takes about 5 minutes, a second clone on the same machine seconds, and when nothing
 has changed it returns at once. It needs Python 3.10, 3.11 or 3.12, a C++17 compiler with make, and
-a package registry; it installs nothing outside .venv and the cache.
+a package registry; it installs nothing outside .venv and the cache. Where there is Java it installs
+PySpark, too.
 
   --where   print the folders it would use, and stop
 
@@ -95,13 +96,19 @@ choose_tensorflow() { # Sets tensorflow
   fi
 }
 
+choose_spark() { # Sets without_spark: PySpark takes 400 MB, and is of no use without Java
+  without_spark=
+  if ! command -v java >/dev/null; then without_spark='without spark'; fi
+}
+
 pin() { sed -n "s/^$1==//p" "$root/constraints.txt"; }
 
 locate() { # Sets env_dir, wheel_dir: the two keyed folders of the cache
   local machine
   machine="$(uname -sm) $(getconf GNU_LIBC_VERSION 2>/dev/null || true)"
   env_dir=$cache/env/$({
-    printf '%s\n' "layout 1" "$machine" "$python" "$python_abi" "$tensorflow" "$without_horovod"
+    printf '%s\n' "layout 1" "$machine" "$python" "$python_abi" "$tensorflow" "$without_horovod" \
+      "$without_spark"
     grep -hv '^#' "${pins[@]}"
   } | sha256 | cut -c1-16)
   wheel_dir=$cache/wheels/horovod-$(pin horovod)-$(printf '%s\n' "$machine" "$python_abi" \
@@ -109,7 +116,8 @@ locate() { # Sets env_dir, wheel_dir: the two keyed folders of the cache
 }
 
 made_from() { # What .venv was made from; reads no Python but .venv's, so that it is quick
-  printf '%s\n' "$1" "$root" "$cache" "${PYTHON:-}" "${GMETA_TENSORFLOW:-}" "$without_horovod"
+  printf '%s\n' "$1" "$root" "$cache" "${PYTHON:-}" "${GMETA_TENSORFLOW:-}" "$without_horovod" \
+    "$without_spark"
   "$venv/bin/python" -I -S -c 'import sys; print(sys.version)'
   cat "${pins[@]}" "$root/setup.py" "${BASH_SOURCE[0]}" | sha256
 }
@@ -212,7 +220,8 @@ build_env() {
   fetch "the build tools" install --requirement "$root/launch/build-requirements.txt"
   fetch "$tensorflow" install --constraint "$root/constraints.txt" "$tensorflow"
   say "fetching the other packages (about a minute)"
-  grep -vE '^(tensorflow|tensorflow-cpu|horovod)==' "$root/constraints.txt" >"$scratch/others.txt"
+  grep -vE "^(tensorflow|tensorflow-cpu|horovod${without_spark:+|pyspark|py4j})==" \
+    "$root/constraints.txt" >"$scratch/others.txt"
   fetch "the packages in constraints.txt" install --constraint "$root/constraints.txt" \
     --requirement "$scratch/others.txt"
   if [ -z "$without_horovod" ]; then
@@ -233,7 +242,9 @@ make_launchers() { # The commands of the cached environment, run by .venv's pyth
     case $name in
       python* | activate* | Activate* | cmake | cpack | ctest) continue ;;
     esac
-    if [ "$(head -c 2 "$script")" = '#!' ]; then
+    if [ ! -f "$script" ]; then continue; fi
+    # PySpark's commands are shell scripts, and stay what they are.
+    if head -n 1 "$script" | grep -aq '^#!.*python'; then
       printf '#!/bin/sh\nexec "%s" "%s" "$@"\n' "$venv/bin/python" "$script" >"$venv/bin/$name"
       chmod +x "$venv/bin/$name"
     else
@@ -293,6 +304,7 @@ $(log_end)" "does this host resolve its own name ($(uname -n))? Else remove $whe
 
 main() {
   without_horovod=${GMETA_WITHOUT_HOROVOD:+without horovod}
+  choose_spark
   case ${1:-} in
     --help | -h) usage && return ;;
     --where | '') ;;

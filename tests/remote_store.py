@@ -6,8 +6,10 @@ process, so what uses `s3://` runs in another process, with `Store.environment`.
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import importlib.util
+import multiprocessing
 import os
 import re
 import socket
@@ -15,9 +17,11 @@ import struct
 import subprocess
 import sys
 import threading
+import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 BUCKET = "made"
 
@@ -123,8 +127,21 @@ def running_store() -> Iterator[Store]:
                 server.kill()
 
 
+class Request(NamedTuple):
+    """What a client asked for: `GET`, an object's name, the first and last byte or None."""
+
+    method: str
+    name: str
+    first: int | None
+    last: int | None
+
+
+_REQUEST = re.compile(rf"(GET|PUT|POST) /{BUCKET}/([^ ?]*)[^ ]* HTTP(.*?)\r\n\r\n", re.DOTALL)
+_RANGE = re.compile(r"\r\nrange: *bytes=(\d+)-(\d+)", re.IGNORECASE)
+
+
 class CuttingProxy:
-    """Passes on connections to a port, and cuts some in the middle of an answer.
+    """Passes on connections to a port, notes the requests, and cuts some answers in the middle.
 
     A connection over which `after_bytes` have come back is reset, `cuts` times in all; then
     whatever comes is passed on whole. Short answers (of HEAD, of a listing) are never cut.
@@ -133,6 +150,7 @@ class CuttingProxy:
         port: where it listens, on 127.0.0.1.
         cuts: how many connections are still to be cut.
         made: how many have been.
+        requests: what was asked for.
     """
 
     def __init__(self, target: int):
@@ -141,6 +159,7 @@ class CuttingProxy:
         self._lock = threading.Lock()
         self.cuts = 0
         self.made = 0
+        self.requests: list[Request] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
 
@@ -177,12 +196,21 @@ class CuttingProxy:
                     # Lingering for no time makes close() a reset, as of a line that broke.
                     sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     break
+                if not back:
+                    self._note(content)
                 sink.sendall(content)
                 passed += len(content)
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
             end.close()
+
+    def _note(self, content: bytes) -> None:
+        for method, name, headers in _REQUEST.findall(content.decode("latin-1")):
+            asked = _RANGE.search(headers)
+            first, last = (int(asked[1]), int(asked[2])) if asked else (None, None)
+            with self._lock:
+                self.requests.append(Request(method, urllib.parse.unquote(name), first, last))
 
     def _cuts_now(self, passed: int) -> bool:
         with self._lock:
@@ -197,6 +225,35 @@ def set_environment(environment: dict[str, str]) -> None:
     """Makes this process's environment what `environment` says: a worker's first act."""
     os.environ.clear()
     os.environ.update(environment)
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A store, the proxy before it, and a process that reaches the store through the proxy."""
+
+    store: Store
+    proxy: CuttingProxy
+    worker: concurrent.futures.Executor
+
+    def call(self, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """What the function gives or raises in that process."""
+        return self.worker.submit(function, *args, **options).result(timeout=120)
+
+
+@contextlib.contextmanager
+def running_remote() -> Iterator[Remote]:
+    """Starts all three, and ends them."""
+    with (
+        running_store() as store,
+        CuttingProxy(store.port) as proxy,
+        concurrent.futures.ProcessPoolExecutor(
+            1,
+            multiprocessing.get_context("spawn"),
+            set_environment,
+            (store.environment(proxy.port),),
+        ) as worker,
+    ):
+        yield Remote(store, proxy, worker)
 
 
 def read_records(path: str) -> list[bytes]:

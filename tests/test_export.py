@@ -51,17 +51,20 @@ def drawn_rows(model, records, columns):
         records, "test", tasks=2, support=3, query=20, every_query=True, shuffle=False
     )
     predicted = model.predict(batches, verbose=0)
-    number_of = {name: task for task, name in enumerate(sorted(set(columns["user"]), key=str))}
-    times = columns["when"].astype(int)
+    # No two rows have one price, so that a record's row tells which raw row it was.
+    raw_row = {np.float32(price): row for row, price in enumerate(columns["price"])}
+    assert len(raw_row) == len(columns["price"])
     support, query = [], []
-    for task in dict.fromkeys(predicted["task"]):
-        rows = [r for r, user in enumerate(columns["user"]) if number_of[user] == task]
-        rows = np.array(sorted(rows, key=lambda r: times[r]))
-        draws = tf.random.stateless_uniform([len(rows)], seed=[0, task]).numpy()
-        order = np.argsort(draws)
-        num_support = min(3, len(rows) - 1)
-        support.extend(rows[order[:num_support]])
-        query.extend(rows[order[num_support:]])
+    for step in batches.picked(0).take(batches.steps_per_epoch).as_numpy_iterator():
+        prices = np.ascontiguousarray(step["words"][:, -1]).view(np.float32)
+        for price, num_support, num_query in zip(prices, step["num_support"], step["num_query"]):
+            support.extend(raw_row[one] for one in price[:num_support])
+            query.extend(raw_row[one] for one in price[3 : 3 + num_query])
+    held_out = set(columns["user"][query])
+    assert len(held_out) == records.contents["test"].tasks
+    assert sorted(support + query) == [
+        row for row, user in enumerate(columns["user"]) if user in held_out
+    ]
     return predicted, np.array(support), np.array(query)
 
 

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-import concurrent.futures
-import multiprocessing
 import random
 import subprocess
 import sys
 
 import pytest
 import tensorflow as tf
-from remote_store import CuttingProxy, read_records, running_store, set_environment, why_not
+from remote_store import read_records, running_remote, why_not
 
 from gmeta_tf.meta_io import files
 
 needs_store = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 
-class Remote:
-    """A store, the proxy before it, and a process that has nothing else to do with `s3://`."""
-
-    def __init__(self, store, proxy, worker):
-        self.store, self.proxy, self._worker = store, proxy, worker
-
-    def call(self, function, *args):
-        """What the function gives or raises in that process."""
-        return self._worker.submit(function, *args).result(timeout=120)
-
-
 @pytest.fixture(scope="module")
 def remote():
-    with (
-        running_store() as store,
-        CuttingProxy(store.port) as proxy,
-        concurrent.futures.ProcessPoolExecutor(
-            1,
-            multiprocessing.get_context("spawn"),
-            set_environment,
-            (store.environment(proxy.port),),
-        ) as worker,
-    ):
-        yield Remote(store, proxy, worker)
+    with running_remote() as started:
+        yield started
 
 
 def made_bytes(length):

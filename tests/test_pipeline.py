@@ -1020,3 +1020,14 @@ def test_a_window_of_too_many_words_is_refused(tmp_path):
     records = make_records(tmp_path, 5)
     with pytest.raises(ValueError, match=r"window_rows of at most 134217728 .* got 134217729"):
         task_batches(records, window_rows=(1 << 27) + 1)
+
+
+def test_the_file_system_is_loaded_before_tensorflow_reads(tmp_path, monkeypatch):
+    batches = task_batches(make_records(tmp_path, UNEVEN, splits=("train",)))
+    required = []
+    monkeypatch.setattr("gmeta_tf.meta_io.files.require", required.append)
+    batches.picked()
+    paths = batches.records.files("train")
+    assert required == paths
+    assert sum(1 for _ in batches.records.read("train")) == len(UNEVEN)
+    assert required == [*paths, *paths]

@@ -267,7 +267,9 @@ class TestOpen:
             Records.open(tmp_path)
 
     @pytest.mark.parametrize(
-        "index", [np.zeros(3), np.zeros([1, 1], IndexEntry), np.array([object()])], ids=str
+        "index",
+        [np.zeros(3), np.zeros([1, 1], IndexEntry), np.array([object()])],
+        ids=["floats", "two dimensions", "objects"],
     )
     def test_an_index_of_another_kind(self, index, tmp_path):
         made_records(tmp_path, [2])

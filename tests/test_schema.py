@@ -17,6 +17,23 @@ quick = settings(deadline=None, max_examples=80, derandomize=True)
         (lambda: Table(""), r"Table: expected a name, got an empty one"),
         (lambda: Table("t", num_rows=0), r"Table 't': expected num_rows .* at least 1, got 0"),
         (lambda: Table("t", width=-2), r"Table 't': expected width .* at least 1, got -2"),
+        (lambda: Table("a/b"), r"the table 'a/b' names a file .* expected a name without slashes"),
+        (lambda: Table("a\\b"), r"the table 'a\\\\b' names a file .* a name without slashes"),
+        (lambda: Table("."), r"the table '.' names a file of the records folder"),
+        (lambda: Table(".."), r"the table '..' names a file of the records folder"),
+        (
+            lambda: Schema((Field("a/b"),), "label", "user"),
+            r"the table 'a/b' names a file of the records folder",
+        ),
+        (
+            lambda: Table("t", keys="hashed"),
+            r"Table 't': expected keys of vocabulary, hash, raw, got 'hashed'",
+        ),
+        (
+            lambda: Table("t", 1, keys="hash"),
+            r"Table 't': hashed keys need at least 2 rows .*, got 1",
+        ),
+        (lambda: Table("t", 0, keys="raw"), r"Table 't': expected num_rows .* at least 1, got 0"),
         (
             lambda: Field("f", "text"),
             r"Field 'f': expected a kind of categorical, multi, dense, got 'text'",
@@ -102,6 +119,30 @@ def test_defaults_of_a_field_follow_its_name_and_kind():
     assert Field("price", "dense", max_values=5).num_slots == 1
 
 
+@pytest.mark.parametrize(
+    ("keys", "num_rows", "words"),
+    [
+        ("vocabulary", None, 1),
+        ("vocabulary", 2**31 + 1, 1),
+        ("hash", 2, 1),
+        ("hash", 2**31, 1),
+        ("hash", 2**31 + 1, 2),
+        ("hash", None, 2),
+        ("raw", 1, 1),
+        ("raw", 2**31, 1),
+        ("raw", 2**31 + 1, 2),
+        ("raw", None, 2),
+    ],
+)
+def test_words_per_key(keys, num_rows, words):
+    assert Table("t", num_rows, keys=keys).words_per_key == words
+
+
+def test_only_names_of_tables_must_be_without_slashes():
+    field = Field("a/b", table="ab")
+    assert Schema((field, Field("c/d", "dense")), "label", "user").tables == (Table("ab"),)
+
+
 def test_with_num_rows_keeps_the_rest():
     schema = Schema((Field("a"), Field("b")), "label", "user", tables=(Table("b", width=4),))
     sized = schema.with_num_rows({"a": 3, "b": 9})
@@ -111,13 +152,23 @@ def test_with_num_rows_keeps_the_rest():
 
 
 names = st.text(min_size=1, max_size=6)
+# A field may have the name of its table, which names a file.
+file_names = names.filter(lambda name: not {"/", "\\"} & set(name) and name not in (".", ".."))
 counts = st.integers(1, 9)
+
+
+@st.composite
+def tables_named(draw, name):
+    """A table of that name with any other member that it may have."""
+    keys = draw(st.sampled_from(["vocabulary", "hash", "raw"]))
+    num_rows = draw(st.none() | st.integers(2 if keys == "hash" else 1, 2**63 - 1))
+    return Table(name, num_rows, draw(st.none() | counts), keys)
 
 
 @st.composite
 def schemas(draw):
     """A schema with any member that it may have."""
-    field_names = draw(st.lists(names, min_size=1, max_size=4, unique=True))
+    field_names = draw(st.lists(file_names, min_size=1, max_size=4, unique=True))
     fields = []
     for name in field_names:
         kind = draw(st.sampled_from(["categorical", "multi", "dense"]))
@@ -135,7 +186,7 @@ def schemas(draw):
         )
     read = sorted({field.table_name for field in fields if field.kind != "dense"})
     listed = draw(st.lists(st.sampled_from(read), unique=True)) if read else []
-    tables = [Table(name, draw(st.none() | counts), draw(st.none() | counts)) for name in listed]
+    tables = [draw(tables_named(name)) for name in listed]
     return Schema(
         tuple(fields),
         draw(names),

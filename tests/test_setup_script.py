@@ -223,6 +223,34 @@ def test_keys_follow_the_pins_and_nothing_else(clone):
     assert clone.folder("wheel") != wheel
 
 
+# Stands for Python: it makes an environment with itself, and its pip fails at the packages that are
+# in constraints.txt and leaves their list in the home.
+FAKE_PYTHON = """
+for last; do :; done
+case "$*" in
+  *_base_executable*) echo "3.11 $0 cpython-311" ;;
+  "-m venv "*) mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
+  *others.txt) cat "$last" >"$HOME/asked" && exit 1 ;;
+esac
+"""
+
+
+def test_spark_is_for_where_there_is_java(clone):
+    clone.add_command("python3", FAKE_PYTHON)
+    alone = {"GMETA_WITHOUT_HOROVOD": "1"}
+    asked, environments = [], []
+    for has_java in (False, True):
+        if has_java:
+            clone.add_command("java", "")
+        environments.append(clone.folder("environment", **alone))
+        assert_failed(clone.setup(**alone), "pip could not fetch the packages", "registry")
+        lines = (clone.root.parent / "asked").read_text().splitlines()
+        asked.append({line.split("==")[0] for line in lines if "==" in line})
+    assert asked[1] - asked[0] == {"py4j", "pyspark"}
+    assert asked[0] < asked[1]
+    assert environments[0] != environments[1]
+
+
 def test_everything_asked_for_is_pinned(monkeypatch):
     asked = {}
     monkeypatch.setattr("setuptools.setup", lambda **options: asked.update(options))
@@ -230,7 +258,10 @@ def test_everything_asked_for_is_pinned(monkeypatch):
     extras = asked["extras_require"]
     names = {
         re.match(r"[\w-]+", requirement)[0].lower()
-        for group in (asked["install_requires"], *map(extras.get, ("cpu", "distributed", "dev")))
+        for group in (
+            asked["install_requires"],
+            *map(extras.get, ("cpu", "distributed", "spark", "dev")),
+        )
         for requirement in group
     }
     pins = "".join(

@@ -22,8 +22,9 @@ import glob as local_glob
 import importlib
 import os
 import pathlib
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 __all__ = [
@@ -151,17 +152,10 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         OSError: the attempts are over, or the store refuses.
     """
-    if not is_remote(path):
+    if is_remote(path):
+        _retried(path, lambda gfile: _write(gfile, path, [content]))
+    else:
         pathlib.Path(path).write_bytes(content)
-        return
-
-    def attempt(gfile: Any) -> None:
-        with gfile.GFile(os.fspath(path), "wb") as file:
-            file.write(content)
-        if (found := gfile.stat(os.fspath(path)).length) != len(content):
-            raise _ShortError(f"expected {len(content)} bytes after writing, found {found}")
-
-    _retried(path, attempt)
 
 
 def write_text(path: Path, content: str) -> None:
@@ -170,8 +164,16 @@ def write_text(path: Path, content: str) -> None:
 
 
 def copy_in(local: Path, path: Path) -> None:
-    """Copies a local file to a path."""
-    write_bytes(path, pathlib.Path(local).read_bytes())
+    """Copies a local file to a path, a piece at a time; otherwise as `write_bytes`."""
+    if not is_remote(path):
+        shutil.copyfile(local, path)
+        return
+
+    def attempt(gfile: Any) -> None:
+        with open(local, "rb") as file:
+            _write(gfile, path, iter(lambda: file.read(_PIECE_BYTES), b""))
+
+    _retried(path, attempt)
 
 
 def local_copy(path: Path, folder: Path) -> str:
@@ -201,6 +203,17 @@ def remove(path: Path) -> None:
 
 class _ShortError(Exception):
     """What was read or written is not what is there."""
+
+
+def _write(gfile: Any, path: Path, pieces: Iterable[bytes]) -> None:
+    length = 0
+    with gfile.GFile(os.fspath(path), "wb") as file:
+        file.write(b"")  # without a write no object is made
+        for piece in pieces:
+            file.write(piece)
+            length += len(piece)
+    if (found := gfile.stat(os.fspath(path)).length) != length:
+        raise _ShortError(f"expected {length} bytes after writing, found {found}")
 
 
 def _pieces(path: str) -> Iterator[bytes]:

@@ -80,7 +80,8 @@ def prepare(
         source: the raw rows.
         schema: what a row is; the vocabularies' sizes are filled in.
         output: the records folder, local or of a remote file system (see `files`).
-        engine: what does the work: "duckdb".
+        engine: what does the work: "duckdb" on this machine, or "spark" (see docs/meta_io.md). Both
+            write the same records.
         split: which rows are held out. None is `Split()`, or that of the folder to append to.
         num_files: the files of each split; at least the number of ranks that will read them.
         episode_rows: the most rows of an episode; tasks with more are cut into several. None is

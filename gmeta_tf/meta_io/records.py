@@ -288,6 +288,7 @@ class Records:
         index = self.index(split)
         for file, name in enumerate(self.files(split)):
             entries = index[index["file"] == file]
+            files.require(name)
             stored = iter(tf.data.TFRecordDataset(name))
             for entry in entries:
                 try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
-import glob
 import os
 import pathlib
 import re
@@ -14,6 +13,7 @@ from collections.abc import Iterable, Sequence
 
 import duckdb
 
+from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.compressed import check_whole, compression_of
 from gmeta_tf.meta_io.plain_files import read_delimited, read_json, read_parquet, shown
 from gmeta_tf.meta_io.sql import sql_name, sql_text
@@ -92,7 +92,11 @@ class Source:
     list_columns: tuple[str, ...] = ()
 
 
-def files_source(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Source:
+def files_source(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    copies: str | os.PathLike[str] | None = None,
+) -> Source:
     """CSV, TSV, JSON lines or Parquet files, read one after the other as if they were one.
 
     Text is UTF-8, plain or compressed by gzip or zstd; lines may end in CRLF. Columns go by their
@@ -116,13 +120,15 @@ def files_source(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     Args:
         paths: a path or a glob pattern (its files in the order of their names), or several.
             The endings tell the format: .csv, .tsv, .jsonl, .ndjson and .json, each also with .gz
-            or .zst, and .parquet.
+            or .zst, and .parquet. Remote files (see `files`) are copied.
+        copies: a folder for the copies, which the source reads; only remote files need one.
 
     Raises:
         FileNotFoundError: no such file, or nothing matches.
-        ValueError: no path, another ending, endings of different formats, a compressed file that
-            was cut off, no column at all, a column that stands twice, files with different
-            columns, a column with lists and other values, or JSON that cannot be read.
+        ValueError: no path, remote files without a folder for their copies, another ending,
+            endings of different formats, a compressed file that was cut off, no column at all, a
+            column that stands twice, files with different columns, a column with lists and other
+            values, or JSON that cannot be read.
     """
     names = matching_files(paths)
     formats = {name: _format_of(name) for name in names}
@@ -132,21 +138,24 @@ def files_source(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
             f"{', '.join(sorted(set(formats.values())))}. Prepare them apart or convert them."
         )
     format_name = formats[names[0]]
-    files = source_files(names)
+    description = shown(names)
+    if copies is not None:
+        names = [_local_copy(name, pathlib.Path(copies)) for name in names]
+    found_files = source_files(names)
     with contextlib.closing(duckdb.connect()) as database:
         try:
             found = _READERS[format_name](database, names, format_name)
         except duckdb.Error as error:
-            raise reading_error(shown(names), error) from error
+            raise reading_error(description, error) from error
     if found.headers:
-        files = tuple(
+        found_files = tuple(
             dataclasses.replace(file, columns=header)
-            for file, header in zip(files, found.headers, strict=True)
+            for file, header in zip(found_files, found.headers, strict=True)
         )
     return Source(
-        shown(names),
+        description,
         found.query,
-        files=files,
+        files=found_files,
         format=format_name,
         columns=found.columns,
         list_columns=found.list_columns,
@@ -158,8 +167,10 @@ def matching_files(
 ) -> list[str]:
     """The files of a path or a glob pattern (in the order of their names), or of several.
 
+    `**` matches folders within folders on local paths alone.
+
     Raises:
-        FileNotFoundError: no such file, or nothing matches.
+        FileNotFoundError: no such file, nothing matches, or a store can not be reached.
         ValueError: no path.
     """
     patterns = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
@@ -173,9 +184,14 @@ def source_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[SourceFile, .
     """The files as they are now; those that are compressed are checked to be whole.
 
     Raises:
-        ValueError: a compressed file that was cut off.
+        ValueError: a compressed file that was cut off, or a remote file.
     """
     names = [os.fspath(path) for path in paths]
+    for name in filter(files.is_remote, names):
+        raise ValueError(
+            f"{name} is remote, and raw files are read from local disks only. Copy it to one, or "
+            "pass files_source a folder for copies."
+        )
     stats = [os.stat(name) for name in names]
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(check_whole, names))
@@ -293,14 +309,25 @@ def reading_error(description: str, error: duckdb.Error) -> ValueError:
 
 
 def _matches(pattern: str) -> list[str]:
-    if pathlib.Path(pattern).is_file():
+    is_remote = files.is_remote(pattern)
+    if not is_remote and os.path.isfile(pattern):
         return [pattern]
-    files = sorted(file for file in glob.glob(pattern, recursive=True) if os.path.isfile(file))
-    if not files:
+    found = [file for file in files.find(pattern) if is_remote or os.path.isfile(file)]
+    if not found:
+        where = ", in a store that can be reached" if is_remote else ""
         raise FileNotFoundError(
-            f"no file {pattern}: expected the path of a file, or a pattern that matches one."
+            f"no file {pattern}: expected the path of a file, or a pattern that matches one{where}."
         )
-    return files
+    return found
+
+
+def _local_copy(name: str, copies: pathlib.Path) -> str:
+    """A local file with a file's content; in folders as on its store, as many may have one name."""
+    if not files.is_remote(name):
+        return name
+    folder = copies / name.partition("://")[2].rpartition("/")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    return files.local_copy(name, folder)
 
 
 def _format_of(file: str) -> str:

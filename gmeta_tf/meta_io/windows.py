@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.leaving import until_exit
 from gmeta_tf.meta_io.plan import EpochPlan, Window
 from gmeta_tf.meta_io.records import HEADER_WORDS, episode_headers
@@ -49,6 +50,8 @@ class WindowReader:
             plan_of: the plan of an epoch.
             first_epoch: counted from 0.
         """
+        for path in self.files:
+            files.require(path)
         described = _Described(plan_of, self._described)
         return (
             until_exit()
