@@ -37,7 +37,8 @@ class PrepareOptions:
             1024, or with --append the folder's.
         compression: of the records, "none" or "zlib". None is "none", or with --append the
             folder's.
-        engine: what does the work: "duckdb".
+        engine: what does the work: "duckdb" on this machine, or "spark", Apache Spark (needs
+            PySpark and Java). Both write the same records.
         on_bad_row: "error" stops at rows without task, with a label that is no number, and so on;
             "drop" leaves them out and counts them.
         memory_limit: what the engine may take, such as "4GB"; beyond it spills to disk. None is
