@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.meta.inner_loop import adapt
+from gmeta_tf.meta.inner_loop import adapt, descend_values
 
 # Float64 throughout: what is left is rounding in the last place, many times smaller than this.
 EXACT = {"rtol": 1e-12, "atol": 1e-14}
@@ -17,6 +17,16 @@ Y_SUPPORT = np.array([0.3, 1.0, -1.0])
 X_QUERY = np.array([0.7, 1.5, -0.4])
 Y_QUERY = np.array([-0.2, 0.5, 0.9])
 RATE = 0.1
+
+
+def adapt_values(losses, fast, rates, *, order):
+    """`adapt` of own values that are plain tensors."""
+
+    def support_pass(own, watch):
+        watch(own)
+        return losses(own), own, []
+
+    return adapt(support_pass, descend_values, fast, rates, order=order)
 
 
 def line_losses(weights):
@@ -34,7 +44,7 @@ def test_adapt_descends_each_task_by_hand(num_steps, order):
         for rate in rates:
             weight -= rate * x * (weight * x - y)
         expected.append(weight)
-    adapted = adapt(line_losses, tf.constant(start, tf.float64), rates, order=order)
+    adapted = adapt_values(line_losses, tf.constant(start, tf.float64), rates, order=order)
     np.testing.assert_allclose(adapted, expected, **EXACT)
 
 
@@ -44,14 +54,14 @@ def test_adapt_moves_each_value_of_a_structure_at_its_own_rate():
     def losses(own):  # the gradients are 1 for the slopes and 5 for the row
         return own["slope"] + tf.constant([5.0, 0.0]) * own["row"][0][0]
 
-    adapted = adapt(losses, fast, [{"slope": 0.5, "row": [0.25]}] * 2, order=2)
+    adapted = adapt_values(losses, fast, [{"slope": 0.5, "row": [0.25]}] * 2, order=2)
     np.testing.assert_array_equal(adapted["slope"], [1.0, -2.0])
     np.testing.assert_array_equal(adapted["row"][0], [[0.5]])
 
 
 def test_adapt_leaves_what_the_loss_does_not_read():
     fast = {"read": tf.constant([1.0]), "not": tf.constant([7.0])}
-    adapted = adapt(lambda own: own["read"], fast, [{"read": 0.5, "not": 0.5}], order=2)
+    adapted = adapt_values(lambda own: own["read"], fast, [{"read": 0.5, "not": 0.5}], order=2)
     np.testing.assert_array_equal(adapted["read"], [0.5])
     np.testing.assert_array_equal(adapted["not"], [7.0])
 
@@ -63,7 +73,7 @@ def test_outer_gradient_of_a_line_by_hand(num_steps, order):
     weights = tf.constant([0.5, 0.5, -1.0], tf.float64)
     with tf.GradientTape() as tape:
         tape.watch(weights)
-        adapted = adapt(line_losses, weights, [RATE] * num_steps, order=order)
+        adapted = adapt_values(line_losses, weights, [RATE] * num_steps, order=order)
         loss = tf.reduce_sum(tf.square(adapted * X_QUERY - Y_QUERY) / 2)
     first_order = X_QUERY * (adapted.numpy() * X_QUERY - Y_QUERY)
     factor = (1 - RATE * X_SUPPORT**2) ** num_steps
@@ -83,7 +93,7 @@ def test_outer_gradient_of_a_quadratic_by_hand(order):
 
     with tf.GradientTape() as tape:
         tape.watch(weights)
-        adapted = adapt(losses, weights, [RATE] * 3, order=order)
+        adapted = adapt_values(losses, weights, [RATE] * 3, order=order)
         loss = tf.reduce_sum(adapted * slope)
     step = np.linalg.matrix_power(np.eye(3) - RATE * curvature, 3)
     np.testing.assert_allclose(adapted[0], step @ weights.numpy()[0], **EXACT)
@@ -204,6 +214,9 @@ BY_DIFFERENCES = {"rtol": 1e-6, "atol": 1e-8}
         {"overlap": "stale"},
         {"adapt_embeddings": False},
         {"adapt_dense": "none"},
+        {"fast_weights": "low_rank"},
+        {"fast_weights": "stacked"},
+        {"fast_weights": "whole"},
     ],
     ids=str,
 )
@@ -357,6 +370,7 @@ def test_adapt_dense_moves_the_chosen_weights():
         ({"learning_rate": float("nan")}, r"learning_rate to be 0 or more, got nan"),
         ({"order": 3}, r"order to be 1 or 2, got 3"),
         ({"overlap": "fresh"}, r"overlap to be 'adapted' or 'stale', got 'fresh'"),
+        ({"fast_weights": "thin"}, r"one of auto, low_rank, stacked, whole, got 'thin'"),
         ({"adapt_dense": "none", "adapt_embeddings": False}, r"nothing adapts"),
     ],
     ids=str,

@@ -1,15 +1,19 @@
 """MAML learns sinusoids (Finn et al., ICML 2017, section 5.1) with the library's inner loop."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from gmeta_tf.meta.fast_dense import LoopShape
 from gmeta_tf.meta.fast_weights import TaskLearner
 from gmeta_tf.meta.inner_loop import adapt
 
 SHOTS, QUERY = 10, 10
 INNER_RATE = 0.01
+ONE_POINT = {"x": tf.zeros([1, 1])}
 
 
 def sinusoids(rng, num_tasks, num_query=QUERY):
@@ -33,19 +37,28 @@ def net():
 def query_losses(tasks, x, y, num_steps, order=2):
     """Each task's mean squared error on its query points after the inner steps, `[T]`."""
 
-    def errors(fast, points):
-        outputs = tasks(fast, {"x": x[:, points, tf.newaxis]}, training=True)
+    def features(points):
+        return {"x": x[:, points, tf.newaxis]}
+
+    def errors(outputs, points):
         return tf.reduce_mean(tf.square(outputs - y[:, points]), axis=1)
 
-    fast = tasks.initial(tf.shape(x)[0])
-    rates = [[INNER_RATE] * len(fast)] * num_steps
-    fast = adapt(lambda own: errors(own, slice(SHOTS)), fast, rates, order=order)
-    return errors(fast, slice(SHOTS, None))
+    def support_pass(fast, watch):
+        shots = slice(SHOTS)
+        outputs, values, inputs = tasks.touch(fast, features(shots), training=True, watch=watch)
+        return errors(outputs, shots), values, inputs
+
+    loop = LoopShape(num_steps, SHOTS, x.shape[1] - SHOTS)
+    rates = [[INNER_RATE] * len(tasks.adapted)] * num_steps
+    descend = functools.partial(tasks.descend, loop=loop)
+    fast = adapt(support_pass, descend, tasks.start(x.shape[0]), rates, order=order)
+    query = slice(SHOTS, None)
+    return errors(tasks(fast, features(query), training=True), query)
 
 
 def train(learner, *, num_inner_steps, num_outer_steps, order=2):
     """Adam on the query loss after the inner steps; 0 of them is no meta-learning."""
-    tasks = TaskLearner(learner, "all")
+    tasks = TaskLearner(learner, "all", ONE_POINT)
     variables = learner.trainable_variables
     optimizer = keras.optimizers.Adam(0.003)
     optimizer.build(variables)
@@ -65,7 +78,8 @@ def train(learner, *, num_inner_steps, num_outer_steps, order=2):
 def held_out_error(learner, num_steps):
     """The mean over 200 tasks that were not trained on, of 100 points each."""
     x, y = sinusoids(np.random.default_rng(1), num_tasks=200, num_query=100)
-    return float(tf.reduce_mean(query_losses(TaskLearner(learner, "all"), x, y, num_steps)))
+    tasks = TaskLearner(learner, "all", ONE_POINT)
+    return float(tf.reduce_mean(query_losses(tasks, x, y, num_steps)))
 
 
 @pytest.mark.parametrize("order", [1, 2])

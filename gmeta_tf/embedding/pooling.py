@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from gmeta_tf.meta_io.pipeline import key_groups
 from gmeta_tf.schema import Schema
 
-__all__ = ["field_slots", "pool_fields"]
+__all__ = ["field_slots", "pool_fields", "take_rows"]
 
 
 def field_slots(schema: Schema) -> dict[str, tuple[int, ...]]:
@@ -20,28 +20,68 @@ def field_slots(schema: Schema) -> dict[str, tuple[int, ...]]:
     }
 
 
-def pool_fields(values: tf.Tensor, pairs: tf.Tensor, slots: Sequence[int]) -> tf.Tensor:
+@tf.custom_gradient
+def take_rows(
+    rows: tf.Tensor, places: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
+    """`rows[places]`, whose gradient never reaches row 0.
+
+    Row 0 is the padding's and holds zeros. All tasks of a step share it, so a gradient that moved
+    it in the inner loop would mix them.
+
+    The gradient is one segment sum, and the gradient of that this look-up again: TensorFlow's own
+    would guard the second look-up against places that are negative, at the cost of both.
+
+    Args:
+        rows: float `[N, D]`.
+        places: int32, of any shape.
+
+    Returns:
+        float `[*places.shape, D]`.
+    """
+    taken = tf.gather(rows, places)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
+        return _add_rows(upstream, places, tf.shape(rows)[0]), None
+
+    return taken, gradient
+
+
+@tf.custom_gradient
+def _add_rows(
+    values: tf.Tensor, places: tf.Tensor, num_rows: tf.Tensor
+) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None, None]]]:
+    """The sum of the values of each place but 0, whose sum is 0: `[num_rows, D]`."""
+    # A segment below 0 is dropped.
+    segments = tf.where(places > 0, places, -1)
+    summed = tf.math.unsorted_segment_sum(values, segments, num_rows)
+
+    def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None, None]:
+        # The values at place 0 were dropped, whatever comes from above.
+        nothing = tf.zeros_like(upstream[:1])
+        return take_rows(tf.tensor_scatter_nd_update(upstream, [[0]], nothing), places), None, None
+
+    return summed, gradient
+
+
+def pool_fields(values: tf.Tensor, places: tf.Tensor, slots: Sequence[int]) -> tf.Tensor:
     """Averages the slots of each field over the values that are there.
 
     Args:
-        values: float `[..., slots, D]`, what each position read; anything where it is padding.
-        pairs: int32 `[..., slots]`, 0 where a position is padding.
+        values: float `[..., slots, D]`, what each place holds; zeros where it is padding.
+        places: int32 `[..., slots]`, 0 is padding.
         slots: the slots of each of the F fields.
 
     Returns:
         float `[..., F, D]`; zeros where a field has no value.
     """
-    # Masked, and not left to the padding's zeros: a gradient would move them, and the tasks of a
-    # step share that row.
-    counts = tf.cast(pairs > 0, values.dtype)
-    values = values * counts[..., tf.newaxis]
     if all(size == 1 for size in slots):
         return values
     fields, start = [], 0
     for size in slots:
         part = values[..., start : start + size, :]
         if size > 1:
-            there = counts[..., start : start + size, tf.newaxis]
+            there = tf.cast(places[..., start : start + size, tf.newaxis] > 0, values.dtype)
             count = tf.reduce_sum(there, axis=-2, keepdims=True)
             part = tf.reduce_sum(part, axis=-2, keepdims=True) / tf.maximum(count, 1.0)
         fields.append(part)

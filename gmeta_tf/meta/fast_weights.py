@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
+import ml_dtypes
+import numpy as np
 import tensorflow as tf
 
-__all__ = ["TaskLearner", "adapted_variables"]
+from gmeta_tf.meta.fast_dense import LoopShape
+from gmeta_tf.meta.fast_layers import LayerUnit, TaskRows, Touched, Unit, Watch, units_of
+from gmeta_tf.meta.layer_calls import answered_calls
+
+__all__ = ["FORMS", "TaskLearner", "adapted_variables"]
 
 Features = dict[str, tf.Tensor]
 AdaptDense = str | Sequence[keras.layers.Layer] | Callable[[Any], bool]
+
+FORMS = ("auto", "low_rank", "stacked", "whole")
+_LOG = logging.getLogger(__name__)
 
 
 def adapted_variables(learner: keras.Model, adapt: AdaptDense) -> list[bool]:
@@ -62,24 +72,40 @@ def adapted_variables(learner: keras.Model, adapt: AdaptDense) -> list[bool]:
 class TaskLearner:
     """A Keras model applied to T tasks at once, each with its own values of the adapted variables.
 
-    The stacked form: the adapted variables carry a leading axis of tasks, and `tf.vectorized_map`
-    turns the model's own call into batched products. It holds for any Keras model.
+    The model runs once on the rows of all tasks, `[T R, ...]`, and only the layers that adapt are
+    answered for: a Dense layer in one of two exact forms (see `fast_dense`), any other layer by its
+    own call on stacked values, `[T, ...]`. That takes a learner that gives each row its output by
+    itself and reads what adapts in the calls of its layers; whether it does is tried on a few made
+    rows. A learner that does not runs *whole*, its own call on stacked values of all that adapts,
+    which `tf.vectorized_map` turns into batched ops. That holds for any Keras model.
 
     Attributes:
         learner: the model, built.
         adapted: the variables that the inner loop moves.
+        why_whole: why the learner runs whole, or None where it does not.
     """
 
-    def __init__(self, learner: keras.Model, adapt: AdaptDense) -> None:
-        """Splits the learner's variables into adapted and shared ones.
+    def __init__(
+        self,
+        learner: keras.Model,
+        adapt: AdaptDense,
+        example: Features,
+        *,
+        form: str = "auto",
+    ) -> None:
+        """Splits the learner's variables into adapted and shared ones, and chooses how it runs.
 
         Args:
             learner: a built model of features -> `[R]` or `[R, 1]`.
             adapt: see `adapted_variables`.
+            example: the learner's inputs for some rows; only shapes and types matter.
+            form: of Dense layers: `"low_rank"`, `"stacked"`, or `"auto"`, whichever takes less
+                time; `"whole"` runs the learner whole.
 
         Raises:
-            ValueError: as `adapted_variables`; or a learner with state that training would change
-                in place (BatchNormalization), which has no meaning for a task's own values.
+            ValueError: as `adapted_variables`; a learner with state that training would change in
+                place (BatchNormalization), which has no meaning for a task's own values; a form
+                that is not known, or that this learner can not have.
         """
         stateful = [v.path for v in learner.non_trainable_variables if "seed" not in v.name]
         if stateful:
@@ -88,59 +114,182 @@ class TaskLearner:
                 "by side and can not share it: use LayerNormalization in place of "
                 "BatchNormalization, and unfreeze or drop frozen variables."
             )
+        if form not in FORMS:
+            raise ValueError(f"fast_weights: expected one of {', '.join(FORMS)}, got {form!r}.")
         self.learner = learner
         self._takes_training = "training" in inspect.signature(learner.call).parameters
-        self._chosen = adapted_variables(learner, adapt)
+        chosen = adapted_variables(learner, adapt)
         self.adapted = [
             variable
-            for variable, chosen in zip(learner.trainable_variables, self._chosen, strict=True)
-            if chosen
+            for variable, is_chosen in zip(learner.trainable_variables, chosen, strict=True)
+            if is_chosen
         ]
+        places = {id(variable): place for place, variable in enumerate(self.adapted)}
+        self._whole = LayerUnit(learner, places)
+        self._units: list[Unit] = []
+        self.why_whole: str | None = None
+        if form == "whole":
+            self.why_whole = "fast_weights='whole' asks for it"
+        else:
+            self._units = units_of(learner, places, form)
+            if any(unit.layer is learner for unit in self._units):
+                self.why_whole = "weights that adapt are its own and no layer's"
+            else:
+                self.why_whole = self._difference(example)
+            if self.why_whole and form != "auto":
+                raise ValueError(
+                    f"fast_weights={form!r}: the learner can not run on the rows of all tasks at "
+                    f"once: {self.why_whole}. Use fast_weights='auto' or 'whole'."
+                )
+        if self.why_whole:
+            _LOG.info("the learner %s runs whole: %s", learner.name, self.why_whole)
+            self._units = [self._whole]
 
-    def initial(self, num_tasks: int | tf.Tensor) -> list[tf.Tensor]:
-        """The shared weights as each task's own: `[T, ...]` for each adapted variable."""
-        return [
-            tf.broadcast_to(value, tf.concat([[num_tasks], tf.shape(value)], axis=0))
-            for value in (tf.convert_to_tensor(variable.value) for variable in self.adapted)
-        ]
+    def start(self, num_tasks: int | tf.Tensor) -> list[Any]:
+        """The fast weights before the first inner step, of each unit of the learner."""
+        return [unit.start(num_tasks) for unit in self._units]
 
     def __call__(
-        self, fast: Sequence[tf.Tensor] | None, features: Features, *, training: bool
+        self, fast: Sequence[Any] | None, features: Features, *, training: bool
     ) -> tf.Tensor:
         """The learner's output for each task's rows, `[T, R]`.
 
         Args:
-            fast: `[T, ...]` for each adapted variable; None uses the shared weights.
+            fast: what `start` or `descend` gave; None uses the shared weights.
             features: the learner's inputs with a leading axis of tasks, `[T, R, ...]`.
-            training: passed to the learner, if its `call` takes it. Dropout draws one mask for all
-                tasks of a step.
+            training: passed to the learner, if its `call` takes it. Where the learner runs whole,
+                Dropout draws one mask for all tasks of a step.
         """
+        return self.touch(fast, features, training=training, watch=_leave)[0]
 
+    def touch(
+        self, fast: Sequence[Any] | None, features: Features, *, training: bool, watch: Watch
+    ) -> tuple[tf.Tensor, list[Any], list[Any]]:
+        """A pass over the support rows: the outputs, and what an inner step needs of it.
+
+        Args:
+            fast: as in a call.
+            features: as in a call.
+            training: as in a call.
+            watch: `tape.watch` of the tape that takes the step's gradient.
+
+        Returns:
+            The outputs, `[T, R]`; of which tensors to take the gradient, a list for each unit; and
+            what `descend` has to know beside it, likewise.
+        """
         options = {"training": training} if self._takes_training else {}
-
-        def one_task(values: tuple[list[tf.Tensor], Features]) -> tf.Tensor:
-            own, inputs = values
-            variables = self._merge(own) if fast is not None else self._shared()
+        rows = TaskRows.of(next(iter(features.values())))
+        if self.why_whole:
+            own = None if fast is None else list(fast[0])
+            watch(own or [])
+            outputs = self._whole.each_task(own, [features], options)
+            return tf.reshape(outputs, rows), [own or []], [[]]
+        touched = [Touched([], []) for _ in self._units]
+        answers = {
+            unit.layer: unit.answer(own, rows, of_unit, watch)
+            for unit, own, of_unit in zip(self._units, fast or [], touched)
+        }
+        flat = {name: rows.flat(value) for name, value in features.items()}
+        with answered_calls(answers):
+            shared = [variable.value for variable in self.learner.trainable_variables]
             state = [variable.value for variable in self.learner.non_trainable_variables]
-            output, _ = self.learner.stateless_call(variables, state, inputs, **options)
-            return tf.reshape(output, [-1])
+            outputs, _ = self.learner.stateless_call(shared, state, flat, **options)
+        values, inputs = ([one[member] for one in touched] for member in range(2))
+        return tf.reshape(outputs, rows), values, inputs
 
-        own = [] if fast is None else list(fast)
-        output = tf.vectorized_map(one_task, (own, features))
-        rows = next(iter(features.values())).shape[:2]
-        return tf.ensure_shape(output, rows)
+    def descend(
+        self,
+        fast: Sequence[Any],
+        inputs: Sequence[Sequence[tf.Tensor]],
+        gradients: Sequence[Sequence[tf.Tensor]],
+        rates: Sequence[tf.Tensor],
+        loop: LoopShape,
+    ) -> list[Any]:
+        """The fast weights after one inner step, `value <- value - rate gradient`.
+
+        Args:
+            fast: before it.
+            inputs: what `touch` gave of the support pass.
+            gradients: of the values that `touch` gave.
+            rates: alpha of each adapted variable.
+            loop: how large the whole loop is, for the choice of a Dense layer's form.
+        """
+        return [
+            unit.descend(own, inputs_, gradients_, rates, loop)
+            for unit, own, inputs_, gradients_ in zip(
+                self._units, fast, inputs, gradients, strict=True
+            )
+        ]
 
     def advance_seeds(self) -> None:
         """Gives the next step other draws: a stateless call leaves the seeds as they are."""
         for seed in self.learner.non_trainable_variables:
             seed.assign(seed.value + tf.constant([0, 1], seed.dtype))
 
-    def _shared(self) -> list[Any]:
-        return [variable.value for variable in self.learner.trainable_variables]
+    def _difference(self, example: Features) -> str | None:
+        """How one run for all tasks differs from the learner called for each task alone, or None.
 
-    def _merge(self, own: Sequence[tf.Tensor]) -> list[Any]:
-        remaining = iter(own)
-        return [
-            next(remaining) if chosen else value
-            for value, chosen in zip(self._shared(), self._chosen, strict=True)
-        ]
+        Compared are two tasks' outputs, and the gradient of each adapted variable as the units have
+        it. The weights are shaken: at an initial value of 0, a difference could hide.
+        """
+        rng = np.random.default_rng(0)
+
+        def made(shape: Sequence[int], dtype: Any) -> tf.Tensor:
+            return tf.cast(tf.constant(rng.normal(size=shape)), dtype)
+
+        features = {
+            name: made([_TASKS, _ROWS, *value.shape[1:]], value.dtype)
+            for name, value in example.items()
+        }
+        variables = self.learner.trainable_variables
+        shaken = {id(v): v.value + 0.1 * made(v.shape, v.value.dtype) for v in variables}
+        own = [shaken[id(variable)] for variable in self.adapted]
+        slopes = made([_TASKS, _ROWS], features[next(iter(features))].dtype)
+        with keras.StatelessScope([(v, shaken[id(v)]) for v in variables]):
+            with tf.GradientTape() as tape:
+                outputs, values, inputs = self.touch(
+                    self.start(_TASKS), features, training=False, watch=tape.watch
+                )
+                loss = tf.reduce_sum(slopes * tf.cast(outputs, slopes.dtype))
+            gradients = tape.gradient(loss, values, **_ZERO)
+            with tf.GradientTape() as tape:
+                tape.watch(own)
+                alone = tf.stack(
+                    [
+                        tf.reshape(self.learner({n: v[task] for n, v in features.items()}), [-1])
+                        for task in range(_TASKS)
+                    ]
+                )
+                loss = tf.reduce_sum(slopes * tf.cast(alone, slopes.dtype))
+            expected = tape.gradient(loss, own, **_ZERO)
+        if not _are_close(outputs, alone, 0.0):
+            return "a row's output depends on other rows"
+        largest = max((float(tf.reduce_max(tf.abs(one))) for one in expected), default=0.0)
+        for unit, seen, gradient in zip(self._units, inputs, gradients, strict=True):
+            for place, summed in unit.summed(seen, gradient):
+                if not _are_close(summed, expected[place], largest):
+                    return f"{self.adapted[place].path} is used outside its layer's own call"
+        return None
+
+
+_TASKS, _ROWS = 2, 3
+_ZERO: Mapping[str, Any] = {"unconnected_gradients": tf.UnconnectedGradients.ZERO}
+
+
+def _leave(_: Any) -> None:
+    """Watches nothing: no inner step follows this pass."""
+
+
+def _are_close(values: tf.Tensor, others: tf.Tensor, largest: float) -> bool:
+    """Whether two tensors are equal but for rounding; not where a value is not finite.
+
+    Args:
+        values: computed one way.
+        others: computed another way.
+        largest: the size of the terms that may have cancelled out (a gradient that is 0 in exact
+            arithmetic, as that of an attention's key bias is, is rounding alone).
+    """
+    rounding = float(ml_dtypes.finfo(values.dtype.as_numpy_dtype).eps)
+    values, others = np.asarray(values, np.float64), np.asarray(others, np.float64)
+    allowed = np.sqrt(rounding) * np.abs(others).max(initial=0.0) + 100 * rounding * largest
+    return bool((np.abs(values - others) <= allowed).all())

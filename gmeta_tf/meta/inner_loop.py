@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from gmeta_tf.meta.fast_weights import AdaptDense
+from gmeta_tf.meta.fast_weights import FORMS, AdaptDense
 
-__all__ = ["InnerLoop", "adapt"]
+__all__ = ["InnerLoop", "adapt", "descend_values"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,10 @@ class InnerLoop:
         learn_rates: one rate for each adapted variable, group of tables and step, trained by the
             outer loop (Antoniou et al., "How to train your MAML", ICLR 2019). The numbers above are
             then where they start.
+        fast_weights: how a task's own weights of a Dense layer are kept: `"low_rank"` or
+            `"stacked"` (see `fast_dense`), or `"auto"`, whichever takes less time. The results are
+            equal. `"whole"` runs the learner by its own call for each task, as `"auto"` does where
+            the other forms are not possible.
 
     Raises:
         ValueError: a value outside what is said here, or nothing that adapts.
@@ -45,6 +49,7 @@ class InnerLoop:
     adapt_embeddings: bool = True
     overlap: str = "adapted"
     learn_rates: bool = False
+    fast_weights: str = "auto"
 
     def __post_init__(self) -> None:
         for name, value, expected, good in (
@@ -58,6 +63,12 @@ class InnerLoop:
             ),
             ("order", self.order, "1 or 2", self.order in (1, 2)),
             ("overlap", self.overlap, "'adapted' or 'stale'", self.overlap in _OVERLAPS),
+            (
+                "fast_weights",
+                self.fast_weights,
+                f"one of {', '.join(FORMS)}",
+                self.fast_weights in FORMS,
+            ),
         ):
             if not good:
                 raise ValueError(f"InnerLoop: expected {name} to be {expected}, got {value!r}.")
@@ -76,21 +87,28 @@ class InnerLoop:
 
 _OVERLAPS = ("adapted", "stale")
 
+SupportPass = Callable[[Any, Callable[[Any], None]], tuple[tf.Tensor, Any, Any]]
+Descend = Callable[[Any, Any, Any, Any], Any]
+
 
 def adapt(
-    support_losses: Callable[[Any], tf.Tensor], fast: Any, rates: list[Any], *, order: int
+    support_pass: SupportPass, descend: Descend, fast: Any, rates: Sequence[Any], *, order: int
 ) -> Any:
     """Moves every task's own values down its support loss: `fast <- fast - alpha grad L_support`.
 
     Algorithm 1, lines 5 to 7, of Finn et al. (ICML 2017), for all tasks at once. Pure: nothing is
-    written, and there is no communication. A value is one task's own (a stacked weight `[T, ...]`,
-    a row `[P, D]` of one (task, key) pair), so the gradient of the sum of the tasks' losses is each
+    written, and there is no communication. A value is one task's own (a weight's change, a row
+    `[P, D]` of one (task, key) pair), so the gradient of the sum of the tasks' losses is each
     task's own gradient.
 
     Args:
-        support_losses: own values -> each task's loss, `[T]`.
-        fast: the own values before the first step, in any structure of tensors.
-        rates: for each of the K steps, a scalar for each value, in the structure of `fast`.
+        support_pass: `(fast, watch) -> (losses, values, inputs)`: each task's loss, `[T]`; the
+            tensors whose gradient the step takes, each given to `watch` before it was used; and
+            what else `descend` has to know of the pass.
+        descend: `(fast, inputs, gradients, rates) -> fast`, one step down the gradients of
+            `values`. `descend_values` is that of own values that are plain tensors.
+        fast: the own values before the first step.
+        rates: what `descend` gets in each of the K steps.
         order: 1 or 2, see `InnerLoop`.
 
     Returns:
@@ -98,15 +116,25 @@ def adapt(
     """
     for step_rates in rates:
         with tf.GradientTape() as tape:
-            tape.watch(fast)
-            loss = tf.reduce_sum(support_losses(fast))
-        gradients = tape.gradient(loss, fast, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+            losses, values, inputs = support_pass(fast, tape.watch)
+            loss = tf.reduce_sum(losses)
+        gradients = tape.gradient(loss, values, unconnected_gradients=tf.UnconnectedGradients.ZERO)
         gradients = tf.nest.map_structure(tf.convert_to_tensor, gradients)
         if order == 1:
-            gradients = tf.nest.map_structure(tf.stop_gradient, gradients)
-        fast = tf.nest.map_structure(_descend, fast, gradients, step_rates)
+            inputs, gradients = tf.nest.map_structure(tf.stop_gradient, (inputs, gradients))
+        fast = descend(fast, inputs, gradients, step_rates)
     return fast
 
 
-def _descend(value: tf.Tensor, gradient: tf.Tensor, rate: tf.Tensor) -> tf.Tensor:
-    return value - rate * gradient
+def descend_values(fast: Any, inputs: Any, gradients: Any, rates: Any) -> Any:
+    """`value - rate gradient` for each tensor of a structure.
+
+    Args:
+        fast: the tensors, in any structure; they are the support pass's `values` too.
+        inputs: not used.
+        gradients: in the structure of `fast`.
+        rates: scalars in the structure of `fast`.
+    """
+    return tf.nest.map_structure(
+        lambda value, gradient, rate: value - rate * gradient, fast, gradients, rates
+    )

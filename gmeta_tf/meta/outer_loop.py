@@ -11,12 +11,14 @@ import tensorflow as tf
 
 from gmeta_tf.collectives import agree, allreduce_sum, broadcast
 from gmeta_tf.embedding import row_optimizers
-from gmeta_tf.embedding.pooling import field_slots, pool_fields
+from gmeta_tf.embedding.pooling import field_slots, pool_fields, take_rows
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sharded import Rows, ShardedEmbedding
 from gmeta_tf.judgement import JudgementSums
+from gmeta_tf.meta.fast_dense import LoopShape
+from gmeta_tf.meta.fast_layers import TaskRows, Watch
 from gmeta_tf.meta.fast_weights import TaskLearner
-from gmeta_tf.meta.inner_loop import InnerLoop, adapt
+from gmeta_tf.meta.inner_loop import InnerLoop, adapt, descend_values
 from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
 from gmeta_tf.meta.ranked_model import RankedModel
 from gmeta_tf.meta_io.pipeline import Batch
@@ -67,9 +69,12 @@ class MetaModel(RankedModel):
         self.embedding = embedding
         self.inner = InnerLoop() if inner is None else inner
         self.world = embedding.world
-        learner(_one_row(embedding))
+        one_row = _one_row(embedding)
+        learner(one_row)
         self._slots = field_slots(embedding.schema)
-        self._tasks = TaskLearner(learner, self.inner.adapt_dense)
+        self._tasks = TaskLearner(
+            learner, self.inner.adapt_dense, one_row, form=self.inner.fast_weights
+        )
         self._rates = self._inner_rates()
         for index, variable in enumerate(self.trainable_variables):
             value = tf.convert_to_tensor(variable.value)
@@ -142,18 +147,32 @@ class MetaModel(RankedModel):
             training: passed to the learner.
         """
         own_rows = _rows_of_pairs(rows, batch)
-        moving = own_rows if self.inner.adapt_embeddings else {}
+        support, query = batch["support"], batch["query"]
+        loop = LoopShape(self.inner.num_steps, support["label"].shape[1], query["label"].shape[1])
 
-        def support_losses(fast: dict[str, Any]) -> tf.Tensor:
-            features = self._features({**own_rows, **fast["rows"]}, batch["support"])
-            outputs = self._tasks(fast["dense"], features, training=training)
-            return self._task_losses(batch["support"], outputs)
+        def support_pass(fast: dict[str, Any], watch: Watch) -> tuple[tf.Tensor, Any, Any]:
+            watch(fast["rows"])
+            features = self._features({**own_rows, **fast["rows"]}, support)
+            outputs, values, inputs = self._tasks.touch(
+                fast["dense"], features, training=training, watch=watch
+            )
+            losses = self._task_losses(support, outputs)
+            return losses, {"dense": values, "rows": fast["rows"]}, inputs
 
-        fast = {"dense": self._tasks.initial(tf.shape(batch["task"])[0]), "rows": moving}
-        fast = adapt(support_losses, fast, self._step_rates(), order=self.inner.order)
+        def descend(fast: Any, inputs: Any, gradients: Any, rates: Any) -> dict[str, Any]:
+            dense = self._tasks.descend(
+                fast["dense"], inputs, gradients["dense"], rates["dense"], loop
+            )
+            rows = descend_values(fast["rows"], None, gradients["rows"], rates["rows"])
+            return {"dense": dense, "rows": rows}
+
+        start = {
+            "dense": self._tasks.start(TaskRows.of(support["label"]).num_tasks),
+            "rows": own_rows if self.inner.adapt_embeddings else {},
+        }
+        fast = adapt(support_pass, descend, start, self._step_rates(), order=self.inner.order)
         read = own_rows if self.inner.overlap == "stale" else {**own_rows, **fast["rows"]}
-        features = self._features(read, batch["query"])
-        return self._tasks(fast["dense"], features, training=training)
+        return self._tasks(fast["dense"], self._features(read, query), training=training)
 
     def unadapted_outputs(self, rows: Rows, batch: Batch) -> tf.Tensor:
         """The learner's outputs on the query rows with the shared values, `[T, Q]`."""
@@ -247,7 +266,7 @@ class MetaModel(RankedModel):
         features = {}
         for group, slots in self._slots.items():
             pairs = part["pairs"][group]
-            features[group] = pool_fields(tf.gather(own_rows[group], pairs), pairs, slots)
+            features[group] = pool_fields(take_rows(own_rows[group], pairs), pairs, slots)
         if self.embedding.schema.dense_fields:
             features["dense"] = part["dense"]
         return features
@@ -325,7 +344,7 @@ class MetaModel(RankedModel):
 def _rows_of_pairs(rows: Rows, batch: Batch) -> Rows:
     """Each (task, key) pair's own row, `[P, D]`; row 0 is the padding's, zeros."""
     return {
-        group: tf.gather(tf.pad(values, [[1, 0], [0, 0]]), batch["pair_to_key"][group])
+        group: take_rows(tf.pad(values, [[1, 0], [0, 0]]), batch["pair_to_key"][group])
         for group, values in rows.items()
     }
 
