@@ -1,0 +1,392 @@
+"""Samples a second of training on 2 ranks, against 1 rank and against a parameter server.
+
+One job (benchmarks/training_job.py) goes from records to updated weights: input pipeline,
+exchange, both loops, optimizers. Ours runs under horovodrun with one core a rank. The parameter
+server and its two workers (benchmarks/peers/parameter_server.py) share the same two cores. The runs
+take turns, round by round, and ratios are taken within a round. A sample is one support or query
+row that is there. The last line is the result as JSON.
+
+    python -m benchmarks.distributed --quick
+    python -m benchmarks.distributed
+
+It needs the two cores for itself: a step takes as long as the slower rank's, so what disturbs one
+core is waited for by both.
+
+`efficiency` is the rate of 2 ranks over twice that of 1, at the same T a rank. 1 rank exchanges
+nothing.
+
+`bytes_over_bound` is what the ranks sent over what they had to send. Sent, of a rank and a step:
+the bytes of the rows that its AlltoAlls carry to *other* ranks (keys, rows, gradients), and for
+each number of the AllReduce `2 (W - 1) / W` times its 4 bytes, which is what a ring sends. Least: 8
+bytes for each distinct key of the step that another rank owns, 4 D for that key's row on its way
+here and 4 D for its gradient on its way back, and `2 (W - 1) / W` times 4 bytes for each dense
+weight. Neither counts headers and Horovod's negotiation. Both are summed over ranks and steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.made_log import MadeLog
+from benchmarks.meta_io import Process
+
+__all__ = ["main"]
+
+# TensorFlow and gmeta_tf are imported in the processes that are measured, not in this one.
+
+_PER_TASK = (1, 1)  # tasks a step, steps a call
+_TUNED = ((128, 1), (128, 2), (128, 4), (256, 1), (256, 2))
+_TUNED_QUICK = ((128, 1), (128, 2))
+_SAVED_STEPS = {1: 400, 128: 30, 256: 15}
+_INNER_OPTIONS: dict[str, Any] = {}  # of gm.InnerLoop, for ours and the parameter server's alike
+_THREADS = {
+    "OMP_NUM_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "2",
+    "HOROVOD_CYCLE_TIME": "0.1",
+}
+
+
+def main(arguments: list[str] | None = None) -> dict[str, Any]:
+    """Runs the benchmark and returns what the last line says."""
+    options = _parse(arguments)
+    if options.as_rank:
+        return _run_rank(options)
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    if len(cores) < 2:
+        raise RuntimeError("expected two cores, one for each rank: only one may be used here.")
+    os.sched_setaffinity(0, cores)  # the processes that follow inherit it
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    tuned = _TUNED_QUICK if options.quick else _TUNED
+    log = MadeLog.cached(options.rows, options.cache)
+    with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with Process(_serve_saving, log, folder) as process:
+            saved = {
+                tasks: process.ask("save", tasks) for tasks in sorted({1, *(t for t, _ in tuned)})
+            }
+        _say(f"log of {log.rows:,} rows prepared in {log.folder}; cores {cores}")
+        server = _start_cluster(stack, log)
+        for tasks, steps in (_PER_TASK, *tuned):
+            server.ask("prepare", (tasks, steps), saved[tasks])
+        rounds, traffic = [], None
+        for index in range(options.rounds):
+            figures: dict[Any, float] = {}
+            for ranks in (1, 2):
+                ran = _horovodrun(ranks, cores, options, count=ranks == 2 and index == 0)
+                figures[f"ranks_{ranks}"] = ran["samples"] / ran["seconds"]
+                traffic = ran.get("traffic", traffic)
+            for variant in (_PER_TASK, *tuned):
+                figures[variant] = server.ask("run", variant, options.seconds)
+            rounds.append(figures)
+            shown = ", ".join(f"{_name(name)} {rate:,.0f}" for name, rate in figures.items())
+            _say(f"round {index + 1}: samples/s: {shown}")
+    result = _result(rounds, tuned, traffic)
+    result |= {
+        "ranks": 2,
+        "tasks": options.tasks,
+        "rows": log.rows,
+        "cores": 2,
+        "rounds": options.rounds,
+        "inner_options": _INNER_OPTIONS,
+    }
+    _report(result)
+    print(json.dumps({"benchmark": "distributed", **result}))
+    return result
+
+
+def _result(
+    rounds: list[dict[Any, float]], tuned: tuple[tuple[int, int], ...], traffic: Any
+) -> dict[str, Any]:
+    """Medians over the rounds; ratios are taken within a round."""
+
+    def median(name: Any) -> float:
+        return statistics.median(each[name] for each in rounds)
+
+    def ratio(name: Any, other: Any, factor: float = 1.0) -> float:
+        return round(statistics.median(each[name] / (factor * each[other]) for each in rounds), 4)
+
+    best = max(tuned, key=median)
+    return {
+        "efficiency": {"2": ratio("ranks_2", "ranks_1", 2.0)},
+        "ratio": {
+            "parameter_server_per_task": ratio("ranks_2", _PER_TASK),
+            "parameter_server_tuned": ratio("ranks_2", best),
+        },
+        "bytes_over_bound": round(traffic["sent"] / traffic["least"], 4),
+        "traffic": traffic,
+        "samples_per_second": {
+            "ranks_1": round(median("ranks_1")),
+            "ranks_2": round(median("ranks_2")),
+            "parameter_server_per_task": round(median(_PER_TASK)),
+            "parameter_server_tuned": round(median(best)),
+        },
+        "parameter_server_tuned": {"tasks_a_step": best[0], "steps_a_call": best[1]},
+        "samples_per_second_of_rounds": [
+            {_name(name): round(rate) for name, rate in each.items()} for each in rounds
+        ],
+    }
+
+
+def _name(variant: Any) -> str:
+    if isinstance(variant, str):
+        return variant
+    return f"server_{variant[0]}_tasks_{variant[1]}_steps_a_call"
+
+
+def _report(result: dict[str, Any]) -> None:
+    for name, rate in result["samples_per_second"].items():
+        _say(f"{name:26s} {rate:>10,} samples/s")
+    _say(f"2 ranks do {result['efficiency']['2']:.3f} of twice what 1 does")
+    for name, ratio in result["ratio"].items():
+        _say(f"2 ranks / {name:26s} {ratio:.2f}")
+    _say(f"sent {result['bytes_over_bound']:.4f} of the least that must be sent")
+
+
+# Ours.
+
+
+def _horovodrun(
+    ranks: int, cores: list[int], options: argparse.Namespace, *, count: bool
+) -> dict[str, Any]:
+    """One run of so many ranks, each on a core of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = pathlib.Path(folder) / "answer.json"
+        command = [
+            str(pathlib.Path(sys.executable).parent / "horovodrun"),
+            *("-np", str(ranks), sys.executable, "-m", "benchmarks.distributed"),
+            *("--as-rank", str(answer), "--on-cores", ",".join(map(str, cores))),
+            *("--rows", str(options.rows), "--tasks", str(options.tasks)),
+            *("--seconds", str(options.seconds)),
+            *(["--cache", options.cache] if options.cache else []),
+            *(["--count-bytes"] if count else []),
+        ]
+        done = subprocess.run(
+            command, env=os.environ | _THREADS, capture_output=True, text=True, check=False
+        )
+        if done.returncode or not answer.is_file():
+            raise RuntimeError(
+                f"horovodrun -np {ranks} ended with status {done.returncode}:\n"
+                f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+            )
+        return json.loads(answer.read_text(encoding="utf-8"))
+
+
+def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
+    """What one rank does; rank 0 writes the answer to a file."""
+    from gmeta_tf.world import World
+
+    world = World.detect()
+    cores = [int(core) for core in options.on_cores.split(",")]
+    os.sched_setaffinity(0, {cores[world.local_rank]})  # before TensorFlow makes its threads
+
+    import tensorflow as tf
+
+    from benchmarks.training_job import Job
+    from gmeta_tf.collectives import allreduce_sum, barrier, broadcast_json
+
+    job = Job.prepared(MadeLog.cached(options.rows, options.cache))
+    model = job.model(world, **_INNER_OPTIONS)
+    batches = iter(job.batches(options.tasks, world).dataset())
+    samples = tf.Variable(0.0, dtype=tf.float64)
+
+    @tf.function(autograph=False)
+    def step(batches: Any) -> None:
+        batch = next(batches)
+        for part in ("support", "query"):
+            samples.assign_add(tf.cast(tf.reduce_sum(batch[part]["weight"]), tf.float64))
+        model.train_step(batch)
+
+    def timed(steps: int) -> float:
+        barrier(world, name="start")
+        start = time.perf_counter()
+        for _ in range(steps):
+            step(batches)
+        barrier(world, name="end")
+        return time.perf_counter() - start
+
+    timed(10)
+    steps = max(10, round(options.seconds / (timed(20) / 20)))
+    steps = broadcast_json(steps, world, name="steps")
+    samples.assign(0.0)
+    answer: dict[str, Any] = {"seconds": timed(steps), "steps": steps}
+    (total,) = allreduce_sum([samples.read_value()], world, name="samples")
+    answer["samples"] = float(total)
+    if options.count_bytes:
+        answer["traffic"] = _traffic(model, batches, steps=20)
+    if world.is_chief:
+        pathlib.Path(options.as_rank).write_text(json.dumps(answer), encoding="utf-8")
+    return answer
+
+
+def _traffic(model: Any, batches: Any, steps: int) -> dict[str, float]:
+    """The bytes that all ranks send in some steps, and the least that they must; see the top.
+
+    The collectives are wrapped where the library calls them, in a trace of its own, so that the
+    steps that are timed count nothing.
+    """
+    import tensorflow as tf
+
+    from gmeta_tf import collectives
+    from gmeta_tf.embedding import exchange
+    from gmeta_tf.meta import outer_loop
+
+    world = model.world
+    sent = {name: tf.Variable(0.0, dtype=tf.float64) for name in ("alltoall", "allreduce")}
+    least = tf.Variable(0.0, dtype=tf.float64)
+    ring = 2 * (world.size - 1) / world.size
+
+    def add(total: Any, value: Any) -> None:
+        total.assign_add(tf.cast(value, tf.float64))
+
+    def alltoall(tensor: Any, splits: Any, world: Any, *, name: str) -> Any:
+        to_others = tf.reduce_sum(splits) - splits[world.rank]
+        row_bytes = tensor.dtype.size * (tensor.shape[1:].num_elements() or 1)
+        add(sent["alltoall"], to_others * row_bytes)
+        return collectives.alltoall(tensor, splits, world, name=f"counted_{name}")
+
+    def allreduce_sum(tensors: Any, world: Any, *, name: str) -> Any:
+        for tensor in tensors:
+            add(sent["allreduce"], ring * tensor.dtype.size * tensor.shape.num_elements())
+        return collectives.allreduce_sum(tensors, world, name=f"counted_{name}")
+
+    dense = sum(variable.value.shape.num_elements() for variable in model.trainable_variables)
+
+    @tf.function(autograph=False)
+    def step(batches: Any) -> None:
+        batch = next(batches)
+        add(least, ring * 4 * dense)
+        for group, keys in batch["keys"].items():
+            remote = tf.math.count_nonzero(keys % world.size != world.rank)
+            add(least, remote * (8 + 2 * 4 * model.embedding.shards[group].width))
+        model.train_step(batch)
+
+    originals = exchange.alltoall, outer_loop.allreduce_sum
+    exchange.alltoall, outer_loop.allreduce_sum = alltoall, allreduce_sum
+    try:
+        for _ in range(steps):
+            step(batches)
+    finally:
+        exchange.alltoall, outer_loop.allreduce_sum = originals
+    values = [sent["alltoall"].read_value(), sent["allreduce"].read_value(), least.read_value()]
+    sums = [float(value) for value in collectives.allreduce_sum(values, world, name="traffic")]
+    a_rank_step = steps * world.size
+    return {
+        "sent": sums[0] + sums[1],
+        "least": sums[2],
+        "alltoall_bytes_a_rank_step": round(sums[0] / a_rank_step),
+        "allreduce_bytes_a_rank_step": round(sums[1] / a_rank_step),
+    }
+
+
+# The parameter server.
+
+
+def _serve_saving(log: MadeLog, folder: pathlib.Path) -> dict[str, Callable[..., Any]]:
+    from benchmarks.peers import parameter_server
+    from benchmarks.training_job import Job
+    from gmeta_tf.world import World
+
+    job = Job.prepared(log)
+
+    def save(tasks: int) -> list[str]:
+        folders = []
+        for worker in range(2):
+            folders.append(str(folder / f"{tasks}-{worker}"))
+            batches = job.batches(tasks, World(worker, 2))
+            parameter_server.save_steps(batches, pathlib.Path(folders[-1]), _SAVED_STEPS[tasks])
+        return folders
+
+    return {"save": save}
+
+
+def _start_cluster(stack: contextlib.ExitStack, log: MadeLog) -> Process:
+    """The servers, and the process that coordinates them."""
+    with Process(_serve_addresses) as process:
+        cluster = process.ask("cluster")
+    for job, index in (("ps", 0), ("worker", 0), ("worker", 1)):
+        stack.enter_context(Process(_serve_server, cluster, job, index)).ask("start")
+    return stack.enter_context(Process(_serve_coordinator, cluster, log))
+
+
+def _serve_addresses() -> dict[str, Callable[..., Any]]:
+    from benchmarks.peers import parameter_server
+
+    return {"cluster": lambda: parameter_server.free_cluster(workers=2)}
+
+
+def _serve_server(cluster: Any, job: str, index: int) -> dict[str, Callable[..., Any]]:
+    from benchmarks.peers import parameter_server
+
+    held = []
+
+    def start() -> None:
+        held.append(parameter_server.start_server(cluster, job, index, threads=1))
+
+    return {"start": start}
+
+
+def _serve_coordinator(cluster: Any, log: MadeLog) -> dict[str, Callable[..., Any]]:
+    from benchmarks.peers import parameter_server
+    from benchmarks.training_job import Job
+    from gmeta_tf.world import World
+
+    job = Job.prepared(log)
+    coordinator = parameter_server.Coordinator(
+        cluster,
+        lambda: job.model(World(), **_INNER_OPTIONS),
+        learning_rate=job.learning_rate,
+        row_learning_rate=job.row_learning_rate,
+    )
+    calls: dict[tuple[int, int], Callable[[], Any]] = {}
+
+    def prepare(variant: tuple[int, int], folders: list[str]) -> None:
+        calls[variant] = coordinator.prepare(folders, job.support, steps_a_call=variant[1])
+        coordinator.rate(calls[variant], 0.1)
+
+    def run(variant: tuple[int, int], seconds: float) -> float:
+        return coordinator.rate(calls[variant], seconds)
+
+    return {"prepare": prepare, "run": run}
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.distributed",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--quick", action="store_true", help="1 million rows, one short round")
+    parser.add_argument("--rows", type=int, metavar="N", help="of the log (4 million; quick: 1)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each (7; quick: 1)")
+    parser.add_argument("--seconds", type=float, metavar="X", help="of a turn (5; quick: 2)")
+    parser.add_argument("--tasks", type=int, metavar="N", default=128, help="T of a rank (128)")
+    parser.add_argument("--cache", help="where logs are kept; else $GMETA_DATA, ~/.cache/gmeta_tf")
+    for name in ("--as-rank", "--on-cores"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--count-bytes", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    options.rows = options.rows or (1_000_000 if options.quick else 4_000_000)
+    options.rounds = options.rounds or (1 if options.quick else 7)
+    options.seconds = options.seconds or (2.0 if options.quick else 5.0)
+    return options
+
+
+if __name__ == "__main__":
+    main()
