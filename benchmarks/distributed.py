@@ -13,7 +13,8 @@ It needs the two cores for itself: a step takes as long as the slower rank's, so
 core is waited for by both.
 
 `efficiency` is the rate of 2 ranks over twice that of 1, at the same T a rank. 1 rank exchanges
-nothing.
+nothing. `core_microseconds_per_sample` is what both take of the cores' time, all threads together: a
+busy machine disturbs it less, and what it grows by is what the exchange costs.
 
 `bytes_over_bound` is what the ranks sent over what they had to send. Sent, of a rank and a step:
 the bytes of the rows that its AlltoAlls carry to *other* ranks (keys, rows, gradients), and for
@@ -87,11 +88,13 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             for ranks in (1, 2):
                 ran = _horovodrun(ranks, cores, options, count=ranks == 2 and index == 0)
                 figures[f"ranks_{ranks}"] = ran["samples"] / ran["seconds"]
+                figures[f"core_{ranks}"] = ran["core_seconds"] / ran["samples"] * 1e6
                 traffic = ran.get("traffic", traffic)
             for variant in (_PER_TASK, *tuned):
                 figures[variant] = server.ask("run", variant, options.seconds)
             rounds.append(figures)
-            shown = ", ".join(f"{_name(name)} {rate:,.0f}" for name, rate in figures.items())
+            rates = {_name(name): each for name, each in figures.items() if _is_rate(name)}
+            shown = ", ".join(f"{name} {rate:,.0f}" for name, rate in rates.items())
             _say(f"round {index + 1}: samples/s: {shown}")
     result = _result(rounds, tuned, traffic)
     result |= {
@@ -133,11 +136,19 @@ def _result(
             "parameter_server_per_task": round(median(_PER_TASK)),
             "parameter_server_tuned": round(median(best)),
         },
+        "core_microseconds_per_sample": {
+            ranks: round(median(f"core_{ranks}"), 2) for ranks in ("1", "2")
+        },
         "parameter_server_tuned": {"tasks_a_step": best[0], "steps_a_call": best[1]},
         "samples_per_second_of_rounds": [
-            {_name(name): round(rate) for name, rate in each.items()} for each in rounds
+            {_name(name): round(rate) for name, rate in each.items() if _is_rate(name)}
+            for each in rounds
         ],
     }
+
+
+def _is_rate(name: Any) -> bool:
+    return not str(name).startswith("core_")
 
 
 def _name(variant: Any) -> str:
@@ -149,6 +160,7 @@ def _name(variant: Any) -> str:
 def _report(result: dict[str, Any]) -> None:
     for name, rate in result["samples_per_second"].items():
         _say(f"{name:26s} {rate:>10,} samples/s")
+    _say(f"core time a sample, in us, of 1 and 2 ranks: {result['core_microseconds_per_sample']}")
     _say(f"2 ranks do {result['efficiency']['2']:.3f} of twice what 1 does")
     for name, ratio in result["ratio"].items():
         _say(f"2 ranks / {name:26s} {ratio:.2f}")
@@ -221,9 +233,14 @@ def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
     steps = max(10, round(options.seconds / (timed(20) / 20)))
     steps = broadcast_json(steps, world, name="steps")
     samples.assign(0.0)
+    worked = time.process_time()
     answer: dict[str, Any] = {"seconds": timed(steps), "steps": steps}
-    (total,) = allreduce_sum([samples.read_value()], world, name="samples")
-    answer["samples"] = float(total)
+    worked = time.process_time() - worked
+    values = [samples.read_value(), tf.constant(worked, tf.float64)]
+    for name, total in zip(
+        ("samples", "core_seconds"), allreduce_sum(values, world, name="totals"), strict=True
+    ):
+        answer[name] = float(total)
     if options.count_bytes:
         answer["traffic"] = _traffic(model, batches, steps=20)
     if world.is_chief:

@@ -9,7 +9,7 @@ to the touched rows. Workers are asynchronous, as `ClusterCoordinator.schedule` 
 What was chosen, and why:
 
 - The updates are TensorFlow's resource ops, which run where the variable lies, as those of its own
-  optimizers used to. Those of Keras 3 would pull every accumulator to the worker.
+  optimizers do. Keras 3 optimizers were not tried: they have no update of touched rows alone.
 - A coordinator's function can not call Python on a worker, and the plan of `TaskBatches` does. So
   rows are drawn and saved beforehand, and the workers make batches of them with the same ops.
   Planning, checking and drawing is thereby spared the workers, to their favour.
