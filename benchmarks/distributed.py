@@ -13,8 +13,8 @@ It needs the two cores for itself: a step takes as long as the slower rank's, so
 core is waited for by both.
 
 `efficiency` is the rate of 2 ranks over twice that of 1, at the same T a rank. 1 rank exchanges
-nothing. `core_microseconds_per_sample` is what both take of the cores' time, all threads together: a
-busy machine disturbs it less, and what it grows by is what the exchange costs.
+nothing. `core_microseconds_per_sample` is what both take of the cores' time, all threads together:
+a busy machine disturbs it less, and what it grows by is what the exchange costs.
 
 `bytes_over_bound` is what the ranks sent over what they had to send. Sent, of a rank and a step:
 the bytes of the rows that its AlltoAlls carry to *other* ranks (keys, rows, gradients), and for
@@ -42,7 +42,7 @@ from typing import Any
 from benchmarks.made_log import MadeLog
 from benchmarks.meta_io import Process
 
-__all__ = ["main"]
+__all__ = ["count_traffic", "main"]
 
 # TensorFlow and gmeta_tf are imported in the processes that are measured, not in this one.
 
@@ -242,13 +242,13 @@ def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
     ):
         answer[name] = float(total)
     if options.count_bytes:
-        answer["traffic"] = _traffic(model, batches, steps=20)
+        answer["traffic"] = count_traffic(model, batches, steps=20)
     if world.is_chief:
         pathlib.Path(options.as_rank).write_text(json.dumps(answer), encoding="utf-8")
     return answer
 
 
-def _traffic(model: Any, batches: Any, steps: int) -> dict[str, float]:
+def count_traffic(model: Any, batches: Any, steps: int) -> dict[str, float]:
     """The bytes that all ranks send in some steps, and the least that they must; see the top.
 
     The collectives are wrapped where the library calls them, in a trace of its own, so that the
