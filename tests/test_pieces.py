@@ -85,11 +85,11 @@ def slow_drawn_rows(rows, draws):
 
 
 @quick
-@given(st.lists(st.integers(0, 40), max_size=9), st.integers(0, 2**63))
+@given(st.lists(st.integers(0, 40), max_size=9), st.integers(0, 2**63 - 1))
 def test_drawn_rows_against_a_sort_an_episode(rows, seed):
     draws = draw(seed, np.arange(len(rows)))
     found = drawn_rows(np.array(rows, np.int64), draws)
-    assert found.dtype == np.int64
+    assert found.dtype == np.int32
     assert found.tolist() == slow_drawn_rows(rows, draws.tolist())
     first = 0
     for count in rows:

@@ -9,6 +9,7 @@ import numpy as np
 __all__ = ["Cut", "Pieces", "draw", "drawn_rows"]
 
 _EPISODE_BITS, _PLACE_BITS = 20, 14
+_SORTED_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,25 +135,44 @@ def drawn_rows(rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
         draws: a uint64 for each, which says which permutation.
 
     Returns:
-        int64 `[sum(rows)]`.
+        int32 `[sum(rows)]`.
     """
     rows = np.asarray(rows, np.int64)
     first = np.cumsum(rows) - rows
-    place = np.arange(rows.sum()) - np.repeat(first, rows)
-    noise = _splitmix64(np.repeat(draws, rows) + place.astype(np.uint64)) >> np.uint64(34)
-    episode = np.repeat(np.arange(len(rows), dtype=np.uint64), rows)
+    place = np.arange(rows.sum(), dtype=np.uint64)
+    place -= np.repeat(first.astype(np.uint64), rows)
+    noise = np.repeat(draws, rows)
+    noise += place
+    noise = _splitmix64(noise) >> np.uint64(34)
     if len(rows) > 1 << _EPISODE_BITS or rows.max(initial=0) > 1 << _PLACE_BITS:
-        return place[np.lexsort((place, noise, episode))]
+        episode = np.repeat(np.arange(len(rows)), rows)
+        return place[np.lexsort((place, noise, episode))].astype(np.int32)
     # One integer a row, so that one sort of integers does: the episode, 30 random bits, the place.
-    keys = episode << np.uint64(64 - _EPISODE_BITS)
-    keys |= noise << np.uint64(_PLACE_BITS)
-    keys |= place.astype(np.uint64)
-    keys.sort()
-    return (keys & np.uint64((1 << _PLACE_BITS) - 1)).astype(np.int64)
+    keys = np.repeat(np.arange(len(rows), dtype=np.uint64) << np.uint64(64 - _EPISODE_BITS), rows)
+    noise <<= np.uint64(_PLACE_BITS)
+    keys |= noise
+    keys |= place
+    _sort_episodes(keys, first + rows)
+    keys &= np.uint64((1 << _PLACE_BITS) - 1)
+    return keys.astype(np.int32)
+
+
+def _sort_episodes(keys: np.ndarray, ends: np.ndarray) -> None:
+    """Sorts keys that already stand episode by episode, a few episodes at a time.
+
+    What fits into the first cache is sorted three times as fast as a window at once.
+    """
+    bounds = np.searchsorted(ends, np.arange(_SORTED_AT_ONCE, len(keys), _SORTED_AT_ONCE))
+    first = 0
+    for last in [*ends[bounds].tolist(), len(keys)]:
+        keys[first:last].sort()
+        first = last
 
 
 def _splitmix64(state: np.ndarray) -> np.ndarray:
     state = state + np.uint64(0x9E3779B97F4A7C15)
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return state ^ (state >> np.uint64(31))
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state ^= state >> np.uint64(shift)
+        state *= np.uint64(factor)
+    state ^= state >> np.uint64(31)
+    return state

@@ -161,25 +161,28 @@ class EpochPlan:
         there is none.
         """
         entries = self.index[window.records]
-        rows = entries["rows"].astype(np.int64)
-        first = np.cumsum(rows) - rows
+        rows = entries["rows"].astype(np.int32)
+        first = np.cumsum(rows, dtype=np.int32) - rows
         if self.cut.in_order:
-            drawn = np.arange(rows.sum()) - np.repeat(first, rows)
+            drawn = np.arange(rows.sum(), dtype=np.int32) - np.repeat(first, rows)
         else:
             drawn = drawn_rows(rows, self._draw(_ROW_ORDER, entries["task"], entries["part"]))
-        first = np.append(first, 0)  # what an empty piece, of record -1, finds
+        first = np.append(first, np.int32(0))  # what an empty piece, of record -1, finds
+        drawn = np.append(drawn, np.int32(_EMPTY))  # what a row that is missing finds
         positions = []
         for part, capacity in zip(window.pieces, self.capacities, strict=True):
-            columns = np.arange(capacity)
             num_support = min(self.cut.support, capacity - 1)
-            is_query = columns >= num_support
-            place = np.where(is_query, columns - num_support, columns)
-            begin = np.where(is_query, part.first_query[:, None], part.first_support[:, None])
-            limit = np.where(is_query, part.num_query[:, None], part.num_support[:, None])
-            there = place < limit
-            where = np.where(there, first[part.record][:, None] + begin + place, 0)
-            found = drawn[where] if len(drawn) else where
-            positions.append(np.where(there, found, _EMPTY).astype(np.int32))
+            where = np.concatenate(
+                [
+                    _run(first[part.record] + begin, length, columns, len(drawn) - 1)
+                    for begin, length, columns in (
+                        (part.first_support, part.num_support, num_support),
+                        (part.first_query, part.num_query, capacity - num_support),
+                    )
+                ],
+                axis=1,
+            )
+            positions.append(drawn[where])
         return tuple(positions)
 
     @functools.cached_property
@@ -330,3 +333,11 @@ def _with_empty(pieces: Pieces, count: int) -> Pieces:
             for name in PIECE_MEMBERS
         )
     )
+
+
+def _run(first: np.ndarray, length: np.ndarray, columns: int, nothing: int) -> np.ndarray:
+    """`first`, `first + 1`, ... as far as `length`, then `nothing`: int32 `[M, columns]`."""
+    column = np.arange(columns, dtype=np.int32)
+    where = first.astype(np.int32)[:, np.newaxis] + column
+    where[column >= length.astype(np.int32)[:, np.newaxis]] = nothing
+    return where
