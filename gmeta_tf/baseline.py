@@ -80,8 +80,8 @@ def baseline_auc(batches: TaskBatches, train_split: str, item: str) -> float:
         for task, words, num_support, num_query in zip(
             step["task"], step["words"], step["num_support"], step["num_query"], strict=True
         ):
-            support = words[:, :num_support]
-            query = words[:, batches.support : batches.support + num_query]
+            support = words[:num_support].T
+            query = words[batches.support : batches.support + num_query].T
             labels.append(_labels(query, schema))
             scores.append(baseline.scores(support[plane], _labels(support, schema), query[plane]))
             tasks.append(np.full(num_query, task))

@@ -150,32 +150,31 @@ class _Serving(tf.Module):
         """Raw values as the words of records, so that serving reads as training does."""
         label = inputs[f"support_{self._schema.label}"]
         num_tasks, num_support = tf.shape(label)[0], tf.shape(label)[1]
-        parts = [self._planes(inputs, part, label) for part in ("support", "query")]
-        words = tf.concat(parts, axis=2)
-        num_query = tf.shape(words)[2] - num_support
+        support, query = (self._words(inputs, part, label) for part in ("support", "query"))
+        there = tf.sequence_mask(inputs["support_count"], num_support)[:, :, tf.newaxis]
         episodes = {
             "task": tf.range(num_tasks, dtype=tf.int64),
-            "words": words,
+            "words": tf.concat([tf.where(there, support, -1), query], axis=1),
             "num_support": inputs["support_count"],
-            "num_query": tf.fill([num_tasks], num_query),
+            "num_query": tf.fill([num_tasks], tf.shape(query)[1]),
         }
         return assemble_batch(episodes, self._schema, num_support)
 
-    def _planes(self, inputs: Inputs, part: str, label: tf.Tensor) -> tf.Tensor:
-        """int32 `[T, C, R]`, see `records`."""
+    def _words(self, inputs: Inputs, part: str, label: tf.Tensor) -> tf.Tensor:
+        """int32 `[T, R, C]`, see `records`."""
         first = inputs[f"{part}_{self._schema.fields[0].name}"]
         labels = label if part == "support" else tf.zeros(tf.shape(first))
-        planes = [tf.bitcast(labels, tf.int32)[:, tf.newaxis]]
+        words = [tf.bitcast(labels, tf.int32)[:, :, tf.newaxis]]
         for field in self._schema.key_fields:
             keys = self._keys(field, inputs[f"{part}_{field.name}"])
-            keys = tf.stack(tf.unstack(keys, axis=2), axis=1)
             if self._schema.table(field.table_name).words_per_key == 2:
-                planes += tf.unstack(tf.bitcast(keys, tf.int32), axis=3)
+                words += tf.unstack(tf.bitcast(keys, tf.int32), axis=3)
             else:
-                planes.append(tf.cast(keys, tf.int32))
+                words.append(tf.cast(keys, tf.int32))
         for field in self._schema.dense_fields:
-            planes.append(tf.bitcast(inputs[f"{part}_{field.name}"], tf.int32)[:, tf.newaxis])
-        return tf.concat(planes, axis=1)
+            dense = inputs[f"{part}_{field.name}"]
+            words.append(tf.bitcast(dense, tf.int32)[:, :, tf.newaxis])
+        return tf.concat(words, axis=2)
 
     def _keys(self, field: Field, text: tf.Tensor) -> tf.Tensor:
         """The keys of raw values `[T, R]`, int64 `[T, R, slots]`."""

@@ -88,10 +88,10 @@ def made_tasks(seed, count=7):
 
 
 def episodes(tasks, slots, schema=SCHEMA, support=SUPPORT, query=QUERY):
-    """The tasks as the pipeline draws them, filled up to `slots` tasks: words `[T, C, S + Q]`."""
+    """The tasks as the pipeline draws them, filled up to `slots` tasks: words `[T, S + Q, C]`."""
     drawn = {
         "task": np.full([slots], -1, np.int64),
-        "words": np.zeros([slots, num_planes(schema), support + query], np.int32),
+        "words": np.full([slots, support + query, num_planes(schema)], -1, np.int32),
         "num_support": np.zeros([slots], np.int32),
         "num_query": np.zeros([slots], np.int32),
     }
@@ -102,10 +102,10 @@ def episodes(tasks, slots, schema=SCHEMA, support=SUPPORT, query=QUERY):
                 task.keys.T.astype(np.int32),
                 np.ascontiguousarray(task.dense.T, np.float32).view(np.int32),
             ]
-        )
-        num_query = words.shape[1] - task.num_support
-        drawn["words"][index, :, : task.num_support] = words[:, : task.num_support]
-        drawn["words"][index, :, support : support + num_query] = words[:, task.num_support :]
+        ).T
+        num_query = len(words) - task.num_support
+        drawn["words"][index, : task.num_support] = words[: task.num_support]
+        drawn["words"][index, support : support + num_query] = words[task.num_support :]
         drawn["task"][index] = task.number
         drawn["num_support"][index] = task.num_support
         drawn["num_query"][index] = num_query

@@ -56,7 +56,7 @@ def drawn_rows(model, records, columns):
     assert len(raw_row) == len(columns["price"])
     support, query = [], []
     for step in batches.picked(0).take(batches.steps_per_epoch).as_numpy_iterator():
-        prices = np.ascontiguousarray(step["words"][:, -1]).view(np.float32)
+        prices = np.ascontiguousarray(step["words"][:, :, -1]).view(np.float32)
         for price, num_support, num_query in zip(prices, step["num_support"], step["num_query"]):
             support.extend(raw_row[one] for one in price[:num_support])
             query.extend(raw_row[one] for one in price[3 : 3 + num_query])

@@ -291,9 +291,9 @@ def steps_of(batches, epoch, count):
         ):
             if task < 0:
                 continue
-            at = min(batches.support, words.shape[1] - 1)
-            rows = words[7].view("<f4") * 4096 - 64 * task
-            rows = rows[:s].astype(int).tolist(), rows[at : at + q].astype(int).tolist()
+            at = min(batches.support, len(words) - 1)
+            rows = words[:, 7].view("<f4") * 4096 - 64 * task
+            rows = [half.astype(int).tolist() for half in (rows[:s], rows[at : at + q])]
             tasks.append((int(task), *rows))
         found.append(tasks)
     return found

@@ -25,6 +25,7 @@ __all__ = ["Batch", "Progress", "TaskBatches", "distinct_keys", "key_groups", "t
 Batch = dict[str, Any]
 
 _LARGEST_STRIDE = 1 << 40
+_MOST_SMALL = (1 << 31) - 1
 _MOST_WORDS = 1 << 30
 
 
@@ -253,9 +254,9 @@ class TaskBatches:
     def picked(self, first_epoch: int | None = None) -> tf.data.Dataset:
         """What `dataset` makes batches of: the rows of a step's tasks.
 
-        Each is a dict: task int64 `[T]`, -1 where there is none; words int32 `[T, C, S + Q]`, the
-        planes of its support and then its query rows (see `records`), anything where rows are
-        missing; num_support and num_query int32 `[T]`, how many are there.
+        Each is a dict: task int64 `[T]`, -1 where there is none; words int32 `[T, S + Q, C]`, the
+        words of its support and then its query rows (see `records`), -1 where rows are missing;
+        num_support and num_query int32 `[T]`, how many are there.
         """
         begin = self.begin if first_epoch is None else Progress(first_epoch)
         reader = WindowReader(
@@ -315,38 +316,31 @@ def assemble_batch(
     """T drawn episodes to one batch (see `TaskBatches`).
 
     Args:
-        episodes: words int32 `[T, C, S + Q]`, num_support and num_query int32 `[T]`, task int64
-            `[T]`.
-        schema: what the planes are.
+        episodes: words int32 `[T, S + Q, C]`, -1 where rows are missing; num_support and num_query
+            int32 `[T]`; task int64 `[T]`.
+        schema: what the words of a row are.
         num_support: S; where words has room for fewer rows than that and one, that many.
     """
     words = episodes["words"]
-    most_rows = words.shape[2] if words.shape[2] is not None else tf.shape(words)[2]
+    most_rows = words.shape[1] if words.shape[1] is not None else tf.shape(words)[1]
     if isinstance(most_rows, tf.Tensor):
         num_support = tf.minimum(num_support, most_rows - 1)
-    num_query = most_rows - num_support
-    present = tf.concat(
-        [
-            tf.sequence_mask(episodes["num_support"], num_support),
-            tf.sequence_mask(episodes["num_query"], num_query),
-        ],
-        axis=1,
-    )
-    present = tf.ensure_shape(present, [words.shape[0], words.shape[2]])
-    label = tf.bitcast(words[:, 0], tf.float32)
+    present = _is_present(episodes, num_support, most_rows)
+    label = tf.bitcast(words[:, :, 0], tf.float32)
     if schema.positive_from is not None:
         label = tf.cast(label >= schema.positive_from, tf.float32)
+    dense = tf.bitcast(words[:, :, words.shape[2] - len(schema.dense_fields) :], tf.float32)
     rows = {
         "label": tf.where(present, label, 0.0),
         "weight": tf.cast(present, tf.float32),
-        "dense": _dense(words, present, schema),
+        "dense": tf.where(present[:, :, tf.newaxis], dense, 0.0),
     }
     batch: Batch = {"task": episodes["task"], "keys": {}, "pair_to_key": {}}
     out_of_range = []
     pairs = {}
     for group, tables in key_groups(schema).items():
-        keys, largest = _group_keys(words, present, schema, tables)
-        distinct = distinct_keys(keys, sum(_num_rows(schema, name) for name in tables))
+        keys, there, largest = _group_keys(words, schema, tables)
+        distinct = distinct_keys(keys, there, sum(_num_rows(schema, name) for name in tables))
         batch["keys"][group], batch["pair_to_key"][group], pairs[group] = distinct
         out_of_range.append(largest)
     batch["out_of_range"] = tf.concat(out_of_range, axis=0)
@@ -357,48 +351,68 @@ def assemble_batch(
 
 
 def distinct_keys(
-    keys: tf.Tensor, num_keys: int | None = None
+    keys: tf.Tensor, there: tf.Tensor, num_keys: int | None = None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The distinct keys of a step, its distinct (task, key) pairs, and each position's pair.
 
     Two tasks, the first reads the keys 7 and 9 and one padding, the second 9 twice and 4:
 
-        keys [[7 9 -1] [9 9 4]]  ->  distinct [7 9 4]
+        keys [[7 9 -1] [9 9 4]], there [[1 1 0] [1 1 1]]  ->  distinct [7 9 4]
         pairs: 0 padding, 1 (task 0, 7), 2 (task 0, 9), 3 (task 1, 9), 4 (task 1, 4)
         pair_to_key [0 1 2 2 3], positions [[1 2 0] [3 3 4]]
 
     Args:
-        keys: int64 `[T, ...]`, -1 is padding.
+        keys: int32 or int64 `[T, ...]`.
+        there: bool in the shape of `keys`; where it is false is padding, whatever key stands there.
         num_keys: the keys are below this; None is any key. With it, it takes half the time.
 
     Returns:
         The keys, int64 `[U]`; each pair's key, counted from 1, int32 `[P]`, where entry 0 is the
         padding's and is 0; and the pairs of the positions, int32 in the shape of `keys`.
     """
-    shape = tf.shape(keys, out_type=tf.int64)
-    flat = tf.pad(tf.reshape(keys, [-1]), [[1, 0]], constant_values=PADDING_KEY)
+    shape, static_shape = tf.shape(keys), keys.shape
     values = None
     if num_keys is None or num_keys > _LARGEST_STRIDE:
         # Such keys leave no room for the task beside them: first smaller numbers for them.
-        values, flat = tf.unique(flat, out_idx=tf.int64)
-        flat, num_keys = flat - 1, tf.size(values, out_type=tf.int64)
+        values, keys = tf.unique(tf.reshape(keys, [-1]), out_idx=tf.int64)
+        num_keys = tf.size(values, out_type=tf.int64)
+    elif static_shape[0] is not None and static_shape[0] * num_keys <= _MOST_SMALL:
+        keys = tf.cast(keys, tf.int32)
+    else:
+        keys = tf.cast(keys, tf.int64)
     # One integer names a pair, and 0 the padding. The padding comes first, so that it is pair 0.
-    task = tf.repeat(tf.range(shape[0]), tf.reduce_prod(shape[1:]))
-    codes = tf.where(flat >= 0, tf.pad(task, [[1, 0]]) * num_keys + flat + 1, 0)
-    codes, positions = tf.unique(codes)
+    num_keys = tf.cast(num_keys, keys.dtype)
+    first_codes = tf.range(tf.cast(shape[0], keys.dtype)) * num_keys + 1
+    codes = tf.reshape(keys, [shape[0], tf.reduce_prod(shape[1:])]) + first_codes[:, tf.newaxis]
+    # Not tf.where, which takes five times as long on a CPU.
+    codes = tf.reshape(codes, [-1]) * tf.cast(tf.reshape(there, [-1]), keys.dtype)
+    codes, positions = tf.unique(tf.concat([tf.zeros([1], keys.dtype), codes], axis=0))
     distinct, key_of = tf.unique((codes[1:] - 1) % num_keys)
-    if values is not None:
-        distinct = tf.gather(values, distinct + 1)
-    positions = tf.ensure_shape(tf.reshape(positions[1:], shape), keys.shape)
-    return distinct, tf.pad(key_of + 1, [[1, 0]]), positions
+    distinct = tf.cast(distinct, tf.int64) if values is None else tf.gather(values, distinct)
+    positions = tf.ensure_shape(tf.reshape(positions[1:], shape), static_shape)
+    return distinct, tf.concat([[0], key_of + 1], axis=0), positions
+
+
+def _is_present(
+    episodes: dict[str, tf.Tensor], num_support: int | tf.Tensor, most_rows: int | tf.Tensor
+) -> tf.Tensor:
+    """Which rows are there, bool `[T, S + Q]`."""
+    column = tf.range(most_rows)
+    in_query = tf.cast(column >= num_support, tf.int32)
+    counts = tf.stack([episodes["num_support"], episodes["num_query"]], axis=1)
+    return column - in_query * num_support < tf.gather(counts, in_query, axis=1)
 
 
 def _group_keys(
-    words: tf.Tensor, present: tf.Tensor, schema: Schema, tables: tuple[str, ...]
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """The keys of a group of tables, `[T, R, slots]`, and each table's largest key out of range."""
+    words: tf.Tensor, schema: Schema, tables: tuple[str, ...]
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The keys of a group of tables.
+
+    Returns:
+        The keys, `[T, R, slots]`, int32 where there are not too many; which of them have a row,
+        bool; and each table's largest key that has none, int64 `[tables]`.
+    """
     sizes = [_num_rows(schema, name) for name in tables]
-    first_rows = np.cumsum([0, *sizes])[:-1]
     ranges = zip(schema.fields, slot_ranges(schema), strict=True)
     slots = np.array(
         [
@@ -410,20 +424,38 @@ def _group_keys(
     )
     low_planes, high_planes, table_of_slot = slots.T
     is_wide = np.array([schema.table(name).words_per_key == 2 for name in tables])[table_of_slot]
-    limits, first_rows = np.array(sizes)[table_of_slot], first_rows[table_of_slot]
-    keys = tf.cast(tf.gather(words, low_planes, axis=1), tf.int64)
+    keys = _planes(words, low_planes)
+    if is_wide.any() or sum(sizes) > _MOST_SMALL:
+        keys = tf.cast(keys, tf.int64)
     if is_wide.any():
-        high = tf.cast(tf.gather(words, high_planes, axis=1), tf.int64)
+        high = tf.cast(_planes(words, high_planes), tf.int64)
         whole = tf.bitwise.left_shift(high, tf.constant(32, tf.int64)) | (keys & 0xFFFFFFFF)
-        keys = tf.where(is_wide[:, np.newaxis], whole, keys)
-    keys = tf.where(present[:, tf.newaxis], keys, PADDING_KEY)
-    outside = (keys >= limits[:, np.newaxis]) | (keys < PADDING_KEY)
-    inside = ~outside & (keys != PADDING_KEY)
-    largest = tf.reduce_max(tf.where(outside, tf.abs(keys), -1), axis=[0, 2])
-    largest = tf.math.unsorted_segment_max(largest, table_of_slot, len(tables))
-    keys = tf.where(inside, keys + first_rows[:, np.newaxis], PADDING_KEY)
-    # A transposition: tf.transpose of integers prints an oneDNN error on machines without AVX-512.
-    return tf.stack(tf.unstack(keys, axis=1), axis=2), largest
+        keys = tf.where(is_wide, whole, keys)
+    limits = np.array(sizes, keys.dtype.as_numpy_dtype)[table_of_slot]
+    first_rows = np.cumsum([0, *sizes[:-1]]).astype(limits.dtype)[table_of_slot]
+    by_slot = tf.reshape(keys, [-1, len(slots)])
+    least, most = (
+        tf.cast(bound(by_slot, axis=0), tf.int64) for bound in (tf.reduce_min, tf.reduce_max)
+    )
+    largest = tf.maximum(
+        tf.where(least < PADDING_KEY, tf.abs(least), -1), tf.where(most >= limits, most, -1)
+    )
+    if words.shape[1] is not None:
+        # As long as what they are added to and compared with: short ones are broadcast slowly.
+        limits, first_rows = (np.tile(one, [words.shape[1], 1]) for one in (limits, first_rows))
+    return (
+        keys + first_rows,
+        (keys > PADDING_KEY) & (keys < limits),
+        tf.math.unsorted_segment_max(largest, table_of_slot, len(tables)),
+    )
+
+
+def _planes(words: tf.Tensor, planes: np.ndarray) -> tf.Tensor:
+    """Some of the words of each row, `[T, R, planes]`."""
+    first, last = planes[0], planes[-1] + 1
+    if np.array_equal(planes, np.arange(first, last)):
+        return words[:, :, first:last]
+    return tf.gather(words, planes, axis=2)
 
 
 def _num_rows(schema: Schema, table: str) -> int:
@@ -434,11 +466,3 @@ def _num_rows(schema: Schema, table: str) -> int:
             "built. Use the schema of the records folder (Records.schema)."
         )
     return num_rows
-
-
-def _dense(words: tf.Tensor, present: tf.Tensor, schema: Schema) -> tf.Tensor:
-    """The dense fields, float32 `[T, R, num_dense]`."""
-    num_dense = len(schema.dense_fields)
-    planes = words[:, words.shape[1] - num_dense :]
-    values = tf.transpose(tf.bitcast(planes, tf.float32), [0, 2, 1])
-    return tf.where(present[:, :, tf.newaxis], values, 0.0)

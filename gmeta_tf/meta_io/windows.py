@@ -21,8 +21,8 @@ __all__ = ["WindowReader"]
 
 _PARALLEL_READS = 4
 _MOST_READERS = 8
-# What stands behind the last record of a window: what an empty piece reads.
-_NOTHING = np.zeros(HEADER_WORDS + 1, "<i4").tobytes()
+# What stands behind the last block of a window: what a row that is missing reads.
+_NOTHING = np.full(1, -1, "<i4").tobytes()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,16 +88,19 @@ class WindowReader:
 
     def _described_window(self, plan: EpochPlan, window: Window) -> dict[str, Any]:
         entries = plan.index[window.records]
-        rows, num_records = entries["rows"], len(entries)
-        lengths = HEADER_WORDS + self.planes * rows.astype(np.int64)
+        rows = entries["rows"]
+        starts, block_words = self._layout(rows, window.blocks[:, 3])
+        nothing = len(block_words) * block_words.max(initial=1)
         # One more record than there is: the empty one, which a piece of record -1 finds.
-        starts = np.append(0, np.cumsum(lengths))
+        first_rows = np.append(starts + HEADER_WORDS, nothing).astype(np.int32)
+        strides = np.append(rows, 0).astype(np.int32)
         tasks = np.append(entries["task"], -1)
         pieces = tuple(
             {
-                "start": (starts[part.record] + HEADER_WORDS).astype(np.int32),
-                "stride": np.append(rows, 0)[part.record].astype(np.int32),
-                "rows": positions,
+                "first_words": np.where(
+                    positions < 0, np.int32(nothing), positions + first_rows[part.record][:, None]
+                ),
+                "stride": strides[part.record],
                 "task": tasks[part.record],
                 "num_support": part.num_support.astype(np.int32),
                 "num_query": part.num_query.astype(np.int32),
@@ -106,26 +109,44 @@ class WindowReader:
         )
         return {
             "blocks": window.blocks,
+            "block_words": block_words.astype(np.int32),
             "headers": episode_headers(entries["task"], rows, entries["part"]).view("<i4"),
-            "starts": starts[:num_records].astype(np.int32),
+            "starts": starts.astype(np.int32),
             "place": np.stack([entries["file"], entries["offset"]], axis=1).astype(np.int64),
             "pieces": pieces,
             "steps": window.steps.astype(np.int64),
         }
 
+    def _layout(self, rows: np.ndarray, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where each record of a window begins, and the words of each block.
+
+        Every block has room for as many words as the longest of them.
+
+        Args:
+            rows: of each record.
+            records: how many each block has.
+        """
+        words = HEADER_WORDS + self.planes * rows.astype(np.int64)
+        ends = np.append(0, np.cumsum(words))
+        last = np.cumsum(records)
+        begins = ends[last - records]
+        block_words = ends[last] - begins
+        room = np.arange(len(records)) * block_words.max(initial=1)
+        return ends[:-1] + np.repeat(room - begins, records), block_words
+
     def _signature(self) -> dict[str, Any]:
         # With several buckets the shapes of steps differ, and tf.data must not know one of them.
         rows = self.shape.capacities[0] if self.shape.buckets == 1 else None
         piece = {
-            "start": tf.TensorSpec([None], tf.int32),
+            "first_words": tf.TensorSpec([None, rows], tf.int32),
             "stride": tf.TensorSpec([None], tf.int32),
-            "rows": tf.TensorSpec([None, rows], tf.int32),
             "task": tf.TensorSpec([None], tf.int64),
             "num_support": tf.TensorSpec([None], tf.int32),
             "num_query": tf.TensorSpec([None], tf.int32),
         }
         return {
             "blocks": tf.TensorSpec([None, 4], tf.int64),
+            "block_words": tf.TensorSpec([None], tf.int32),
             "headers": tf.TensorSpec([None, HEADER_WORDS], tf.int32),
             "starts": tf.TensorSpec([None], tf.int32),
             "place": tf.TensorSpec([None, 2], tf.int64),
@@ -171,20 +192,29 @@ class WindowReader:
         return tf.strings.reduce_join(records)
 
     def _checked(self, window: dict[str, Any], parts: tf.Tensor) -> tf.Tensor:
-        """The words of all records, each of which is what the index says, or an error."""
-        words = tf.io.decode_raw(tf.strings.reduce_join(parts), tf.int32, little_endian=True)
+        """The words of all records, each of which is what the index says, or an error.
+
+        Every block is given the room of the longest: joining them would copy each word twice more.
+        """
+        room = tf.maximum(tf.reduce_max(window["block_words"]), 1)
+        words = tf.io.decode_raw(parts, tf.int32, little_endian=True, fixed_length=4 * room)
+        words = tf.reshape(words, [-1])
         starts, headers = window["starts"], window["headers"]
         where = starts[:, tf.newaxis] + tf.range(HEADER_WORDS)
         found = tf.gather(words, tf.minimum(where, tf.size(words) - 1))
         differs = tf.reduce_any(found != headers, axis=1)
-        end = tf.reduce_sum(HEADER_WORDS + self.planes * headers[:, 1]) + HEADER_WORDS + 1
+        expected_bytes = 4 * tf.concat([window["block_words"], [1]], 0)
+        # Cut as well, since a block that nothing is left of gives no part.
+        as_long = tf.strings.length(parts) == expected_bytes[: tf.size(parts)]
         first = tf.argmax(tf.concat([differs, [True]], 0))
         place = tf.concat([window["place"], [[-1, -1]]], 0)[first]
-        names = tf.concat([tf.constant(self.files), ["the end of the window"]], 0)
+        names = tf.concat([tf.constant(self.files), ["the end of a block"]], 0)
         with tf.control_dependencies(
             [
                 tf.debugging.Assert(
-                    tf.logical_not(tf.reduce_any(differs)) & (tf.size(words) == end),
+                    tf.logical_not(tf.reduce_any(differs))
+                    & tf.reduce_all(as_long)
+                    & (tf.size(parts) == tf.size(expected_bytes)),
                     [
                         "a record is not what the index says (run `gmeta-tf inspect --verify`); "
                         "file and offset of the first:",
@@ -197,19 +227,17 @@ class WindowReader:
             return tf.identity(words)
 
     def _pick(self, window: dict[str, Any], parts: tf.Tensor) -> dict[str, Any]:
-        """The rows of each piece: words int32 `[M, C, rows]`, by bucket."""
-        checked = self._checked(window, parts)
-        plane = tf.range(self.planes)[:, tf.newaxis]
+        """The rows of each piece: words int32 `[M, rows, C]`, by bucket."""
+        words = self._checked(window, parts)
+        # Rows that are missing begin at the last block, which is the word -1: all their words are.
+        nothing = tf.size(words) // tf.size(parts) * (tf.size(parts) - 1)
         picked = []
         for part in window["pieces"]:
-            # Rows that are missing (-1) find some other row; num_support and num_query tell.
-            rows = tf.maximum(part["rows"], 0)[:, tf.newaxis]
-            stride = part["stride"][:, tf.newaxis, tf.newaxis]
-            where = part["start"][:, tf.newaxis, tf.newaxis] + plane * stride + rows
-            words = tf.gather(checked, where)
+            planes = part["stride"][:, tf.newaxis] * tf.range(self.planes)
+            where = part["first_words"][:, :, tf.newaxis] + planes[:, tf.newaxis]
             picked.append(
                 {name: part[name] for name in ("task", "num_support", "num_query")}
-                | {"words": words}
+                | {"words": tf.gather(words, tf.minimum(where, nothing))}
             )
         return {"pieces": tuple(picked), "steps": window["steps"]}
 
@@ -219,7 +247,7 @@ class WindowReader:
                 "task": tf.zeros([0], tf.int64),
                 "num_support": tf.zeros([0], tf.int32),
                 "num_query": tf.zeros([0], tf.int32),
-                "words": tf.zeros([0, self.planes, rows], tf.int32),
+                "words": tf.zeros([0, rows, self.planes], tf.int32),
             }
             for rows in self.shape.capacities
         )
@@ -247,8 +275,7 @@ class WindowReader:
     def _in_order(self, window: dict[str, Any]) -> tf.data.Dataset:
         by_bucket = [tf.data.Dataset.from_tensor_slices(part) for part in window["pieces"]]
         if len(by_bucket) == 1:
-            (tasks,), (rows,) = self.shape.tasks_of_buckets, self.shape.capacities
-            return by_bucket[0].map(lambda step: _with_shapes(step, tasks, self.planes, rows))
+            return by_bucket[0]
         return tf.data.Dataset.choose_from_datasets(
             by_bucket,
             tf.data.Dataset.from_tensor_slices(window["steps"]),
@@ -286,10 +313,3 @@ class _Described:
         while len(self._going_on) > _MOST_READERS:
             del self._going_on[next(iter(self._going_on))]
         return [np.array([epoch, number + 1]), *window]
-
-
-def _with_shapes(step: dict[str, tf.Tensor], tasks: int, planes: int, rows: int) -> Any:
-    return {
-        name: tf.ensure_shape(value, [tasks, planes, rows] if name == "words" else [tasks])
-        for name, value in step.items()
-    }

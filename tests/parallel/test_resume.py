@@ -51,8 +51,8 @@ def pieces_of(ranks, num_steps):
                 step["task"], step["words"], step["num_support"], step["num_query"], strict=True
             ):
                 if task >= 0:
-                    rows = words[:, 2 : 2 + query].tobytes()
-                    found[(int(task), words[:, :support].tobytes(), rows)] += 1
+                    rows = words[2 : 2 + query].tobytes()
+                    found[(int(task), words[:support].tobytes(), rows)] += 1
     return found
 
 
