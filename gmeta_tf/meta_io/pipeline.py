@@ -397,10 +397,10 @@ def _is_present(
     episodes: dict[str, tf.Tensor], num_support: int | tf.Tensor, most_rows: int | tf.Tensor
 ) -> tf.Tensor:
     """Which rows are there, bool `[T, S + Q]`."""
-    column = tf.range(most_rows)
-    in_query = tf.cast(column >= num_support, tf.int32)
-    counts = tf.stack([episodes["num_support"], episodes["num_query"]], axis=1)
-    return column - in_query * num_support < tf.gather(counts, in_query, axis=1)
+    counts = (("num_support", num_support), ("num_query", most_rows - num_support))
+    return tf.concat(
+        [tf.range(columns) < episodes[name][:, tf.newaxis] for name, columns in counts], axis=1
+    )
 
 
 def _group_keys(

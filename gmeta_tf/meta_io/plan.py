@@ -182,7 +182,7 @@ class EpochPlan:
                 ],
                 axis=1,
             )
-            positions.append(drawn[where])
+            positions.append(drawn.take(where))
         return tuple(positions)
 
     @functools.cached_property
