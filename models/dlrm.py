@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 from keras import ops
 
 from gmeta_tf.meta.inner_loop import InnerLoop
@@ -99,6 +101,27 @@ def _pairwise_products(vectors: Any) -> Any:
     """The dot products of all pairs of N vectors, `[R, N (N - 1) / 2]`."""
     count = vectors.shape[-2]
     products = ops.matmul(vectors, ops.swapaxes(vectors, -1, -2))
-    flat = ops.reshape(products, (-1, count * count))
     above = [row * count + column for row in range(count) for column in range(row + 1, count)]
-    return ops.take(flat, ops.convert_to_tensor(above, dtype="int32"), axis=-1)
+    return _columns(ops.reshape(products, (-1, count * count)), above)
+
+
+def _columns(values: Any, columns: Sequence[int]) -> Any:
+    """Some columns of `[R, C]`, each at most once, in any order.
+
+    Since a column is taken once, the gradient is a look-up too: column c's is what came for the
+    place at which c was put, or the zero that stands before them. TensorFlow's own gradient would
+    transpose, add up segments and transpose back.
+    """
+    width = values.shape[-1]
+    back = np.zeros(width, np.int32)
+    back[np.asarray(columns)] = 1 + np.arange(len(columns))
+
+    @tf.custom_gradient
+    def take(wide: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return tf.gather(wide, columns, axis=-1), put
+
+    @tf.custom_gradient
+    def put(narrow: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        return tf.gather(tf.pad(narrow, [[0, 0], [1, 0]]), back, axis=-1), take
+
+    return take(values)

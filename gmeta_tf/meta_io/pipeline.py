@@ -124,8 +124,9 @@ class TaskBatches:
         buckets: with more than one, episodes of up to (S + Q) / 2 rows, a quarter, ... get steps of
             their own, with more tasks and less padding; S and Q are then the largest.
         shuffle: the order of the files' blocks and of the episodes, new in every epoch.
-        deterministic: steps come in the order of the plan; otherwise as they are ready, which a
-            reader with slow files may gain by.
+        deterministic: steps come in the order of the plan; otherwise those of an epoch come as they
+            are ready, which may be quicker, and a run that goes on within an epoch may have a task
+            twice or miss one.
         seed: of the order and of the draws.
         window_rows: about how many rows are read and shuffled at once. Memory grows with it, and
             not with the data.
@@ -230,8 +231,11 @@ class TaskBatches:
     @functools.cached_property
     def steps_at_begin(self) -> int:
         """The steps of each rank in what is left of the epoch that `begin` stopped in."""
-        plan = self._plan(self.begin.epoch, self._dealt_before(self.begin))
-        return plan.num_steps - self._steps_before(self.begin)
+        return self._steps_left(self.begin)
+
+    def _steps_left(self, begin: Progress) -> int:
+        plan = self._plan(begin.epoch, self._dealt_before(begin))
+        return plan.num_steps - self._steps_before(begin)
 
     def dataset(self, first_epoch: int | None = None) -> tf.data.Dataset:
         """The batches of an epoch, then those of the epochs after it, without end.
@@ -241,24 +245,36 @@ class TaskBatches:
         Args:
             first_epoch: counted from 0; None starts at `begin`.
         """
-        assemble = functools.partial(assemble_batch, schema=self.schema, num_support=self.support)
         options = tf.data.Options()
         options.deterministic = self.deterministic
-        return (
-            self.picked(first_epoch)
-            .map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
-            .prefetch(tf.data.AUTOTUNE)
-            .with_options(options)
-        )
+        if self.deterministic:
+            batches = self._assembled(self.picked(first_epoch))
+        else:
+            batches = self._epoch_after_epoch(first_epoch)
+        return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
 
-    def picked(self, first_epoch: int | None = None) -> tf.data.Dataset:
+    def _assembled(self, picked: tf.data.Dataset) -> tf.data.Dataset:
+        assemble = functools.partial(assemble_batch, schema=self.schema, num_support=self.support)
+        return picked.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
+
+    def _epoch_after_epoch(self, first_epoch: int | None) -> tf.data.Dataset:
+        """Epochs that do not run into one another: each step that comes early is of its epoch."""
+        begin = self.begin if first_epoch is None else Progress(first_epoch)
+        first = self._assembled(self.picked(first_epoch).take(self._steps_left(begin)))
+        later = tf.data.Dataset.counter(begin.epoch + 1).flat_map(
+            lambda epoch: self._assembled(self.picked(epoch).take(self.steps_per_epoch))
+        )
+        return first.concatenate(later)
+
+    def picked(self, first_epoch: int | tf.Tensor | None = None) -> tf.data.Dataset:
         """What `dataset` makes batches of: the rows of a step's tasks.
 
         Each is a dict: task int64 `[T]`, -1 where there is none; words int32 `[T, S + Q, C]`, the
         words of its support and then its query rows (see `records`), -1 where rows are missing;
         num_support and num_query int32 `[T]`, how many are there.
         """
-        begin = self.begin if first_epoch is None else Progress(first_epoch)
+        begin = self.begin if first_epoch is None else Progress()
+        epoch = begin.epoch if first_epoch is None else first_epoch
         reader = WindowReader(
             self.records.files(self.split),
             num_planes(self.schema),
@@ -270,7 +286,7 @@ class TaskBatches:
         def plan_of(epoch: int) -> EpochPlan:
             return self._plan(epoch, self._dealt_before(begin) if epoch == begin.epoch else ())
 
-        return reader.steps(plan_of, begin.epoch).skip(self._steps_before(begin))
+        return reader.steps(plan_of, epoch).skip(self._steps_before(begin))
 
     def _plan(self, epoch: int, done: tuple[Segment, ...] = ()) -> EpochPlan:
         coverage = "judge" if self.every_query else "all" if self.every_row else "one"

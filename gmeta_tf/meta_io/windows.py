@@ -43,7 +43,9 @@ class WindowReader:
     shape: EpochPlan
     rank: int
 
-    def steps(self, plan_of: Callable[[int], EpochPlan], first_epoch: int) -> tf.data.Dataset:
+    def steps(
+        self, plan_of: Callable[[int], EpochPlan], first_epoch: int | tf.Tensor
+    ) -> tf.data.Dataset:
         """The steps of an epoch, then those of the epochs after it: see `TaskBatches.picked`.
 
         Args:
@@ -56,7 +58,7 @@ class WindowReader:
         return (
             until_exit()
             .scan(
-                tf.constant([first_epoch, 0], tf.int64),
+                tf.stack([tf.cast(first_epoch, tf.int64), tf.constant(0, tf.int64)]),
                 functools.partial(self._next_window, described),
             )
             .prefetch(1)
