@@ -199,7 +199,7 @@ def _memory(options: argparse.Namespace) -> int:
         with Process(_serve_steps, "ours", options.cores) as process:
             shape = dataclasses.replace(SHAPES["main"], tasks=tasks)
             process.ask("prepare", "main", shape)
-            process.ask("run", "main", options.seconds / 2)
+            process.ask("run", "main", 0.2)  # the peak is reached in the first steps
             peaks.append(process.ask("memory"))
     return round((peaks[1] - peaks[0]) / _MEMORY_TASKS)
 
@@ -251,7 +251,36 @@ def _serve_peer(name: str, cores: int) -> Callable[[MetaProblem], Callable[[], A
 
         torch.set_num_threads(cores)
     module, function = PEERS[name]
-    return getattr(importlib.import_module(module), function)
+    make_step = getattr(importlib.import_module(module), function)
+    return _on_best_threads(make_step, cores) if name == "torch_task_loop" else make_step
+
+
+def _on_best_threads(
+    make_step: Callable[[MetaProblem], Callable[[], Any]], cores: int
+) -> Callable[[MetaProblem], Callable[[], Any]]:
+    """PyTorch steps on one thread or on all, whichever is faster: small ops lose by being split."""
+    import torch
+
+    def seconds(step: Callable[[], Any], threads: int) -> float:
+        torch.set_num_threads(threads)
+        taken = []
+        for _ in range(3):
+            start = time.perf_counter()
+            step()
+            taken.append(time.perf_counter() - start)
+        return min(taken)
+
+    def make(problem: MetaProblem) -> Callable[[], Any]:
+        step = make_step(problem)
+        threads = min({1, cores}, key=lambda number: seconds(step, number))
+
+        def on_threads() -> Any:
+            torch.set_num_threads(threads)
+            return step()
+
+        return on_threads
+
+    return make
 
 
 def _serve_matrices() -> dict[str, Callable[..., Any]]:
@@ -350,13 +379,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="the main shape and short rounds")
     for name, words in known.items():
         parser.add_argument(f"--{name}", metavar="A,B,...", help=f"of {','.join(words)} (all)")
-    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each (7; quick: 5)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="turns of each (7; quick: 4)")
     parser.add_argument(
         "--seconds", type=float, metavar="X", help="of a turn, at least one step (2; quick: 0.5)"
     )
     parser.add_argument("--cores", type=int, metavar="N", default=2, help="cores to run on (2)")
     options = parser.parse_args(arguments)
-    options.rounds = options.rounds or (5 if options.quick else 7)
+    options.rounds = options.rounds or (4 if options.quick else 7)
     options.seconds = options.seconds or (0.5 if options.quick else 2.0)
     usual = {"shapes": ("main",), "peers": _QUICK_PEERS} if options.quick else known
     for name, words in known.items():
