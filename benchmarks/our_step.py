@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 import gmeta_tf as gm
-from benchmarks.meta_problem import MetaProblem, Part, Shape, layers_of
+from benchmarks.meta_problem import MetaProblem, Shape, layers_of
 from gmeta_tf.meta.losses import task_losses
 from gmeta_tf.meta_io.pipeline import Batch, distinct_keys
 
@@ -91,8 +91,12 @@ def _variables(model: gm.MetaModel, shape: Shape) -> list[Any]:
 def _batch(problem: MetaProblem) -> Batch:
     """The problem as `TaskBatches` would give it."""
     parts = {"support": problem.support, "query": problem.query}
-    read = np.concatenate([_keys(part) for part in parts.values()], axis=1)
-    keys, pair_to_key, pairs = distinct_keys(tf.constant(read), len(problem.rows))
+    read = np.concatenate([part.keys for part in parts.values()], axis=1)
+    there = np.concatenate([part.weight for part in parts.values()], axis=1) > 0
+    there = np.broadcast_to(there[:, :, np.newaxis], read.shape)
+    keys, pair_to_key, pairs = distinct_keys(
+        tf.constant(read, tf.int64), tf.constant(there), len(problem.rows)
+    )
     # The problem counts its keys in the order in which they are read, as the pipeline does.
     if not np.array_equal(keys, np.arange(len(problem.rows))):
         raise ValueError("expected the problem's keys to be numbered in the order of their use.")
@@ -112,7 +116,3 @@ def _batch(problem: MetaProblem) -> Batch:
         }
     return batch
 
-
-def _keys(part: Part) -> np.ndarray:
-    """int64 `[T, R, F]`, -1 in missing rows."""
-    return np.where(part.weight[:, :, np.newaxis] > 0, part.keys, -1).astype(np.int64)
