@@ -47,6 +47,7 @@ PEERS = {
     "torch_func_compiled": ("benchmarks.peers.torch_func", "make_compiled_step"),
     "torch_task_loop": ("benchmarks.peers.torch_task_loop", "make_step"),
     "tf_task_loop": ("benchmarks.peers.tf_task_loop", "make_step"),
+    "tf_graph_task_loop": ("benchmarks.peers.tf_task_loop", "make_graph_step"),
 }
 """Name -> the module and the function that makes its step."""
 
@@ -58,7 +59,7 @@ _INNER_OPTIONS: dict[str, Any] = {}  # of our gm.InnerLoop, beside what the prob
 _MATRIX_SIZE = 2048
 _TASKS = (32, 128, 512)
 _MEMORY_TASKS = 256
-_QUICK_PEERS = ("torch_func", "torch_task_loop", "tf_task_loop")  # compiling takes too long
+_QUICK_PEERS = ("torch_func", "torch_task_loop", "tf_task_loop")  # the others take too long
 
 Answer = tuple[float, list[np.ndarray], np.ndarray]
 

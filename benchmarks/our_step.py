@@ -115,4 +115,3 @@ def _batch(problem: MetaProblem) -> Batch:
             "weight": tf.constant(part.weight),
         }
     return batch
-

@@ -428,7 +428,7 @@ def test_a_learner_need_not_read_the_rows():
     """Then the rows have no gradient, and stay."""
     embedded, dense = keras.Input([2, WIDTH], name="embedded"), keras.Input([1], name="dense")
     inputs = {"embedded": embedded, "dense": dense}
-    model = meta_model(lambda: keras.Model(inputs, keras.layers.Dense(1)(dense)))
+    model = meta_model(lambda: keras.Model(inputs, keras.layers.Dense(1, name="score")(dense)))
     before = state_of(model)
     model.fit(made_batches.dataset(STEPS, 8), verbose=0)
     after = state_of(model)

@@ -1,9 +1,13 @@
-"""TensorFlow, one task after the other within one `tf.function`.
+"""TensorFlow, one task after the other: a Python loop, and a loop within one `tf.function`.
 
-One `tf.while_loop` over the tasks, several of them in flight. Nothing is kept for a backward pass
-over the loop: the loss of a step is a sum, so each task's gradients are taken in its own turn and
-added up. What was tried, on the main shape and 2 cores, samples a second: one task in flight 85k,
-two to 32 149k to 150k; `tf.map_fn` 147k; every task's ops in the graph 134k, and 40 s of tracing.
+`make_step` is the loop as it is written by hand: Python goes through the tasks, calls a compiled
+function of one task for each, and adds the gradients up.
+
+`make_graph_step` is that loop within the graph, tuned: one `tf.while_loop`, several tasks in
+flight. Nothing is kept for a backward pass over the loop: the loss of a step is a sum, so each
+task's gradients are taken in its own turn and added up. What was tried, on the main shape and 2
+cores, samples a second: one task in flight 85k, two to 32 149k to 150k; `tf.map_fn` 147k; every
+task's ops in the graph 134k, and 40 s of tracing.
 """
 
 from __future__ import annotations
@@ -15,13 +19,18 @@ import tensorflow as tf
 
 from benchmarks.meta_problem import MetaProblem, Part, Shape, layers_of
 
-__all__ = ["make_step"]
+__all__ = ["make_graph_step", "make_step"]
+
+Step = Callable[[], tuple[Any, list[Any], Any]]
 
 
-def make_step(
-    problem: MetaProblem, *, form: str = "while", parallel: int = 10
-) -> Callable[[], tuple[Any, list[Any], Any]]:
-    """The step of benchmarks/meta_problem.py.
+def make_step(problem: MetaProblem) -> Step:
+    """The step of benchmarks/meta_problem.py, by a Python loop over the tasks."""
+    return _make_step(problem, "python", parallel=1)
+
+
+def make_graph_step(problem: MetaProblem, *, form: str = "while", parallel: int = 10) -> Step:
+    """The step of benchmarks/meta_problem.py, by a loop within the graph.
 
     Args:
         problem: what to solve.
@@ -29,6 +38,10 @@ def make_step(
             gives each task's and then sums; "unrolled" puts every task's ops into the graph.
         parallel: the tasks in flight of "while" and "map".
     """
+    return _make_step(problem, form, parallel)
+
+
+def _make_step(problem: MetaProblem, form: str, parallel: int) -> Step:
     shape, own = problem.shape, problem.own_rows()
     dense = [tf.Variable(values) for values in problem.dense]
     # As arguments: constants would let TensorFlow compute part of the step when it traces.
@@ -112,6 +125,27 @@ def make_step(
         losses, gradients, own_gradients = zip(*(one_task(rows, data) for data in slices))
         sums = [tf.add_n(parts) for parts in zip(*gradients)]
         return tf.add_n(losses), sums, tf.stack(own_gradients)
+
+    if form == "python":
+        of_one_task = tf.function(one_task, autograph=False)
+        of_tasks = [
+            tf.nest.map_structure(lambda values, task=task: values[task], tensors)
+            for task in range(shape.tasks)
+        ]
+
+        def in_python() -> tuple[Any, list[Any], Any]:
+            loss, *sums = 0.0, *([0.0] * len(dense))
+            of_rows = []
+            for data in of_tasks:
+                task_loss, gradients, row_gradient = of_one_task(rows, data)
+                loss = loss + task_loss
+                sums = [total + gradient for total, gradient in zip(sums, gradients)]
+                of_rows.append(row_gradient)
+            keys = tf.reshape(tensors["keys"], [-1])
+            of_rows = tf.concat(of_rows, axis=0)
+            return loss, sums, tf.math.unsorted_segment_sum(of_rows, keys, tf.shape(rows)[0])
+
+        return in_python
 
     specs = tf.nest.map_structure(tf.TensorSpec.from_tensor, (rows, tensors))
     compiled = tf.function(step, input_signature=specs, autograph=False)

@@ -14,6 +14,7 @@ from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.table import StaticShard, TableRange
 from gmeta_tf.meta_io.pipeline import key_groups
 from gmeta_tf.schema import Schema
+from gmeta_tf.threads import share_cores
 from gmeta_tf.world import World
 
 __all__ = ["ShardedEmbedding"]
@@ -46,6 +47,9 @@ class ShardedEmbedding(tf.Module):
     ) -> None:
         """Builds this rank's shards with their initial rows.
 
+        It is what a run makes first, so it also connects the ranks and shares out the cores (see
+        `threads.share_cores`).
+
         Args:
             schema: what `Records.schema` gives: every table has its `num_rows`.
             width: D of the tables that state none.
@@ -71,6 +75,7 @@ class ShardedEmbedding(tf.Module):
         self.seed = seed
         self.scale = scale
         self.world = World.detect() if world is None else world
+        share_cores(self.world)
         start(self.world)
         agree(self.describe(), self.world, name="the embedding tables")
         self.shards = {

@@ -184,10 +184,9 @@ class DenseUnit(Unit):
     def _is_low_rank(self, rows: tf.Tensor, slopes: tf.Tensor, loop: LoopShape) -> bool:
         if self._form != "auto":
             return self._form == "low_rank"
-        num_rows = rows.shape[1]
-        if not num_rows or not loop.support:
-            return False
-        return is_low_rank_cheaper(loop, num_rows // loop.support, rows.shape[-1], slopes.shape[-1])
+        # A layer that is applied along an axis sees several rows for each of the task's.
+        rows_a_sample = max(1, (rows.shape[1] or 0) // (loop.support or 1))
+        return is_low_rank_cheaper(loop, rows_a_sample, rows.shape[-1], slopes.shape[-1])
 
 
 class LayerUnit(Unit):

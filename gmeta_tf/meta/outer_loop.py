@@ -19,9 +19,11 @@ from gmeta_tf.meta.fast_dense import LoopShape
 from gmeta_tf.meta.fast_layers import TaskRows, Watch
 from gmeta_tf.meta.fast_weights import TaskLearner
 from gmeta_tf.meta.inner_loop import InnerLoop, adapt, descend_values
+from gmeta_tf.meta.lanes import lanes_of
 from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
 from gmeta_tf.meta.ranked_model import RankedModel
 from gmeta_tf.meta_io.pipeline import Batch
+from gmeta_tf.threads import num_lanes
 
 __all__ = ["MetaModel"]
 
@@ -50,6 +52,7 @@ class MetaModel(RankedModel):
         embedding: ShardedEmbedding,
         inner: InnerLoop | None = None,
         *,
+        lanes: int | None = None,
         name: str = "meta_model",
     ) -> None:
         """Builds the learner and gives every rank rank 0's dense weights.
@@ -58,17 +61,22 @@ class MetaModel(RankedModel):
             learner: any Keras model over the embedded fields; see the class.
             embedding: the tables.
             inner: how a task adapts; None is `InnerLoop()`.
+            lanes: in how many parts the tasks of a step are computed side by side; None is what
+                suits the rank's cores (`threads.num_lanes`). Results are equal but for rounding.
             name: of the model.
 
         Raises:
-            ValueError: the learner keeps state outside its weights, or `inner` names what the
-                learner has not.
+            ValueError: the learner keeps state outside its weights, `inner` names what the learner
+                has not, or fewer than one lane.
         """
         super().__init__(name=name)
         self.learner = learner
         self.embedding = embedding
         self.inner = InnerLoop() if inner is None else inner
         self.world = embedding.world
+        if lanes is not None and lanes < 1:
+            raise ValueError(f"MetaModel: expected lanes of at least 1, got {lanes}.")
+        self.lanes = num_lanes(self.world) if lanes is None else lanes
         one_row = _one_row(embedding)
         learner(one_row)
         self._slots = field_slots(embedding.schema)
@@ -146,9 +154,20 @@ class MetaModel(RankedModel):
             batch: see `TaskBatches`.
             training: passed to the learner.
         """
+        outputs = [
+            self._adapted_lane(rows, lane, training=training)
+            for lane in lanes_of(batch, self.lanes)
+        ]
+        return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
+
+    def _adapted_lane(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
         own_rows = _rows_of_pairs(rows, batch)
         support, query = batch["support"], batch["query"]
-        loop = LoopShape(self.inner.num_steps, support["label"].shape[1], query["label"].shape[1])
+        num_support, num_query = (
+            part["label"].shape[1] or expected
+            for part, expected in zip((support, query), self.expected_rows)
+        )
+        loop = LoopShape(self.inner.num_steps, num_support, num_query)
 
         def support_pass(fast: dict[str, Any], watch: Watch) -> tuple[tf.Tensor, Any, Any]:
             watch(fast["rows"])

@@ -33,6 +33,7 @@ class RankedModel(keras.Model):
         judged: the sums of the evaluation that is going on.
         loss_metric: the mean loss of the epoch that is going on.
         input_seconds: how long this rank's training steps have waited for `TaskBatches`.
+        expected_rows: S and Q of the `TaskBatches` that came last, where there were some.
     """
 
     world: World
@@ -40,6 +41,7 @@ class RankedModel(keras.Model):
     judged: JudgementSums
     loss_metric: keras.metrics.Mean
     input_seconds: tf.Variable
+    expected_rows: tuple[int | None, int | None] = (None, None)
     test_function: Any
 
     def fit(self, x: Any = None, *, validation_data: Any = None, **options: Any) -> Any:
@@ -56,6 +58,7 @@ class RankedModel(keras.Model):
             Keras' History. Losses and metrics are those of all ranks together.
         """
         options.setdefault("shuffle", False)  # Keras would warn that it can not shuffle a dataset
+        self._expect(x)
         if isinstance(validation_data, TaskBatches):
             agree(_data_of(validation_data), self.world, name="the validation data")
             validation_data = _one_epoch(validation_data)
@@ -74,6 +77,11 @@ class RankedModel(keras.Model):
             first_epoch = options.setdefault("initial_epoch", x.begin.epoch)
             options.setdefault("steps_per_epoch", x.steps_per_epoch)
             return _joined(history, super().fit(timed(x.dataset(first_epoch)), **options))
+
+    def _expect(self, data: Any) -> None:
+        """Notes S and Q, which shapes do not tell where they differ from step to step."""
+        if isinstance(data, TaskBatches):
+            self.expected_rows = (data.support, data.query)
 
     def _fit_rest(self, batches: TaskBatches, options: dict[str, Any]) -> Any:
         """The rest of a stopped epoch, apart: in one `fit` of Keras all epochs have one length."""
@@ -97,6 +105,7 @@ class RankedModel(keras.Model):
             together.
         """
         as_dict = options.pop("return_dict", False)
+        self._expect(x)
         batches = x
         if isinstance(x, TaskBatches):
             agree(_data_of(x), self.world, name="the evaluation data")

@@ -27,6 +27,8 @@ Batch = dict[str, Any]
 _LARGEST_STRIDE = 1 << 40
 _MOST_SMALL = (1 << 31) - 1
 _MOST_WORDS = 1 << 30
+# Steps come in bursts, a window at a time. tf.data's own choice would grow with every burst.
+_READY_STEPS = 16
 
 
 def timed(dataset: tf.data.Dataset) -> tf.data.Dataset:
@@ -93,7 +95,8 @@ class TaskBatches:
         keys            group -> int64 [U], the distinct keys of all rows; a table's keys start
                         where the rows of the tables before it in the group end
         pair_to_key     group -> int32 [P]; entry 0 is the padding's, entry p > 0 says that the
-                        (task, key) pair p reads keys[pair_to_key[p] - 1]
+                        (task, key) pair p reads keys[pair_to_key[p] - 1]; pairs are numbered task
+                        after task
         support, query  each: pairs: group -> int32 [T, S, slots] (0 is padding),
                         dense float32 [T, S, num_dense], label and weight float32 [T, S]
         task            int64 [T], the tasks' numbers, -1 where the step has no task left
@@ -251,7 +254,7 @@ class TaskBatches:
             batches = self._assembled(self.picked(first_epoch))
         else:
             batches = self._epoch_after_epoch(first_epoch)
-        return batches.prefetch(tf.data.AUTOTUNE).with_options(options)
+        return batches.prefetch(_READY_STEPS).with_options(options)
 
     def _assembled(self, picked: tf.data.Dataset) -> tf.data.Dataset:
         assemble = functools.partial(assemble_batch, schema=self.schema, num_support=self.support)

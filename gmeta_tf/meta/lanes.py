@@ -1,0 +1,62 @@
+"""A batch in parts that are computed side by side."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import tensorflow as tf
+
+from gmeta_tf.meta_io.pipeline import Batch
+
+__all__ = ["lanes_of"]
+
+# Fewer tasks do not fill a core's matrix products.
+_FEWEST_TASKS = 8
+
+
+def lanes_of(batch: Batch, most: int) -> list[Batch]:
+    """Cuts a batch between its tasks into up to `most` batches of about as many.
+
+    Each lane keeps the step's distinct keys, and has its own pairs: since pairs are numbered task
+    after task, those of some tasks are one run.
+
+    Args:
+        batch: see `TaskBatches`.
+        most: how many at the most; a lane has at least 8 tasks, where the batch has them.
+
+    Returns:
+        Batches whose `task`, `support`, `query` and `pair_to_key` are their own.
+    """
+    num_tasks = batch["task"].shape[0]
+    if num_tasks is None:
+        # With buckets T differs from step to step; it is then the larger the shorter its tasks.
+        count, size = most, tf.shape(batch["task"])[0]
+    else:
+        count, size = max(1, min(most, num_tasks // _FEWEST_TASKS)), num_tasks
+    if count == 1:
+        return [batch]
+    bounds = [size * number // count for number in range(count + 1)]
+    # Where a lane's pairs end: behind the largest number that its tasks, or those before, have.
+    ends: dict[str, list[Any]] = {group: [tf.constant(0)] for group in batch["keys"]}
+    lanes = []
+    for first, last in itertools.pairwise(bounds):
+        lane: Batch = {**batch, "task": batch["task"][first:last], "pair_to_key": {}}
+        for part in ("support", "query"):
+            of_tasks = {
+                name: value[first:last] for name, value in batch[part].items() if name != "pairs"
+            }
+            pairs = {group: value[first:last] for group, value in batch[part]["pairs"].items()}
+            lane[part] = {**of_tasks, "pairs": pairs}
+        for group, ends_before in ends.items():
+            largest = [tf.reduce_max(lane[part]["pairs"][group]) for part in ("support", "query")]
+            begin = ends_before[-1]
+            end = tf.maximum(begin, tf.maximum(*largest))
+            ends_before.append(end)
+            own = batch["pair_to_key"][group][begin + 1 : end + 1]
+            lane["pair_to_key"][group] = tf.pad(own, [[1, 0]])
+            for part in ("support", "query"):
+                pairs = lane[part]["pairs"][group]
+                lane[part]["pairs"][group] = tf.maximum(pairs - begin, 0)
+        lanes.append(lane)
+    return lanes
