@@ -95,7 +95,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             shapes[name] = _result(rounds, flops)
             _report(name, shapes[name])
         scaling = _scaling(contestants["ours"], options)
-    memory = _memory(options)
+    memory = {form: _memory(options, form) for form in ("auto", "stacked", "whole")}
     main_shape = shapes.get("main", shapes[options.shapes[0]])
     result = {
         "benchmark": "meta_step",
@@ -104,7 +104,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "shapes": shapes,
         "gemm_fraction": main_shape["gemm_fraction"],
         "gemm_flops_per_second": main_shape["gemm_flops_per_second"],
-        "bytes_per_task": memory,
+        "bytes_per_task": memory["auto"],
+        "bytes_per_task_of_forms": memory,
         "samples_per_second_by_tasks": scaling,
         "shape_sizes": {name: dataclasses.asdict(SHAPES[name]) for name in options.shapes},
         "inner_options": _INNER_OPTIONS,
@@ -113,7 +114,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         "seconds": options.seconds,
         "versions": _versions(),
     }
-    _say(f"samples/s by tasks: {scaling}; {memory:,} bytes a task")
+    _say(f"samples/s by tasks: {scaling}; bytes a task, by form: {memory}")
     print(json.dumps(result))
     return result
 
@@ -193,11 +194,17 @@ def _scaling(ours: Process, options: argparse.Namespace) -> dict[str, int]:
     return {tasks: round(statistics.median(values)) for tasks, values in rates.items()}
 
 
-def _memory(options: argparse.Namespace) -> int:
-    """How much more memory a task takes: peaks of fresh processes at T and at 2 T."""
+def _memory(options: argparse.Namespace, form: str) -> int:
+    """How much more memory a task takes: peaks of fresh processes at T and at 2 T.
+
+    Args:
+        options: of the command line.
+        form: of the fast weights, see `gm.InnerLoop`. "whole" gives every task all of the weights,
+            as one does without `gmeta_tf`.
+    """
     peaks = []
     for tasks in (_MEMORY_TASKS, 2 * _MEMORY_TASKS):
-        with Process(_serve_steps, "ours", options.cores) as process:
+        with Process(_serve_steps, "ours", options.cores, {"fast_weights": form}) as process:
             shape = dataclasses.replace(SHAPES["main"], tasks=tasks)
             process.ask("prepare", "main", shape)
             process.ask("run", "main", 0.2)  # the peak is reached in the first steps
@@ -205,13 +212,18 @@ def _memory(options: argparse.Namespace) -> int:
     return round((peaks[1] - peaks[0]) / _MEMORY_TASKS)
 
 
-def _serve_steps(contestant: str, cores: int) -> dict[str, Callable[..., Any]]:
+def _serve_steps(
+    contestant: str, cores: int, inner_options: dict[str, Any] = _INNER_OPTIONS
+) -> dict[str, Callable[..., Any]]:
     if not contestant.startswith("torch"):
         import tensorflow as tf
 
         tf.get_logger().setLevel("ERROR")  # that the steps of several problems were traced
 
-    make_step = _serve_ours() if contestant == "ours" else _serve_peer(contestant, cores)
+    if contestant == "ours":
+        make_step = _serve_ours(inner_options)
+    else:
+        make_step = _serve_peer(contestant, cores)
     steps: dict[str, tuple[Callable[[], Any], int]] = {}
 
     def prepare(name: str, shape: Shape) -> Answer:
@@ -240,10 +252,10 @@ def _serve_steps(contestant: str, cores: int) -> dict[str, Callable[..., Any]]:
     return {"prepare": prepare, "solve": solve, "run": run, "memory": _peak_memory_bytes}
 
 
-def _serve_ours() -> Callable[[MetaProblem], Callable[[], Any]]:
+def _serve_ours(inner_options: dict[str, Any]) -> Callable[[MetaProblem], Callable[[], Any]]:
     from benchmarks import our_step
 
-    return lambda problem: our_step.make_step(problem, **_INNER_OPTIONS)
+    return lambda problem: our_step.make_step(problem, **inner_options)
 
 
 def _serve_peer(name: str, cores: int) -> Callable[[MetaProblem], Callable[[], Any]]:

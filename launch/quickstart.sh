@@ -46,9 +46,6 @@ step() { printf '\n== %s\n' "$*"; }
 
 bash launch/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
-# Horovod looks for work once a cycle. On two local ranks a step's four collectives took 22 ms with its
-# default, and 4 ms with this.
-export HOROVOD_CYCLE_TIME=${HOROVOD_CYCLE_TIME:-0.1}
 # horovodrun puts the rank before every line; only rank 0 has something to say here.
 on_ranks() { horovodrun -np "$ranks" "$@" | sed -u 's/^\[0\]<stdout>://'; }
 

@@ -519,3 +519,27 @@ def test_a_frozen_layer_is_refused():
     learner.get_layer("hidden").trainable = False
     with pytest.raises(ValueError, match=r"hidden/kernel.*unfreeze or drop frozen variables"):
         task_learner(learner)
+
+
+@pytest.mark.parametrize("body", [mlp, normalized, holding], ids=lambda body: body.__name__)
+@pytest.mark.parametrize("form", ["auto", "low_rank", "stacked", "whole"])
+def test_mixed_precision_is_keras_own_policy(body, form):
+    """Layers compute in bfloat16; weights, losses and what tasks are judged by are float32."""
+    inputs = features(0), features(1)
+    expected = adapted_outputs(task_learner(learner_of(body)), *inputs)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        tasks = task_learner(learner_of(body), form=form)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert (tasks.why_whole is not None) == (form == "whole")
+    with tf.GradientTape() as tape:
+        found = adapted_outputs(tasks, *inputs)
+        loss = tf.reduce_sum(losses_of(found))
+    assert found.dtype == tf.float32
+    for gradient in tape.gradient(loss, [variable.value for variable in tasks.adapted]):
+        assert gradient.dtype == tf.float32
+        assert np.isfinite(gradient).all()
+    # bfloat16 rounds by 0.4 %; three inner steps and three layers of outputs of size 1.
+    np.testing.assert_allclose(found, expected, atol=0.1)
+    assert np.abs(found - expected).max() > 1e-6

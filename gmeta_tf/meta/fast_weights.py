@@ -183,7 +183,7 @@ class TaskLearner:
             own = None if fast is None else list(fast[0])
             watch(own or [])
             outputs = self._whole.each_task(own, [features], options)
-            return tf.reshape(outputs, rows), [own or []], [[]]
+            return _whole_precision(tf.reshape(outputs, rows)), [own or []], [[]]
         touched = [Touched([], []) for _ in self._units]
         answers = {
             unit.layer: unit.answer(own, rows, of_unit, watch)
@@ -195,7 +195,7 @@ class TaskLearner:
             state = [variable.value for variable in self.learner.non_trainable_variables]
             outputs, _ = self.learner.stateless_call(shared, state, flat, **options)
         values, inputs = ([one[member] for one in touched] for member in range(2))
-        return tf.reshape(outputs, rows), values, inputs
+        return _whole_precision(tf.reshape(outputs, rows)), values, inputs
 
     def descend(
         self,
@@ -262,12 +262,14 @@ class TaskLearner:
                 )
                 loss = tf.reduce_sum(slopes * tf.cast(alone, slopes.dtype))
             expected = tape.gradient(loss, own, **_ZERO)
-        if not _are_close(outputs, alone, 0.0):
+        dtypes = {layer.compute_dtype for layer in self.learner._flatten_layers()}
+        rounding = max(float(ml_dtypes.finfo(dtype).eps) for dtype in dtypes)
+        if not _are_close(outputs, alone, 0.0, rounding):
             return "a row's output depends on other rows"
         largest = max((float(tf.reduce_max(tf.abs(one))) for one in expected), default=0.0)
         for unit, seen, gradient in zip(self._units, inputs, gradients, strict=True):
             for place, summed in unit.summed(seen, gradient):
-                if not _are_close(summed, expected[place], largest):
+                if not _are_close(summed, expected[place], largest, rounding):
                     return f"{self.adapted[place].path} is used outside its layer's own call"
         return None
 
@@ -280,7 +282,12 @@ def _leave(_: Any) -> None:
     """Watches nothing: no inner step follows this pass."""
 
 
-def _are_close(values: tf.Tensor, others: tf.Tensor, largest: float) -> bool:
+def _whole_precision(outputs: tf.Tensor) -> tf.Tensor:
+    """Outputs of a learner that computes in 16 bits as float32: losses are summed over rows."""
+    return tf.cast(outputs, tf.float32) if outputs.dtype.size < 4 else outputs
+
+
+def _are_close(values: tf.Tensor, others: tf.Tensor, largest: float, rounding: float) -> bool:
     """Whether two tensors are equal but for rounding; not where a value is not finite.
 
     Args:
@@ -288,8 +295,8 @@ def _are_close(values: tf.Tensor, others: tf.Tensor, largest: float) -> bool:
         others: computed another way.
         largest: the size of the terms that may have cancelled out (a gradient that is 0 in exact
             arithmetic, as that of an attention's key bias is, is rounding alone).
+        rounding: the relative error of one number.
     """
-    rounding = float(ml_dtypes.finfo(values.dtype.as_numpy_dtype).eps)
-    values, others = np.asarray(values, np.float64), np.asarray(others, np.float64)
+    values, others = (np.asarray(tf.cast(one, tf.float64)) for one in (values, others))
     allowed = np.sqrt(rounding) * np.abs(others).max(initial=0.0) + 100 * rounding * largest
     return bool((np.abs(values - others) <= allowed).all())
