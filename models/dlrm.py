@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -98,30 +97,46 @@ class MamlDLRM(DLRM):
 
 
 def _pairwise_products(vectors: Any) -> Any:
-    """The dot products of all pairs of N vectors, `[R, N (N - 1) / 2]`."""
-    count = vectors.shape[-2]
-    products = ops.matmul(vectors, ops.swapaxes(vectors, -1, -2))
-    above = [row * count + column for row in range(count) for column in range(row + 1, count)]
-    return _columns(ops.reshape(products, (-1, count * count)), above)
+    """The dot products of all pairs of N vectors, `[R, N (N - 1) / 2]`.
 
-
-def _columns(values: Any, columns: Sequence[int]) -> Any:
-    """Some columns of `[R, C]`, each at most once, in any order.
-
-    Since a column is taken once, the gradient is a look-up too: column c's is what came for the
-    place at which c was put, or the zero that stands before them. TensorFlow's own gradient would
-    transpose, add up segments and transpose back.
+    With gradients of its own, of first and second order, that use the symmetry: the gradient of
+    `v_i` is the sum over the others of `g_ij v_j`, one product of matrices where TensorFlow's own
+    makes two and adds them, and its gradient two instead of four.
     """
-    width = values.shape[-1]
-    back = np.zeros(width, np.int32)
-    back[np.asarray(columns)] = 1 + np.arange(len(columns))
 
     @tf.custom_gradient
-    def take(wide: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        return tf.gather(wide, columns, axis=-1), put
+    def products(vectors: tf.Tensor) -> Any:
+        square = tf.matmul(vectors, vectors, transpose_b=True)
+        return _above_diagonal(square), lambda upstream: weighed(upstream, vectors)
 
     @tf.custom_gradient
-    def put(narrow: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        return tf.gather(tf.pad(narrow, [[0, 0], [1, 0]]), back, axis=-1), take
+    def weighed(weights: tf.Tensor, vectors: tf.Tensor) -> Any:
+        square = _symmetric(weights, vectors.shape[-2])
 
-    return take(values)
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            both = tf.matmul(upstream, vectors, transpose_b=True)
+            both += tf.linalg.matrix_transpose(both)
+            return _above_diagonal(both), tf.matmul(square, upstream)
+
+        return tf.matmul(square, vectors), gradient
+
+    return products(tf.convert_to_tensor(vectors))
+
+
+def _above_diagonal(square: tf.Tensor) -> tf.Tensor:
+    """The numbers above the diagonal of `[R, N, N]`, row by row: `[R, N (N - 1) / 2]`."""
+    count = square.shape[-1]
+    above = [row * count + column for row in range(count) for column in range(row + 1, count)]
+    # Looked up as rows of R numbers, since single numbers are copied one at a time.
+    flat = tf.transpose(tf.reshape(square, [-1, count * count]))
+    return tf.transpose(tf.gather(flat, above))
+
+
+def _symmetric(numbers: tf.Tensor, count: int) -> tf.Tensor:
+    """`[R, N (N - 1) / 2]` on both sides of a diagonal of zeros: `[R, N, N]`."""
+    widths = list(range(count - 1, 0, -1))
+    nothing = tf.zeros([tf.shape(numbers)[0], count * (count + 1) // 2], numbers.dtype)
+    zeros = tf.split(nothing, [count - width for width in widths] + [count], axis=1)
+    rows = [one for pair in zip(zeros, tf.split(numbers, widths, axis=1)) for one in pair]
+    above = tf.reshape(tf.concat([*rows, zeros[-1]], axis=1), [-1, count, count])
+    return above + tf.linalg.matrix_transpose(above)

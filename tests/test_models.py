@@ -3,8 +3,11 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import gmeta_tf as gm
+from gmeta_tf.meta.fast_weights import TaskLearner
+from gmeta_tf.models.dlrm import _pairwise_products
 
 
 def test_dlrm_is_the_pairwise_products_of_its_vectors():
@@ -20,6 +23,59 @@ def test_dlrm_is_the_pairwise_products_of_its_vectors():
     kernel, bias = (np.asarray(variable) for variable in learner.score.variables)
     expected = np.concatenate([first, products], axis=1) @ kernel + bias
     np.testing.assert_allclose(output, expected, rtol=1e-5, atol=1e-6)
+
+
+def plain_products(vectors):
+    """The same by TensorFlow's own gradients, one pair at a time."""
+    count = vectors.shape[1]
+    pairs = [(i, j) for i in range(count) for j in range(i + 1, count)]
+    return tf.stack([tf.reduce_sum(vectors[:, i] * vectors[:, j], -1) for i, j in pairs], axis=1)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_gradients_of_pairwise_products(count):
+    """First, second and third order, each with weights of its own."""
+    rng = np.random.default_rng(count)
+    vectors = tf.constant(rng.normal(size=[5, count, 4]))
+    of_products = tf.constant(rng.normal(size=[5, count * (count - 1) // 2]))
+    of_first, of_second = (tf.constant(rng.normal(size=[5, count, 4])) for _ in range(2))
+
+    def gradients(products):
+        with tf.GradientTape() as third:
+            third.watch([vectors, of_products])
+            with tf.GradientTape() as second:
+                second.watch([vectors, of_products])
+                with tf.GradientTape() as first:
+                    first.watch(vectors)
+                    # Squared, so that the second derivative is one of the vectors too.
+                    loss = tf.reduce_sum(of_products * tf.square(products(vectors)))
+                one = first.gradient(loss, vectors)
+                loss = tf.reduce_sum(of_first * tf.square(one))
+            two = second.gradient(loss, [vectors, of_products])
+            loss = tf.reduce_sum(of_second * two[0])
+        return [one, *two, *third.gradient(loss, [vectors, of_products])]
+
+    for found, expected in zip(gradients(_pairwise_products), gradients(plain_products)):
+        scale = np.abs(expected).max()
+        assert scale > 0.1
+        np.testing.assert_allclose(found / scale, expected / scale, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["auto", "whole"])
+def test_dlrm_adapts_in_every_form(form):
+    keras.utils.set_random_seed(0)
+    learner = gm.models.DLRM(bottom=(4,), top=(4,))
+    rng = np.random.default_rng(0)
+    inputs = {
+        "embedded": tf.constant(rng.normal(size=[2, 3, 4, 2]), tf.float32),
+        "dense": tf.constant(rng.normal(size=[2, 3, 5]), tf.float32),
+    }
+    learner({name: value[0] for name, value in inputs.items()})
+    tasks = TaskLearner(learner, "all", {n: v[0] for n, v in inputs.items()}, form=form)
+    assert (tasks.why_whole is None) == (form == "auto")
+    outputs = tasks(tasks.start(2), inputs, training=False)
+    expected = [learner({n: v[task] for n, v in inputs.items()})[:, 0] for task in range(2)]
+    np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_melu_is_an_mlp_over_all_fields():
