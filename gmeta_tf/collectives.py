@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.threads import share_cores
 from gmeta_tf.world import World
 
 __all__ = [
@@ -28,10 +29,10 @@ _CYCLE, _CYCLE_MILLISECONDS = "HOROVOD_CYCLE_TIME", "0.1"
 
 
 def start(world: World) -> None:
-    """Connects the ranks; call it before anything else of this module. Idempotent.
+    """Connects the ranks and shares out the cores; call it before anything else. Idempotent.
 
     Args:
-        world: the world. Of size 1, nothing is done and Horovod is not imported. Otherwise, where
+        world: the world. Of size 1, Horovod is not imported. Otherwise, where
             `HOROVOD_CYCLE_TIME` is not set, Horovod looks for work every 0.1 ms: a step waits for
             that up to four times.
 
@@ -39,6 +40,7 @@ def start(world: World) -> None:
         ImportError: more than one rank and no Horovod with TensorFlow.
         RuntimeError: Horovod's idea of rank and size is not `world`'s.
     """
+    share_cores(world)
     if not world.is_distributed:
         return
     os.environ.setdefault(_CYCLE, _CYCLE_MILLISECONDS)

@@ -54,7 +54,7 @@ def share_cores(world: World) -> None:
     except RuntimeError:
         _LOG.info(
             "TensorFlow's threads stay as they are: an op has run before the embeddings were made. "
-            "Set TF_NUM_INTRAOP_THREADS=1 for quicker steps on CPUs."
+            "Set TF_NUM_INTRAOP_THREADS=1 in the environment for quicker steps on CPUs."
         )
 
 

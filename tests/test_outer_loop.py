@@ -1,5 +1,6 @@
 """A step of MetaModel against a slow loop over tasks, and what `fit` and `evaluate` promise."""
 
+import re
 import types
 
 import keras
@@ -605,8 +606,11 @@ def test_only_the_chief_shows_progress(verbose):
     assert options_of(1) == {"epochs": 3, "verbose": 0}
 
 
-def test_summary_names_the_tables(capsys):
+def test_summary_names_the_tables_and_how_a_step_is_computed(capsys):
     meta_model().summary()
     printed = capsys.readouterr().out
+    assert re.search(r"the learner runs once for all tasks of a lane\n lanes: [1-9]", printed)
     assert "table item: 13 rows x 3 (embedded)" in printed
     assert "20 of 20 rows are on rank 0 of 1" in printed
+    meta_model(inner=gm.InnerLoop(1, 0.4, fast_weights="whole")).summary()
+    assert "the learner runs whole: fast_weights='whole' asks for it" in capsys.readouterr().out

@@ -14,7 +14,6 @@ from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.table import StaticShard, TableRange
 from gmeta_tf.meta_io.pipeline import key_groups
 from gmeta_tf.schema import Schema
-from gmeta_tf.threads import share_cores
 from gmeta_tf.world import World
 
 __all__ = ["ShardedEmbedding"]
@@ -47,8 +46,7 @@ class ShardedEmbedding(tf.Module):
     ) -> None:
         """Builds this rank's shards with their initial rows.
 
-        It is what a run makes first, so it also connects the ranks and shares out the cores (see
-        `threads.share_cores`).
+        It is what a run makes first, so it also connects the ranks (`collectives.start`).
 
         Args:
             schema: what `Records.schema` gives: every table has its `num_rows`.
@@ -75,7 +73,6 @@ class ShardedEmbedding(tf.Module):
         self.seed = seed
         self.scale = scale
         self.world = World.detect() if world is None else world
-        share_cores(self.world)
         start(self.world)
         agree(self.describe(), self.world, name="the embedding tables")
         self.shards = {

@@ -267,9 +267,12 @@ class MetaModel(RankedModel):
         return [self.loss_metric]
 
     def summary(self, *arguments: Any, **options: Any) -> None:
-        """Keras' summary, and the tables."""
+        """Keras' summary, how a step is computed, and the tables."""
         super().summary(*arguments, **options)
         show = options.get("print_fn") or print
+        whole = self._tasks.why_whole
+        show(f" the learner runs {'whole: ' + whole if whole else 'once for all tasks of a lane'}")
+        show(f" lanes: {self.lanes}")
         for group, shard in self.embedding.shards.items():
             for table in shard.tables:
                 show(f" table {table.name}: {table.num_rows:,} rows x {shard.width} ({group})")
