@@ -124,7 +124,7 @@ class _Serving(tf.Module):
 
     def _predict(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = self._batch(inputs)
-        outputs = self._model.adapted_outputs(self._fetch(batch), batch, training=False)
+        outputs = self._model.adapted_lane(self._fetch(batch), batch, training=False)
         return {"prediction": self._model.row_loss.predict(outputs)}
 
     def _predict_unadapted(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:

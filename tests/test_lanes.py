@@ -68,6 +68,7 @@ def test_training_in_lanes_is_training(known_sizes):
         data = data.apply(tf.data.experimental.assert_cardinality(len(steps)))
     for lanes in (1, 2):
         model = model_of(lanes)
+        model.expected_sizes = (T, 4, 5)
         losses[lanes] = model.fit(data, verbose=0).history["loss"]
         weights[lanes] = [variable.numpy() for variable in model.trainable_variables]
         rows[lanes] = model.embedding.all_rows("embedded").numpy()
@@ -78,6 +79,24 @@ def test_training_in_lanes_is_training(known_sizes):
     for one, two in zip(weights[1], weights[2], strict=True):
         np.testing.assert_allclose(one, two, **near)
     assert np.abs(weights[1][0] - model_of(1).trainable_variables[0]).max() > 1e-3
+
+
+def test_a_batch_of_unknown_size_is_cut_where_it_has_enough_tasks():
+    batch = made_batches.batch(made_batches.made_tasks(1, count=T))
+    counts = {}
+
+    @tf.function(
+        input_signature=[
+            tf.nest.map_structure(lambda v: of_any_size(tf.TensorSpec.from_tensor(v)), batch)
+        ]
+    )
+    def cut(batch):
+        for fewest in (None, 8, 16, 40):
+            counts[fewest] = len(lanes_of(batch, 3, fewest))
+        return [lane["task"] for lane in lanes_of(batch, 3, 16)]
+
+    np.testing.assert_array_equal(np.concatenate(cut(batch)), batch["task"])
+    assert counts == {None: 1, 8: 1, 16: 2, 40: 3}
 
 
 def test_lanes_below_one():

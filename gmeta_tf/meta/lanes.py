@@ -15,7 +15,7 @@ __all__ = ["lanes_of"]
 _FEWEST_TASKS = 8
 
 
-def lanes_of(batch: Batch, most: int) -> list[Batch]:
+def lanes_of(batch: Batch, most: int, fewest_tasks: int | None = None) -> list[Batch]:
     """Cuts a batch between its tasks into up to `most` batches of about as many.
 
     Each lane keeps the step's distinct keys, and has its own pairs: since pairs are numbered task
@@ -23,19 +23,18 @@ def lanes_of(batch: Batch, most: int) -> list[Batch]:
 
     Args:
         batch: see `TaskBatches`.
-        most: how many at the most; a lane has at least 8 tasks, where the batch has them.
+        most: how many at the most; a lane has at least 8 tasks.
+        fewest_tasks: where T is not known before the step, how many tasks there are in any case;
+            None leaves the batch whole.
 
     Returns:
         Batches whose `task`, `support`, `query` and `pair_to_key` are their own.
     """
     num_tasks = batch["task"].shape[0]
-    if num_tasks is None:
-        # With buckets T differs from step to step; it is then the larger the shorter its tasks.
-        count, size = most, tf.shape(batch["task"])[0]
-    else:
-        count, size = max(1, min(most, num_tasks // _FEWEST_TASKS)), num_tasks
-    if count == 1:
+    count = min(most, (num_tasks or fewest_tasks or 0) // _FEWEST_TASKS)
+    if count <= 1:
         return [batch]
+    size = tf.shape(batch["task"])[0] if num_tasks is None else num_tasks
     bounds = [size * number // count for number in range(count + 1)]
     # Where a lane's pairs end: behind the largest number that its tasks, or those before, have.
     ends: dict[str, list[Any]] = {group: [tf.constant(0)] for group in batch["keys"]}

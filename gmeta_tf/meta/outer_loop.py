@@ -149,23 +149,26 @@ class MetaModel(RankedModel):
     def adapted_outputs(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
         """The learner's outputs on the query rows after each task's inner loop, `[T, Q]`.
 
+        Computed in lanes; `adapted_lane` is that of a batch as a whole.
+
         Args:
             rows: group -> float `[U, D]`, the rows of the batch's distinct keys.
             batch: see `TaskBatches`.
             training: passed to the learner.
         """
         outputs = [
-            self._adapted_lane(rows, lane, training=training)
-            for lane in lanes_of(batch, self.lanes)
+            self.adapted_lane(rows, lane, training=training)
+            for lane in lanes_of(batch, self.lanes, self.expected_sizes[0])
         ]
         return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
 
-    def _adapted_lane(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
+    def adapted_lane(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
+        """As `adapted_outputs`, in one graph: for machines other than this one too."""
         own_rows = _rows_of_pairs(rows, batch)
         support, query = batch["support"], batch["query"]
         num_support, num_query = (
             part["label"].shape[1] or expected
-            for part, expected in zip((support, query), self.expected_rows)
+            for part, expected in zip((support, query), self.expected_sizes[1:])
         )
         loop = LoopShape(self.inner.num_steps, num_support, num_query)
 

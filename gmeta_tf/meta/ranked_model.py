@@ -33,7 +33,8 @@ class RankedModel(keras.Model):
         judged: the sums of the evaluation that is going on.
         loss_metric: the mean loss of the epoch that is going on.
         input_seconds: how long this rank's training steps have waited for `TaskBatches`.
-        expected_rows: S and Q of the `TaskBatches` that came last, where there were some.
+        expected_sizes: T, S and Q of the `TaskBatches` that came last, where there were some. With
+            buckets a step has at least T tasks, of at most S and Q rows.
     """
 
     world: World
@@ -41,7 +42,7 @@ class RankedModel(keras.Model):
     judged: JudgementSums
     loss_metric: keras.metrics.Mean
     input_seconds: tf.Variable
-    expected_rows: tuple[int | None, int | None] = (None, None)
+    expected_sizes: tuple[int | None, int | None, int | None] = (None, None, None)
     test_function: Any
 
     def fit(self, x: Any = None, *, validation_data: Any = None, **options: Any) -> Any:
@@ -79,9 +80,9 @@ class RankedModel(keras.Model):
             return _joined(history, super().fit(timed(x.dataset(first_epoch)), **options))
 
     def _expect(self, data: Any) -> None:
-        """Notes S and Q, which shapes do not tell where they differ from step to step."""
+        """Notes T, S and Q, which shapes do not tell where they differ from step to step."""
         if isinstance(data, TaskBatches):
-            self.expected_rows = (data.support, data.query)
+            self.expected_sizes = (data.tasks, data.support, data.query)
 
     def _fit_rest(self, batches: TaskBatches, options: dict[str, Any]) -> Any:
         """The rest of a stopped epoch, apart: in one `fit` of Keras all epochs have one length."""
