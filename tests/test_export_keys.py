@@ -76,8 +76,8 @@ def test_served_keys_are_those_of_prepare(log, tmp_path, monkeypatch):
                 for field in schema.fields
             }
             label = tf.constant([[float(row["click"]) for row in own]])
-            planes = serving._planes(inputs, "support", label)
-            np.testing.assert_array_equal(planes[0], words)
+            found = serving._words(inputs, "support", label)
+            np.testing.assert_array_equal(np.transpose(found[0]), words)
             compared += words.size
     assert compared == 60 * (1 + 1 + 1 + 3 + 1 + 2)
 
