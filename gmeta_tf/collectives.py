@@ -81,7 +81,8 @@ def alltoall(
     """
     if not world.is_distributed:
         return tensor, splits
-    return _horovod().alltoall(tensor, splits=splits, name=name)
+    # Where an AlltoAll stands in the graph, in a branch for one, is no part of its name.
+    return _horovod().alltoall(tensor, splits=splits, name=name, ignore_name_scope=True)
 
 
 def allreduce_sum(tensors: Sequence[tf.Tensor], world: World, *, name: str) -> list[tf.Tensor]:

@@ -191,7 +191,7 @@ def task_gradients(
     Returns:
         Those of the dense weights; and group -> keys int64 `[U]` and their gradients `[U, D]`.
     """
-    rows, _ = model.embedding.fetch(batch["keys"])
+    rows = model.embedding.fetch(model.embedding.routes(batch["keys"]))
     with tf.GradientTape() as tape:
         tape.watch(rows)
         outputs = model.adapted_outputs(rows, batch, training=True)

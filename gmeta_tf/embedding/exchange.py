@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from gmeta_tf.collectives import alltoall
 from gmeta_tf.world import World
 
-__all__ = ["Route", "fetch_rows", "return_gradients"]
+__all__ = ["Route", "fetch", "fetch_rows", "return_gradients", "route_of"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Route:
-    """The way that a step's keys took, which its gradients take too.
+class Route(NamedTuple):
+    """The way that a step's keys took, which its rows and gradients take too.
+
+    It says nothing of what the rows hold, so it may be made before they are up to date.
 
     Attributes:
+        keys: int64 `[U]`, this rank's distinct keys.
         order: int32 `[U]`, this rank's keys sorted by their owner; None of one rank alone.
         sent: int32 `[W]`, how many went to each rank.
         received: int32 `[W]`, how many came from each.
@@ -25,6 +27,7 @@ class Route:
         owned_of: int32 `[R]`, which of them each key that came was.
     """
 
+    keys: tf.Tensor
     order: tf.Tensor | None
     sent: tf.Tensor
     received: tf.Tensor
@@ -32,10 +35,56 @@ class Route:
     owned_of: tf.Tensor | None
 
 
+def route_of(keys: tf.Tensor, world: World, *, name: str) -> Route:
+    """Sends this rank's distinct keys to their owners, who find out what they own of them.
+
+    Two ranks, the owner of a key is `key % 2`:
+
+        rank 0 wants [3 4]   sends 4 | 3   gets 4 | 4 2  owns [4 2]  owned_of [0 0 1]
+        rank 1 wants [4 2 3] sends 4 2 | 3 gets 3 | 3    owns [3]    owned_of [0 0]
+
+    Args:
+        keys: int64 `[U]`, distinct; may be empty.
+        world: the world.
+        name: of the collective; fixed over steps.
+    """
+    if not world.is_distributed:
+        count = tf.reshape(tf.size(keys), [1])
+        return Route(keys, None, count, count, keys, None)
+    owner = tf.cast(keys % world.size, tf.int32)
+    by_owner = tf.dynamic_partition(tf.range(tf.size(keys)), owner, world.size)
+    order = tf.concat(by_owner, axis=0)
+    sent = tf.stack([tf.size(part) for part in by_owner])
+    arrived, received = alltoall(tf.gather(keys, order), sent, world, name=name)
+    owned, owned_of = tf.unique(arrived)
+    return Route(keys, order, sent, received, owned, owned_of)
+
+
+def fetch(
+    route: Route, gather: Callable[[tf.Tensor], tf.Tensor], world: World, *, name: str
+) -> tf.Tensor:
+    """The rows that the owners hold now of the keys that took a route.
+
+    Args:
+        route: what `route_of` gave.
+        gather: keys `[V]` of this rank -> their rows `[V, D]`.
+        world: the world.
+        name: of the collective; fixed over steps.
+
+    Returns:
+        The rows `[U, D]`, in the order of the keys.
+    """
+    if route.order is None or route.owned_of is None:
+        return gather(route.owned)
+    answers = tf.gather(gather(route.owned), route.owned_of)
+    sorted_rows, _ = alltoall(answers, route.received, world, name=name)
+    return tf.gather(sorted_rows, tf.math.invert_permutation(route.order))
+
+
 def fetch_rows(
     keys: tf.Tensor, gather: Callable[[tf.Tensor], tf.Tensor], world: World, *, name: str
 ) -> tuple[tf.Tensor, Route]:
-    """The rows of this rank's distinct keys, from whichever ranks own them.
+    """The rows of this rank's distinct keys: `route_of` and `fetch`, one after the other.
 
     Two ranks, the owner of a key is `key % 2`:
 
@@ -53,19 +102,8 @@ def fetch_rows(
     Returns:
         The rows `[U, D]`, in the order of `keys`, and the route for `return_gradients`.
     """
-    if not world.is_distributed:
-        count = tf.reshape(tf.size(keys), [1])
-        return gather(keys), Route(None, count, count, keys, None)
-    owner = tf.cast(keys % world.size, tf.int32)
-    by_owner = tf.dynamic_partition(tf.range(tf.size(keys)), owner, world.size)
-    order = tf.concat(by_owner, axis=0)
-    sent = tf.stack([tf.size(part) for part in by_owner])
-    arrived, received = alltoall(tf.gather(keys, order), sent, world, name=f"{name}_keys")
-    owned, owned_of = tf.unique(arrived)
-    answers = tf.gather(gather(owned), owned_of)
-    sorted_rows, _ = alltoall(answers, received, world, name=f"{name}_rows")
-    rows = tf.gather(sorted_rows, tf.math.invert_permutation(order))
-    return rows, Route(order, sent, received, owned, owned_of)
+    route = route_of(keys, world, name=f"{name}_keys")
+    return fetch(route, gather, world, name=f"{name}_rows"), route
 
 
 def return_gradients(
@@ -75,7 +113,7 @@ def return_gradients(
 
     Args:
         gradients: float32 `[U, D]`, in the order of the keys that were fetched.
-        route: what `fetch_rows` gave.
+        route: the way that their keys took.
         world: the world.
         name: of the collective; fixed over steps.
 

@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from gmeta_tf.collectives import agree, allgather_rows, start
-from gmeta_tf.embedding.exchange import Route, fetch_rows, return_gradients
+from gmeta_tf.embedding.exchange import Route, fetch, return_gradients, route_of
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.table import StaticShard, TableRange
 from gmeta_tf.meta_io.pipeline import key_groups
@@ -91,21 +91,31 @@ class ShardedEmbedding(tf.Module):
         tables = [dataclasses.asdict(table) for table in self.schema.tables]
         return {"tables": tables, "width": self.width, "seed": self.seed, "scale": self.scale}
 
-    def fetch(self, keys: dict[str, tf.Tensor]) -> tuple[Rows, dict[str, Route]]:
-        """The rows of this rank's distinct keys; two AlltoAlls a group. Every rank must call it.
+    def routes(self, keys: dict[str, tf.Tensor], *, name: str = "keys") -> dict[str, Route]:
+        """This rank's distinct keys go to their owners; one AlltoAll a group. All must call it.
 
         Args:
             keys: group -> int64 `[U]`, as in `TaskBatches`.
+            name: of the collectives; exchanges that may be under way together need two names.
 
         Returns:
-            group -> float32 `[U, D]`, and the routes for `apply_gradients`.
+            group -> the route for `fetch` and `return_gradients`.
         """
-        rows, routes = {}, {}
-        for group, shard in self.shards.items():
-            rows[group], routes[group] = fetch_rows(
-                keys[group], shard.gather, self.world, name=group
-            )
-        return rows, routes
+        return {
+            group: route_of(keys[group], self.world, name=f"{group}_{name}")
+            for group in self.shards
+        }
+
+    def fetch(self, routes: dict[str, Route]) -> Rows:
+        """The rows of the keys that took the routes; one AlltoAll a group. All must call it.
+
+        Returns:
+            group -> float32 `[U, D]`, as they are now.
+        """
+        return {
+            group: fetch(routes[group], shard.gather, self.world, name=f"{group}_rows")
+            for group, shard in self.shards.items()
+        }
 
     def return_gradients(
         self, gradients: Rows, routes: dict[str, Route]

@@ -128,7 +128,8 @@ class MetaModel(RankedModel):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1 on this rank's tasks. Every rank must call it."""
-        rows, routes = self.embedding.fetch(batch["keys"])
+        routes = self.embedding.routes(batch["keys"])
+        rows = self.embedding.fetch(routes)
         with tf.GradientTape() as tape:
             tape.watch(rows)
             outputs = self.adapted_outputs(rows, batch, training=True)
@@ -235,7 +236,7 @@ class MetaModel(RankedModel):
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Judges the query rows of this rank's tasks. Every rank must call it."""
-        rows, _ = self.embedding.fetch(batch["keys"])
+        rows = self.embedding.fetch(self.embedding.routes(batch["keys"]))
         adapted = self.adapted_outputs(rows, batch, training=False)
         unadapted = self.unadapted_outputs(rows, batch)
         query = batch["query"]
@@ -261,7 +262,7 @@ class MetaModel(RankedModel):
 
     def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """The adapted predictions of the query rows, `[T, Q]`."""
-        rows, _ = self.embedding.fetch(batch["keys"])
+        rows = self.embedding.fetch(self.embedding.routes(batch["keys"]))
         return self.row_loss.predict(self.adapted_outputs(rows, batch, training=training))
 
     @property
