@@ -393,6 +393,16 @@ def test_several_steps_an_execution_change_nothing():
     assert two.evaluate(data, return_dict=True, verbose=0) == pytest.approx(expected, rel=1e-4)
 
 
+def test_looking_ahead_is_nothing_to_one_rank():
+    data = made_batches.dataset(STEPS, 8)
+    plain, ahead = meta_model(), meta_model(look_ahead=True)
+    plain.fit(data, verbose=0)
+    ahead.fit(data, verbose=0)
+    assert ahead.look_ahead is None
+    for name, value in state_of(plain).items():
+        np.testing.assert_array_equal(state_of(ahead)[name], value)
+
+
 def test_run_eagerly_changes_nothing():
     data = made_batches.dataset(STEPS[:1], 8)
     graph, eager = meta_model(), meta_model(run_eagerly=True)

@@ -18,7 +18,13 @@ from made_data import NEVER_READ, SCHEMA, TWO_WIDTHS, make_records, price_of, st
 
 import gmeta_tf as gm
 from gmeta_tf.meta_io.inspection import describe_damage
-from gmeta_tf.meta_io.pipeline import assemble_batch, distinct_keys, key_groups, timed
+from gmeta_tf.meta_io.pipeline import (
+    assemble_batch,
+    distinct_keys,
+    key_groups,
+    timed,
+    with_next_keys,
+)
 from gmeta_tf.meta_io.plan import Segment
 from gmeta_tf.meta_io.writer import EpisodeWriter, episode_sizes
 
@@ -831,6 +837,45 @@ def test_a_step_waits_only_while_nobody_computes(buffer):
         computed += time.perf_counter() - first
     assert waited > 0
     assert waited + computed <= time.perf_counter() - began
+
+
+# The keys of the step that follows ------------------------------------------------------------
+
+
+def made_keys(sizes, read=None):
+    """A batch for each size: that many keys, and a member that the pairs leave as it is."""
+
+    def batch(step, size):
+        if read is not None:
+            tf.numpy_function(lambda number: read.append(int(number)), [step], [])
+        return {"keys": {"embedded": tf.range(size) + step}, "task": tf.fill([3], step)}
+
+    numbered = (tf.range(len(sizes), dtype=tf.int64), tf.constant(sizes, tf.int64))
+    return tf.data.Dataset.from_tensor_slices(numbered).map(batch)
+
+
+def test_each_batch_has_the_keys_of_the_next():
+    read = []
+    sizes = [4, 0, 2, 3]
+    batches = made_keys(sizes, read)
+    found = list(with_next_keys(batches))
+    assert read == [0, 1, 2, 3]  # and none of them twice
+    assert [bool(one["next"]["known"]) for one in found] == [True, True, True, False]
+    for number, (one, batch) in enumerate(zip(found, made_keys(sizes), strict=True)):
+        following = one.pop("next")["keys"]["embedded"]
+        tf.nest.map_structure(np.testing.assert_array_equal, one, batch)
+        expected = found[number + 1]["keys"]["embedded"] if number < 3 else []
+        np.testing.assert_array_equal(following, expected)
+
+
+def test_the_next_keys_leave_shapes_and_the_number_of_steps_as_they_are():
+    batches = made_keys([2, 1])
+    ahead = with_next_keys(batches)
+    assert ahead.cardinality() == 2
+    assert with_next_keys(batches.repeat()).cardinality() == tf.data.INFINITE_CARDINALITY
+    following = {"keys": batches.element_spec["keys"], "known": tf.TensorSpec([], tf.bool)}
+    assert ahead.element_spec == {**batches.element_spec, "next": following}
+    assert list(with_next_keys(batches.take(0))) == []
 
 
 # Shapes --------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import tensorflow as tf
 
 from gmeta_tf.collectives import agree, allreduce_sum, broadcast
 from gmeta_tf.embedding import row_optimizers
+from gmeta_tf.embedding.exchange import Route
+from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.pooling import field_slots, pool_fields, take_rows
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sharded import Rows, ShardedEmbedding
@@ -97,6 +99,8 @@ class MetaModel(RankedModel):
         row_optimizer: str | RowOptimizer = "adagrad",
         loss: str | RowLoss = "binary_crossentropy",
         metrics: Sequence[str] = _METRICS,
+        *,
+        look_ahead: bool = False,
         **options: Any,
     ) -> None:
         """Chooses the update rules, the loss and the metrics.
@@ -109,6 +113,8 @@ class MetaModel(RankedModel):
                 rows in the inner loop and of the query rows in the outer.
             metrics: names that `gmeta_tf.metrics` knows; `evaluate` gives each for adapted and
                 unadapted predictions.
+            look_ahead: exchange the keys of the next step while this one computes. Rows are fetched
+                after the step, so results are the same. Of one rank alone it does nothing.
             options: `run_eagerly`, `steps_per_execution`.
 
         Raises:
@@ -120,6 +126,8 @@ class MetaModel(RankedModel):
         self.row_loss = row_loss(loss)
         self.judged = JudgementSums(metrics)
         self._check_update_rules()
+        ahead = look_ahead and self.world.is_distributed
+        self.look_ahead = LookAhead(self.embedding) if ahead else None
         agree(self._configuration(), self.world, name="the model")
         self.optimizer.build(self.trainable_variables)
         self.embedding.make_slots(self.row_optimizer)
@@ -128,8 +136,9 @@ class MetaModel(RankedModel):
 
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1 on this rank's tasks. Every rank must call it."""
-        routes = self.embedding.routes(batch["keys"])
+        routes = self._routes(batch)
         rows = self.embedding.fetch(routes)
+        announced = self._announce_next(batch, rows)
         with tf.GradientTape() as tape:
             tape.watch(rows)
             outputs = self.adapted_outputs(rows, batch, training=True)
@@ -142,7 +151,9 @@ class MetaModel(RankedModel):
             for group, gradient in row_gradients.items()
         }
         row_sums = self.embedding.return_gradients(row_gradients, routes)
-        self._outer_update(gradients, row_sums, loss, batch)
+        # A rank that refused its step before would leave the others alone with the next keys.
+        with tf.control_dependencies(announced):
+            self._outer_update(gradients, row_sums, loss, batch)
         self._tasks.advance_seeds()
         self.input_seconds.assign_add(batch.get("waited", 0.0))
         return self.get_metrics_result()
@@ -287,6 +298,17 @@ class MetaModel(RankedModel):
 
     # What the steps are made of.
 
+    def _routes(self, batch: Batch) -> dict[str, Route]:
+        """The ways of a training step's keys to their owners."""
+        ahead = self.look_ahead
+        return (self.embedding if ahead is None else ahead).routes(batch["keys"])
+
+    def _announce_next(self, batch: Batch, rows: Rows) -> list[tf.Operation]:
+        """Sends the next step's keys ahead, beside what this step computes of its rows."""
+        if self.look_ahead is None:
+            return []
+        return self.look_ahead.announce(batch.get("next"), after=rows.values())
+
     def _features(self, own_rows: Rows, part: dict[str, Any]) -> dict[str, tf.Tensor]:
         """What the learner sees of the support or query rows, `[T, R, ...]` each."""
         features = {}
@@ -348,6 +370,7 @@ class MetaModel(RankedModel):
             "optimizer": str(self.optimizer.get_config()),
             "row_optimizer": str(self.row_optimizer),
             "loss": self.row_loss.name,
+            "look_ahead": self.look_ahead is not None,
             "tables": self.embedding.describe(),
         }
 

@@ -11,10 +11,11 @@ import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.collectives import agree, allreduce_sum, stop
+from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.judgement import JudgementSums
 from gmeta_tf.meta_io.inspection import describe_damage
-from gmeta_tf.meta_io.pipeline import TaskBatches, timed
+from gmeta_tf.meta_io.pipeline import TaskBatches, timed, with_next_keys
 from gmeta_tf.world import World
 
 __all__ = ["RankedModel"]
@@ -32,6 +33,7 @@ class RankedModel(keras.Model):
         embedding: the tables.
         judged: the sums of the evaluation that is going on.
         loss_metric: the mean loss of the epoch that is going on.
+        look_ahead: what keeps the next step's keys; None where steps exchange their own.
         input_seconds: how long this rank's training steps have waited for `TaskBatches`.
         expected_sizes: T, S and Q of the `TaskBatches` that came last, where there were some. With
             buckets a step has at least T tasks, of at most S and Q rows.
@@ -41,6 +43,7 @@ class RankedModel(keras.Model):
     embedding: ShardedEmbedding
     judged: JudgementSums
     loss_metric: keras.metrics.Mean
+    look_ahead: LookAhead | None = None
     input_seconds: tf.Variable
     expected_sizes: tuple[int | None, int | None, int | None] = (None, None, None)
     test_function: Any
@@ -66,7 +69,7 @@ class RankedModel(keras.Model):
         options = self._quiet_but_for_chief({**options, "validation_data": validation_data})
         with self._leaving_together(x):
             if not isinstance(x, TaskBatches):
-                return super().fit(x, **options)
+                return super().fit(self._looking_ahead(x), **options)
             agree(_data_of(x), self.world, name="the training data")
             history = None
             if x.begin.done:
@@ -77,7 +80,8 @@ class RankedModel(keras.Model):
                         return history
             first_epoch = options.setdefault("initial_epoch", x.begin.epoch)
             options.setdefault("steps_per_epoch", x.steps_per_epoch)
-            return _joined(history, super().fit(timed(x.dataset(first_epoch)), **options))
+            batches = timed(self._looking_ahead(x.dataset(first_epoch)))
+            return _joined(history, super().fit(batches, **options))
 
     def _expect(self, data: Any) -> None:
         """Notes T, S and Q, which shapes do not tell where they differ from step to step."""
@@ -91,7 +95,20 @@ class RankedModel(keras.Model):
             "epochs": batches.begin.epoch + 1,
             "steps_per_epoch": batches.steps_at_begin,
         }
-        return super().fit(timed(batches.dataset()), **{**options, **rest})
+        rest_of_epoch = timed(self._looking_ahead(batches.dataset()))
+        return super().fit(rest_of_epoch, **{**options, **rest})
+
+    def _looking_ahead(self, dataset: Any) -> Any:
+        """What a `fit` of Keras is to read, whose first step exchanges its own keys."""
+        if self.look_ahead is None:
+            return dataset
+        if not isinstance(dataset, tf.data.Dataset):
+            raise ValueError(
+                "MetaModel.fit: look_ahead needs TaskBatches or a tf.data.Dataset of batches, got "
+                f"{type(dataset).__name__}. Compile with look_ahead=False."
+            )
+        self.look_ahead.forget()
+        return with_next_keys(dataset)
 
     def evaluate(self, x: Any = None, **options: Any) -> Any:
         """`keras.Model.evaluate`; every rank must call it.

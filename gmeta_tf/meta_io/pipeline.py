@@ -20,7 +20,15 @@ from gmeta_tf.meta_io.windows import WindowReader
 from gmeta_tf.schema import PADDING_KEY, Schema
 from gmeta_tf.world import World
 
-__all__ = ["Batch", "Progress", "TaskBatches", "distinct_keys", "key_groups", "timed"]
+__all__ = [
+    "Batch",
+    "Progress",
+    "TaskBatches",
+    "distinct_keys",
+    "key_groups",
+    "timed",
+    "with_next_keys",
+]
 
 Batch = dict[str, Any]
 
@@ -44,6 +52,28 @@ def timed(dataset: tf.data.Dataset) -> tf.data.Dataset:
         .map(lambda before, batch, after: {**batch, "waited": after - before})
         .with_options(options)
     )
+
+
+def with_next_keys(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The batches, each with `next`: what is known of the batch that follows it.
+
+        keys    group -> int64 [U], its keys
+        known   bool, whether one follows: the keys behind the last batch are nobody's
+
+    The data is read once: a batch is held until the one behind it has come.
+    """
+    nothing = tf.nest.map_structure(
+        lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype), dataset.element_spec
+    )
+
+    def hold(held: Batch, batch: Batch, known: tf.Tensor) -> tuple[Batch, Batch]:
+        return batch, {**held, "next": {"keys": batch["keys"], "known": known}}
+
+    known = tf.data.Dataset.from_tensors(True).repeat()
+    batches = tf.data.Dataset.zip((dataset, known))
+    ended = batches.concatenate(tf.data.Dataset.from_tensors((nothing, False)))
+    # What is held at first is nothing, and left out.
+    return ended.scan(nothing, lambda held, batch: hold(held, *batch)).skip(1)
 
 
 def key_groups(schema: Schema) -> dict[str, tuple[str, ...]]:

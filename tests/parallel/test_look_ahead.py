@@ -1,0 +1,241 @@
+"""With the next step's keys exchanged ahead, training is the same to the last bit."""
+
+import collections
+import contextlib
+import pathlib
+import tempfile
+
+import keras
+import made_batches
+import numpy as np
+import pytest
+import tensorflow as tf
+from made_data import make_records
+
+import gmeta_tf as gm
+from gmeta_tf.collectives import barrier, broadcast_json
+from gmeta_tf.meta_io.pipeline import with_next_keys
+
+WORLD = gm.World.detect()
+
+pytestmark = pytest.mark.skipif(
+    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
+)
+
+SLOTS = 7
+STEPS = [made_batches.made_tasks(seed, count=SLOTS) for seed in range(1, 6)]
+
+# How many of the 7 tasks of a step each rank gets.
+SPLITS = {
+    "uneven": {2: [1, 6], 3: [1, 5, 1]},
+    "empty rank": {2: [7, 0], 3: [4, 0, 3]},
+    "empty chief": {2: [0, 7], 3: [0, 2, 5]},
+}
+
+
+class Counted(gm.MetaModel):
+    """Counts how often its step is traced."""
+
+    traces = 0
+
+    def train_step(self, batch):
+        self.traces += 1
+        return super().train_step(batch)
+
+
+def meta_model(look_ahead, schema=made_batches.SCHEMA, *, order=2, **compiled):
+    keras.utils.set_random_seed(7)
+    embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, world=WORLD)
+    if schema.tables == made_batches.SCHEMA.tables:
+        learner = gm.models.MamlDLRM(bottom=(4,), top=(6,))
+    else:
+        learner = gm.models.MeLU((5,))
+    model = Counted(learner, embedding, gm.InnerLoop(1, 0.4, order=order))
+    compiled = {"optimizer": keras.optimizers.Adam(0.03), "row_optimizer": "adagrad", **compiled}
+    model.compile(look_ahead=look_ahead, **compiled)
+    return model
+
+
+def own_tasks(split):
+    """This rank's tasks of each step, in the split's sizes."""
+    ends = np.cumsum(SPLITS[split][WORLD.size])
+    first = ends[WORLD.rank] - SPLITS[split][WORLD.size][WORLD.rank]
+    return [tasks[first : ends[WORLD.rank]] for tasks in STEPS]
+
+
+def steps_of(split, schema=made_batches.SCHEMA):
+    """A finite dataset of one's own."""
+    return made_batches.dataset(own_tasks(split), SLOTS, schema=schema)
+
+
+def numbers(model):
+    """What training changes on this rank: weights, rows, and what both rules keep."""
+    named = [(v.name, v.value) for v in (*model.variables, *model.optimizer.variables)]
+    for group, shard in model.embedding.shards.items():
+        named += [(f"{group} rows", shard.rows), *shard.slots.items()]
+    return {f"{index} {name}": np.array(value) for index, (name, value) in enumerate(named)}
+
+
+def assert_equal(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+@contextlib.contextmanager
+def counted_exchanges(model):
+    """How often steps exchange their own keys and the next step's, while they run."""
+    made = {name: tf.Variable(0) for name in ("keys", "next_keys")}
+    original = model.embedding.routes
+
+    def routes(keys, *, name="keys"):
+        # Behind the keys: a step that finds the data ended makes none.
+        with tf.control_dependencies(list(keys.values())):
+            made[name].assign_add(1)
+        return original(keys, name=name)
+
+    model.embedding.routes = routes
+    counts = {}
+    yield counts
+    counts.update({name: int(count) for name, count in made.items()})
+    del model.embedding.routes
+
+
+@pytest.mark.parametrize(
+    ("split", "options"),
+    [
+        ("uneven", {}),
+        ("uneven", {"schema": made_batches.TWO_WIDTHS}),
+        ("empty rank", {"row_optimizer": "lazy_adam", "order": 1}),
+        ("empty chief", {"steps_per_execution": 2}),
+    ],
+    ids=str,
+)
+def test_two_fits_are_those_without(split, options):
+    """Of a finite dataset, judged after each of its epochs; the two fits have one trace."""
+    data = steps_of(split, options.get("schema", made_batches.SCHEMA))
+    plain, ahead = meta_model(False, **options), meta_model(True, **options)
+    assert plain.look_ahead is None
+    before = numbers(plain)
+    histories = {model: [] for model in (plain, ahead)}
+    for model, losses in histories.items():
+        with counted_exchanges(model) as exchanges:
+            for epochs in (2, 1):
+                history = model.fit(data, validation_data=data, epochs=epochs, verbose=0)
+                losses.append(history.history)
+        if model is ahead:
+            # Each of three epochs begins the data anew; `evaluate` exchanges its keys in each.
+            judged = 3 * len(STEPS)
+            assert model.traces == 1
+            assert exchanges == {"keys": 3 + judged, "next_keys": 3 * len(STEPS)}
+    assert histories[ahead] == histories[plain]
+    after = numbers(plain)
+    assert any((after[name] != value).any() for name, value in before.items())
+    assert_equal(numbers(ahead), after)
+
+
+@pytest.fixture(scope="module")
+def records():
+    made = tempfile.mkdtemp() if WORLD.is_chief else None
+    folder = pathlib.Path(broadcast_json(made, WORLD, name="folder_look_ahead"))
+    if WORLD.is_chief:
+        make_records(folder, 14, splits=("train", "valid"))
+    barrier(WORLD, name="look_ahead_records_made")
+    return gm.Records.open(folder)
+
+
+@pytest.mark.parametrize("options", [{}, {"buckets": 2, "every_row": True}], ids=str)
+def test_task_batches_go_on_over_epochs(records, options):
+    """The last step of an epoch announces the first of the next; a new `fit` begins anew."""
+
+    def batches(split="train", **more):
+        return gm.TaskBatches(records, split, tasks=2, support=3, query=4, world=WORLD, **more)
+
+    train, valid = batches(**options), batches("valid", every_query=True)
+    rest = batches(**options, begin=train.progress(2, 1))
+    plain, ahead = meta_model(False, records.schema), meta_model(True, records.schema)
+    for model in (plain, ahead):
+        with counted_exchanges(model) as exchanges:
+            model.fit(train, validation_data=valid, epochs=2, verbose=0)
+            # One epoch from its second step on, and then a whole one: two fits of Keras.
+            model.fit(rest, epochs=4, verbose=0)
+    steps = 4 * train.steps_per_epoch - 1
+    assert exchanges == {"keys": 3 + 2 * valid.steps_per_epoch, "next_keys": steps}
+    assert float(ahead.input_seconds) > 0
+    assert_equal(numbers(ahead), numbers(plain))
+
+
+def test_a_step_makes_as_many_collectives_as_without():
+    """Three AlltoAlls, one AllReduce; the first step takes the branch with a fourth AlltoAll."""
+    model = meta_model(True)
+    data = with_next_keys(steps_of("uneven"))
+    step = tf.function(model.train_step, autograph=False)
+    graph = step.get_concrete_function(next(iter(data))).graph.as_graph_def()
+    branches = [node for function in graph.library.function for node in function.node_def]
+    counts = [
+        collections.Counter(node.op for node in nodes if node.op.startswith("Horovod"))
+        for nodes in (graph.node, branches)
+    ]
+    assert counts == [{"HorovodAlltoall": 3, "HorovodGroupedAllreduce": 1}, {"HorovodAlltoall": 1}]
+
+
+def test_a_key_out_of_range_on_one_rank_stops_every_rank():
+    """Every rank has sent the same keys ahead by then, and can go on with the step that follows.
+
+    Each step states its U here, and is traced for it.
+    """
+    model, plain = meta_model(True), meta_model(False)
+    tasks = own_tasks("uneven")
+    broken = tasks[1][0]
+    keys = broken.keys.copy()
+    keys[0, 0] = 13 if WORLD.rank == 1 else 0
+    refused = made_batches.Task(0, broken.num_support, keys, broken.dense, broken.label)
+    data = made_batches.dataset([tasks[0], [refused], tasks[2]], SLOTS)
+    batches = iter(with_next_keys(data))
+    step = tf.function(model.train_step, autograph=False)
+    step(next(batches))
+    before = numbers(model)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="outside its static table"):
+        step(next(batches))
+    assert_equal(numbers(model), before)
+    step(next(batches))
+
+    plain_step = tf.function(plain.train_step, autograph=False)
+    for batch in made_batches.dataset([tasks[0], tasks[2]], SLOTS):
+        plain_step(batch)
+    assert_equal(numbers(model), numbers(plain))
+
+
+def test_a_step_of_other_keys_than_announced_is_refused():
+    model = meta_model(True)
+    first, second, *_ = with_next_keys(steps_of("uneven"))
+    step = tf.function(model.train_step, autograph=False)
+    step(first)
+    before = numbers(model)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="not those that the step before"):
+        step(first)
+    assert_equal(numbers(model), before)
+    model.look_ahead.forget()
+    step(first)
+    step(second)
+
+
+def test_a_batch_without_next_exchanges_its_own_keys_and_so_does_the_one_behind_it():
+    model, plain = meta_model(True), meta_model(False)
+    first, second, *_ = with_next_keys(steps_of("uneven"))
+    for one in (model, plain):
+        step = tf.function(one.train_step, autograph=False)
+        step({name: value for name, value in first.items() if name != "next"})
+        step(second)
+    assert_equal(numbers(model), numbers(plain))
+
+
+def test_look_ahead_needs_a_dataset():
+    """By what `fit` calls: `fit` would also leave the world, which other tests still need."""
+    with pytest.raises(ValueError, match=r"look_ahead needs TaskBatches or a tf\.data\.Dataset"):
+        meta_model(True)._looking_ahead([made_batches.batch(STEPS[0])])
+
+
+def test_ranks_that_look_ahead_and_others_are_refused_on_every_rank():
+    with pytest.raises(ValueError, match="look_ahead is True on rank 0 and False on rank 1"):
+        meta_model(WORLD.rank == 0)
