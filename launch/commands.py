@@ -210,6 +210,7 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
         row_optimizer(options.row_optimizer, learning_rate=options.row_learning_rate),
         loss=options.loss,
         metrics=options.metrics,
+        look_ahead=options.look_ahead,
     )
     return model
 
