@@ -47,9 +47,9 @@ __all__ = ["count_traffic", "main"]
 # TensorFlow and gmeta_tf are imported in the processes that are measured, not in this one.
 
 _PER_TASK = (1, 1)  # tasks a step, steps a call
-_TUNED = ((128, 1), (128, 2), (128, 4), (256, 1), (256, 2))
+_TUNED = ((128, 2), (128, 4), (256, 1), (256, 2), (512, 1), (512, 2))
 _TUNED_QUICK = ((128, 1), (128, 2))
-_SAVED_STEPS = {1: 400, 128: 30, 256: 15}
+_SAVED_STEPS = {1: 400, 128: 30, 256: 15, 512: 8}
 _INNER_OPTIONS: dict[str, Any] = {}  # of gm.InnerLoop, for ours and the parameter server's alike
 _THREADS = {
     "OMP_NUM_THREADS": "1",
@@ -393,7 +393,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows", type=int, metavar="N", help="of the log (4 million; quick: 1)")
     parser.add_argument("--rounds", type=int, metavar="N", help="turns of each (7; quick: 1)")
     parser.add_argument("--seconds", type=float, metavar="X", help="of a turn (5; quick: 2)")
-    parser.add_argument("--tasks", type=int, metavar="N", default=128, help="T of a rank (128)")
+    parser.add_argument("--tasks", type=int, metavar="N", default=512, help="T of a rank (512)")
     parser.add_argument("--cache", help="where logs are kept; else $GMETA_DATA, ~/.cache/gmeta_tf")
     for name in ("--as-rank", "--on-cores"):
         parser.add_argument(name, help=argparse.SUPPRESS)

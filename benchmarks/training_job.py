@@ -69,11 +69,17 @@ class Job:
             world=world,
         )
 
-    def model(self, world: gm.World, **inner_options: Any) -> gm.MetaModel:
+    def model(
+        self, world: gm.World, *, look_ahead: bool = False, **inner_options: Any
+    ) -> gm.MetaModel:
         """The compiled model."""
         schema = gm.Records.open(self.records).schema
         embedding = gm.ShardedEmbedding(schema, self.width, world=world)
         inner = gm.InnerLoop(self.num_steps, self.inner_learning_rate, **inner_options)
         model = gm.MetaModel(gm.models.MeLU(self.hidden), embedding, inner)
-        model.compile(keras.optimizers.SGD(self.learning_rate), gm.Adagrad(self.row_learning_rate))
+        model.compile(
+            keras.optimizers.SGD(self.learning_rate),
+            gm.Adagrad(self.row_learning_rate),
+            look_ahead=look_ahead,
+        )
         return model
