@@ -109,7 +109,7 @@ def counted_exchanges(model):
         ("empty rank", {"row_optimizer": "lazy_adam", "order": 1}),
         ("empty chief", {"steps_per_execution": 2}),
     ],
-    ids=str,
+    ids=["one width", "two widths", "lazy_adam", "steps_per_execution"],
 )
 def test_two_fits_are_those_without(split, options):
     """Of a finite dataset, judged after each of its epochs; the two fits have one trace."""
@@ -144,13 +144,13 @@ def records():
     return gm.Records.open(folder)
 
 
-@pytest.mark.parametrize("options", [{}, {"buckets": 2, "every_row": True}], ids=str)
-def test_task_batches_go_on_over_epochs(records, options):
+def test_task_batches_go_on_over_epochs(records):
     """The last step of an epoch announces the first of the next; a new `fit` begins anew."""
 
     def batches(split="train", **more):
         return gm.TaskBatches(records, split, tasks=2, support=3, query=4, world=WORLD, **more)
 
+    options = {"buckets": 2, "every_row": True}
     train, valid = batches(**options), batches("valid", every_query=True)
     rest = batches(**options, begin=train.progress(2, 1))
     plain, ahead = meta_model(False, records.schema), meta_model(True, records.schema)
