@@ -83,16 +83,17 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         matrices = stack.enter_context(Process(_serve_matrices))
         matrices.ask("run", 0.5)
         for name in options.shapes:
-            flops = _prepare(name, contestants)
+            flops, wrong = _prepare(name, contestants)
             rounds = []
             for _ in range(options.rounds):
                 rates = {
                     each: process.ask("run", name, options.seconds)
                     for each, process in contestants.items()
+                    if each not in wrong
                 }
                 rates["gemm"] = matrices.ask("run", options.seconds / 2)
                 rounds.append(rates)
-            shapes[name] = _result(rounds, flops)
+            shapes[name] = _result(rounds, flops) | {"solved_another_problem": wrong}
             _report(name, shapes[name])
         scaling = _scaling(contestants["ours"], options)
     memory = {form: _memory(options, form) for form in ("auto", "stacked", "whole")}
@@ -119,8 +120,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     return result
 
 
-def _prepare(name: str, contestants: dict[str, Process]) -> float:
-    """Makes the shape's steps and checks them; returns the useful operations a sample.
+def _prepare(name: str, contestants: dict[str, Process]) -> tuple[float, list[str]]:
+    """Makes the shape's steps and checks them.
+
+    Returns the useful operations a sample, and who is not timed because its answers are wrong: only
+    PyTorch's compiler, whose code is not in our hands (2.13 makes another loss of the dlrm shape).
 
     A ReLU whose input is 0 but for rounding falls on either side of its kink, and then all that
     this one row adds is another, truly: of hundreds of thousands of inputs that happens now and
@@ -134,6 +138,7 @@ def _prepare(name: str, contestants: dict[str, Process]) -> float:
     small = dataclasses.replace(shape, tasks=min(shape.tasks, _CHECKED_TASKS))
     expected = [contestants["ours"].ask("solve", small, seed) for seed in _CHECKED_SEEDS]
     ours: Answer | None = None
+    wrong: list[str] = []
     for each, process in contestants.items():
         start = time.perf_counter()
         answer = process.ask("prepare", name, shape)
@@ -150,6 +155,10 @@ def _prepare(name: str, contestants: dict[str, Process]) -> float:
         _say(line)
         # Written so that a NaN is refused too.
         if not (max(loss, close) <= _LARGEST_DIFFERENCE and share <= _LARGEST_SHARE_OFF):
+            if each == "torch_func_compiled":
+                _say(f"{name}: {each} is left out: the line above says how far it is off")
+                wrong.append(each)
+                continue
             raise RuntimeError(
                 f"{each} does not solve our problem: on the shape {name!r} it is off by more than "
                 f"{_LARGEST_DIFFERENCE} of the gradients' scale (the line above). Nothing of this "
@@ -157,7 +166,7 @@ def _prepare(name: str, contestants: dict[str, Process]) -> float:
             )
     problem = make_problem(shape)
     counts = [part.weight.sum(axis=1).astype(int) for part in (problem.support, problem.query)]
-    return useful_flops(shape, *(count.tolist() for count in counts)) / problem.samples
+    return useful_flops(shape, *(count.tolist() for count in counts)) / problem.samples, wrong
 
 
 def largest_difference(answer: Answer, expected: Answer) -> float:
