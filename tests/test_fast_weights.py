@@ -228,15 +228,6 @@ def is_bias(variable):
     return variable.name in ("bias", "beta")
 
 
-@pytest.fixture
-def float64():
-    for floatx in ("float64", "float32"):
-        keras.config.set_floatx(floatx)
-        keras.config.set_dtype_policy(floatx)
-        if floatx == "float64":
-            yield
-
-
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 @pytest.mark.usefixtures("float64")

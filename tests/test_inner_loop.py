@@ -104,15 +104,6 @@ def test_outer_gradient_of_a_quadratic_by_hand(order):
 # MetaModel's inner loop over rows and dense weights.
 
 
-@pytest.fixture
-def float64():
-    for floatx in ("float64", "float32"):
-        keras.config.set_floatx(floatx)
-        keras.config.set_dtype_policy(floatx)
-        if floatx == "float64":
-            yield
-
-
 def smooth_learner():
     """tanh all over: finite differences of a ReLU are wrong where they straddle its corner."""
     embedded = keras.Input([2, 3], name="embedded")
