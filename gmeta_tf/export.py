@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from gmeta_tf.meta.outer_loop import MetaModel
 from gmeta_tf.meta_io.encode import read_vocabulary
@@ -71,13 +72,34 @@ def export_saved_model(
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     serving = _Serving(model, rows, vocabularies)
-    tf.saved_model.save(serving, str(partial), signatures=serving.signatures())
+    tf.saved_model.save(
+        serving,
+        str(partial),
+        signatures=serving.signatures(),
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+    )
+    _forget_custom_gradients(partial / "saved_model.pb")
     extra = partial / "assets.extra"
     extra.mkdir(exist_ok=True)
     (extra / "schema.json").write_text(json.dumps(schema.to_json(), indent=2))
     if path.exists():
         shutil.rmtree(path)
     partial.rename(path)
+
+
+def _forget_custom_gradients(file: pathlib.Path) -> None:
+    """Takes the names of custom gradients out of a saved graph.
+
+    The inner loop's gradients are in the graph, and a served model is asked for no others. With the
+    names in it TensorFlow would warn of each, whenever the model is loaded.
+    """
+    saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
+    for meta_graph in saved.meta_graphs:
+        graph = meta_graph.graph_def
+        for nodes in (graph.node, *(function.node_def for function in graph.library.function)):
+            for node in nodes:
+                node.attr.pop("_gradient_op_type", None)
+    file.write_bytes(saved.SerializeToString())
 
 
 class _Serving(tf.Module):

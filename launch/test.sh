@@ -83,7 +83,7 @@ serial() {
   local part="pytest tests" status=0 report=$scratch/serial.xml
   say "$part"
   # Files are dealt whole to two processes: some start a server or a session for all their tests.
-  limited .venv/bin/python -m pytest tests --ignore tests/parallel -q -n 2 --dist loadfile \
+  limited .venv/bin/python -m pytest tests --ignore tests/parallel -q -rs -n 2 --dist loadfile \
     --junit-xml "$report" "${dumps[@]}" "$@" || status=$?
   judge "$part" "$status" "$report"
 }

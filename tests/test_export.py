@@ -68,6 +68,15 @@ def drawn_rows(model, records, columns):
     return predicted, np.array(support), np.array(query)
 
 
+def test_loading_warns_of_nothing(trained):
+    """As TensorFlow does of custom gradients whose functions were not saved."""
+    code = "import sys, tensorflow as tf; tf.saved_model.load(sys.argv[1])"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code, str(trained[3])], capture_output=True, text=True, check=True
+    )
+    assert "WARNING" not in loaded.stderr
+
+
 def test_serving_equals_the_model_on_raw_rows(trained):
     model, records, columns, saved, _ = trained
     predicted, support, query = drawn_rows(model, records, columns)
