@@ -11,7 +11,7 @@ from made_data import SCHEMA, TWO_WIDTHS
 
 import gmeta_tf as gm
 from gmeta_tf.embedding import table as table_module
-from gmeta_tf.embedding.exchange import fetch_rows, return_gradients
+from gmeta_tf.embedding.exchange import fetch, return_gradients, route_of
 from gmeta_tf.embedding.pooling import field_slots, pool_fields
 from gmeta_tf.embedding.table import StaticShard, TableRange, initial_rows
 
@@ -155,7 +155,8 @@ def test_slots_start_where_the_optimizer_says():
 @pytest.mark.parametrize("keys", [[], [4], [26, 0, 17]])
 def test_fetch_and_return_on_one_rank(keys):
     shard = made_shard()
-    rows, route = fetch_rows(tf.constant(keys, tf.int64), shard.gather, ONE, name="rows")
+    route = route_of(tf.constant(keys, tf.int64), ONE, name="keys")
+    rows = fetch(route, shard.gather, ONE, name="rows")
     np.testing.assert_array_equal(rows, shard.rows.numpy()[keys].reshape(-1, WIDTH))
     gradients = tf.ones_like(rows)
     owned, sums = return_gradients(gradients, route, ONE, name="rows")

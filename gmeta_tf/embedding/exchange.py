@@ -10,7 +10,7 @@ import tensorflow as tf
 from gmeta_tf.collectives import alltoall
 from gmeta_tf.world import World
 
-__all__ = ["Route", "fetch", "fetch_rows", "return_gradients", "route_of"]
+__all__ = ["Route", "fetch", "return_gradients", "route_of"]
 
 
 class Route(NamedTuple):
@@ -65,6 +65,11 @@ def fetch(
 ) -> tf.Tensor:
     """The rows that the owners hold now of the keys that took a route.
 
+    The two ranks of `route_of`; key 4 is wanted by both and gathered once:
+
+        rank 0 gathers [4 2]  answers 4 | 4 2  has rows of [3 4]
+        rank 1 gathers [3]    answers 3 | 3    has rows of [4 2 3]
+
     Args:
         route: what `route_of` gave.
         gather: keys `[V]` of this rank -> their rows `[V, D]`.
@@ -79,31 +84,6 @@ def fetch(
     answers = tf.gather(gather(route.owned), route.owned_of)
     sorted_rows, _ = alltoall(answers, route.received, world, name=name)
     return tf.gather(sorted_rows, tf.math.invert_permutation(route.order))
-
-
-def fetch_rows(
-    keys: tf.Tensor, gather: Callable[[tf.Tensor], tf.Tensor], world: World, *, name: str
-) -> tuple[tf.Tensor, Route]:
-    """The rows of this rank's distinct keys: `route_of` and `fetch`, one after the other.
-
-    Two ranks, the owner of a key is `key % 2`:
-
-        rank 0 wants [3 4]   sends 4 | 3   owns [4 2]   answers 4 | 4 2    has rows of [3 4]
-        rank 1 wants [4 2 3] sends 4 2 | 3 owns [3]     answers 3 | 3      has rows of [4 2 3]
-
-    Key 4 is wanted by both and gathered once.
-
-    Args:
-        keys: int64 `[U]`, distinct; may be empty.
-        gather: keys `[V]` of this rank -> their rows `[V, D]`.
-        world: the world.
-        name: of the collectives; fixed over steps.
-
-    Returns:
-        The rows `[U, D]`, in the order of `keys`, and the route for `return_gradients`.
-    """
-    route = route_of(keys, world, name=f"{name}_keys")
-    return fetch(route, gather, world, name=f"{name}_rows"), route
 
 
 def return_gradients(

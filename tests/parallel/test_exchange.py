@@ -12,7 +12,7 @@ from made_data import SCHEMA, TWO_WIDTHS
 
 import gmeta_tf as gm
 from gmeta_tf import collectives
-from gmeta_tf.embedding.exchange import fetch_rows, return_gradients
+from gmeta_tf.embedding.exchange import fetch, return_gradients, route_of
 
 WORLD = gm.World.detect()
 RANK, SIZE = WORLD.rank, WORLD.size
@@ -172,7 +172,8 @@ def exchanged(keys, name, gathered):
         values = [row_of(key) for key in owned.numpy()]
         return tf.constant(np.array(values, np.float32).reshape(-1, WIDTH))
 
-    rows, route = fetch_rows(keys, gather, WORLD, name=name)
+    route = route_of(keys, WORLD, name=f"{name}_keys")
+    rows = fetch(route, gather, WORLD, name=f"{name}_rows")
     gradients = np.array([gradient_of(RANK, key) for key in keys.numpy()], np.float32)
     owned, sums = return_gradients(
         tf.constant(gradients.reshape(-1, WIDTH)), route, WORLD, name=name
@@ -203,7 +204,7 @@ def test_exchange_against_one_process(case):
         np.testing.assert_array_equal(summed, expected_sums[key])
 
 
-def test_fetch_rows_as_its_docstring_says():
+def test_fetch_as_its_docstring_says():
     """Two ranks' example; on three, the owner of a key is another, and the rows are the same."""
     wanted = {0: [3, 4], 1: [4, 2, 3]}.get(RANK, [])
     gathered = []
