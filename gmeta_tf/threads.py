@@ -53,7 +53,7 @@ def share_cores(world: World) -> None:
         threading.set_inter_op_parallelism_threads(max(2, cores_of_rank(world)))
     except RuntimeError:
         _LOG.info(
-            "TensorFlow's threads stay as they are: an op has run before the embeddings were made. "
+            "TensorFlow's threads stay as they are: an op has run before the run started. "
             "Set TF_NUM_INTRAOP_THREADS=1 in the environment for quicker steps on CPUs."
         )
 

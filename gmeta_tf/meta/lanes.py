@@ -36,8 +36,8 @@ def lanes_of(batch: Batch, most: int, fewest_tasks: int | None = None) -> list[B
         return [batch]
     size = tf.shape(batch["task"])[0] if num_tasks is None else num_tasks
     bounds = [size * number // count for number in range(count + 1)]
-    # Where a lane's pairs end: behind the largest number that its tasks, or those before, have.
-    ends: dict[str, list[Any]] = {group: [tf.constant(0)] for group in batch["keys"]}
+    # The last pair of the lanes before: the largest number that their tasks have.
+    last_pair: dict[str, Any] = {group: tf.constant(0) for group in batch["keys"]}
     lanes = []
     for first, last in itertools.pairwise(bounds):
         lane: Batch = {**batch, "task": batch["task"][first:last], "pair_to_key": {}}
@@ -47,12 +47,10 @@ def lanes_of(batch: Batch, most: int, fewest_tasks: int | None = None) -> list[B
             }
             pairs = {group: value[first:last] for group, value in batch[part]["pairs"].items()}
             lane[part] = {**of_tasks, "pairs": pairs}
-        for group, ends_before in ends.items():
+        for group, begin in last_pair.items():
             largest = [tf.reduce_max(lane[part]["pairs"][group]) for part in ("support", "query")]
-            begin = ends_before[-1]
-            end = tf.maximum(begin, tf.maximum(*largest))
-            ends_before.append(end)
-            own = batch["pair_to_key"][group][begin + 1 : end + 1]
+            last_pair[group] = tf.maximum(begin, tf.maximum(*largest))
+            own = batch["pair_to_key"][group][begin + 1 : last_pair[group] + 1]
             lane["pair_to_key"][group] = tf.pad(own, [[1, 0]])
             for part in ("support", "query"):
                 pairs = lane[part]["pairs"][group]

@@ -175,7 +175,10 @@ class MetaModel(RankedModel):
         return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
 
     def adapted_lane(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
-        """As `adapted_outputs`, in one graph: for machines other than this one too."""
+        """As `adapted_outputs`, `[T, Q]`, for all tasks in one graph: what is exported.
+
+        Lanes suit the cores of the machine that trains, and a model may serve on any other.
+        """
         own_rows = _rows_of_pairs(rows, batch)
         support, query = batch["support"], batch["query"]
         num_support, num_query = (

@@ -35,7 +35,7 @@ class RankedModel(keras.Model):
         loss_metric: the mean loss of the epoch that is going on.
         look_ahead: what keeps the next step's keys; None where steps exchange their own.
         input_seconds: how long this rank's training steps have waited for `TaskBatches`.
-        expected_sizes: T, S and Q of the `TaskBatches` that came last, where there were some. With
+        expected_sizes: T, S and Q of the data that came last, if it was `TaskBatches`. With
             buckets a step has at least T tasks, of at most S and Q rows.
     """
 
@@ -85,8 +85,10 @@ class RankedModel(keras.Model):
 
     def _expect(self, data: Any) -> None:
         """Notes T, S and Q, which shapes do not tell where they differ from step to step."""
-        if isinstance(data, TaskBatches):
-            self.expected_sizes = (data.tasks, data.support, data.query)
+        known = isinstance(data, TaskBatches)
+        self.expected_sizes = (
+            (data.tasks, data.support, data.query) if known else (None, None, None)
+        )
 
     def _fit_rest(self, batches: TaskBatches, options: dict[str, Any]) -> Any:
         """The rest of a stopped epoch, apart: in one `fit` of Keras all epochs have one length."""
