@@ -1,5 +1,6 @@
 """Collectives of one rank: the identity, and no Horovod. Of more: tests/parallel/."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -79,3 +80,23 @@ def test_agree_of_one_rank_holds_for_any_value():
 def test_broadcast_json_of_one_rank_is_what_json_makes_of_it():
     value = collectives.broadcast_json({"pair": (1, 2)}, World(), name="a pair")
     assert value == {"pair": [1, 2]}  # as on any number of ranks
+
+
+@pytest.mark.parametrize(("told", "expected"), [(None, "0.1"), ("2", "2")])
+def test_horovods_cycle_is_short_unless_it_is_set(monkeypatch, told, expected):
+    """Set before Horovod starts, which reads it then."""
+    monkeypatch.setenv("HOROVOD_CYCLE_TIME", "to be put back")
+    if told is None:
+        monkeypatch.delenv("HOROVOD_CYCLE_TIME")
+    else:
+        monkeypatch.setenv("HOROVOD_CYCLE_TIME", told)
+    found = []
+
+    class Horovod:
+        init = staticmethod(lambda: found.append(os.environ["HOROVOD_CYCLE_TIME"]))
+        rank = staticmethod(lambda: 1)
+        size = staticmethod(lambda: 2)
+
+    monkeypatch.setattr(collectives, "_horovod", lambda: Horovod)
+    collectives.start(World(rank=1, size=2))
+    assert found == [expected]
