@@ -48,7 +48,7 @@ __all__ = ["count_traffic", "main"]
 
 _PER_TASK = (1, 1)  # tasks a step, steps a call
 _TUNED = ((128, 2), (128, 4), (256, 1), (256, 2), (512, 1), (512, 2))
-_TUNED_QUICK = ((512, 1), (512, 2))  # at our T: nothing is tuned
+_TUNED_QUICK = ((512, 1),)  # our T: nothing is tuned
 _SAVED_STEPS = {1: 400, 128: 30, 256: 15, 512: 8}
 _INNER_OPTIONS: dict[str, Any] = {}  # of gm.InnerLoop, for ours and the parameter server's alike
 _THREADS = {
@@ -392,7 +392,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="1 million rows, one short round")
     parser.add_argument("--rows", type=int, metavar="N", help="of the log (4 million; quick: 1)")
     parser.add_argument("--rounds", type=int, metavar="N", help="turns of each (7; quick: 1)")
-    parser.add_argument("--seconds", type=float, metavar="X", help="of a turn (5; quick: 2)")
+    parser.add_argument("--seconds", type=float, metavar="X", help="of a turn (5; quick: 0.5)")
     parser.add_argument("--tasks", type=int, metavar="N", default=512, help="T of a rank (512)")
     parser.add_argument("--cache", help="where logs are kept; else $GMETA_DATA, ~/.cache/gmeta_tf")
     for name in ("--as-rank", "--on-cores"):
@@ -401,7 +401,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.rows = options.rows or (1_000_000 if options.quick else 4_000_000)
     options.rounds = options.rounds or (1 if options.quick else 7)
-    options.seconds = options.seconds or (2.0 if options.quick else 5.0)
+    options.seconds = options.seconds or (0.5 if options.quick else 5.0)
     return options
 
 
