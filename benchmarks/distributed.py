@@ -256,9 +256,7 @@ def count_traffic(model: Any, batches: Any, steps: int) -> dict[str, float]:
     """
     import tensorflow as tf
 
-    from gmeta_tf import collectives
-    from gmeta_tf.embedding import exchange
-    from gmeta_tf.meta import outer_loop
+    from gmeta_tf import collectives, parcels
 
     world = model.world
     sent = {name: tf.Variable(0.0, dtype=tf.float64) for name in ("alltoall", "allreduce")}
@@ -290,13 +288,13 @@ def count_traffic(model: Any, batches: Any, steps: int) -> dict[str, float]:
             add(least, remote * (8 + 2 * 4 * model.embedding.shards[group].width))
         model.train_step(batch)
 
-    originals = exchange.alltoall, outer_loop.allreduce_sum
-    exchange.alltoall, outer_loop.allreduce_sum = alltoall, allreduce_sum
+    originals = parcels.alltoall, parcels.allreduce_sum
+    parcels.alltoall, parcels.allreduce_sum = alltoall, allreduce_sum
     try:
         for _ in range(steps):
             step(batches)
     finally:
-        exchange.alltoall, outer_loop.allreduce_sum = originals
+        parcels.alltoall, parcels.allreduce_sum = originals
     values = [sent["alltoall"].read_value(), sent["allreduce"].read_value(), least.read_value()]
     sums = [float(value) for value in collectives.allreduce_sum(values, world, name="traffic")]
     a_rank_step = steps * world.size

@@ -82,7 +82,8 @@ def alltoall(
     if not world.is_distributed:
         return tensor, splits
     # Where an AlltoAll stands in the graph, in a branch for one, is no part of its name.
-    return _horovod().alltoall(tensor, splits=splits, name=name, ignore_name_scope=True)
+    rows, received = _horovod().alltoall(tensor, splits=splits, name=name, ignore_name_scope=True)
+    return rows, tf.ensure_shape(received, [world.size])
 
 
 def allreduce_sum(tensors: Sequence[tf.Tensor], world: World, *, name: str) -> list[tf.Tensor]:

@@ -27,7 +27,7 @@ class Table:
             prepare` fills it in. Of hashed and raw keys it is stated, or None for keys without a
             limit.
         width: D, the numbers in a row. None takes the model's width. Tables that state the same
-            width (or none) travel in one exchange.
+            width (or none) are one tensor of rows.
         keys: how a value becomes a key; a missing value is key 0 in each of them.
             `"vocabulary"`: the place in the list of the training data's values, the most frequent
             first, from 1; what is not in it is key 0.

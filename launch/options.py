@@ -133,7 +133,7 @@ class TrainOptions:
         in_time_order: adapt on the earlier rows of an episode and judge the later ones; otherwise
             both are drawn at random in each epoch.
         buckets: with more than one, short episodes get steps of their own, with less padding.
-        look_ahead: exchange the keys of the next step between the ranks while this one computes.
+        look_ahead: on several ranks, send the next step's keys with the gradients of this one.
         epochs: passes over the tasks.
         optimizer: a Keras optimizer, for the dense weights.
         learning_rate: its learning rate.
@@ -169,7 +169,7 @@ class TrainOptions:
     every_row: bool = False
     in_time_order: bool = False
     buckets: int = 1
-    look_ahead: bool = False
+    look_ahead: bool = True
     epochs: int = 10
     optimizer: str = "adam"
     learning_rate: float = 1e-3

@@ -11,7 +11,13 @@ from made_data import SCHEMA, TWO_WIDTHS
 
 import gmeta_tf as gm
 from gmeta_tf.embedding import table as table_module
-from gmeta_tf.embedding.exchange import fetch, return_gradients, route_of
+from gmeta_tf.embedding.exchange import (
+    Route,
+    departure_of,
+    fetch,
+    return_gradients,
+    send_keys,
+)
 from gmeta_tf.embedding.pooling import field_slots, pool_fields
 from gmeta_tf.embedding.table import StaticShard, TableRange, initial_rows
 
@@ -155,13 +161,19 @@ def test_slots_start_where_the_optimizer_says():
 @pytest.mark.parametrize("keys", [[], [4], [26, 0, 17]])
 def test_fetch_and_return_on_one_rank(keys):
     shard = made_shard()
-    route = route_of(tf.constant(keys, tf.int64), ONE, name="keys")
-    rows = fetch(route, shard.gather, ONE, name="rows")
+    departure = departure_of(tf.constant(keys, tf.int64), None, ONE)
+    (arrival,) = send_keys([departure], ONE, name="keys")
+    route = Route(departure, arrival)
+    (rows,) = fetch([route], [shard.gather], ONE, name="rows")
     np.testing.assert_array_equal(rows, shard.rows.numpy()[keys].reshape(-1, WIDTH))
     gradients = tf.ones_like(rows)
-    owned, sums = return_gradients(gradients, route, ONE, name="rows")
-    assert owned.numpy().tolist() == keys
+    (sums,), following, totals = return_gradients(
+        [gradients], [route], ONE, name="gradients", totals=[tf.constant(3.0)]
+    )
+    assert route.owned.numpy().tolist() == keys
     assert sums is gradients
+    assert following == []
+    assert totals == [3.0]
 
 
 # ShardedEmbedding ----------------------------------------------------------------------------
@@ -214,7 +226,7 @@ def test_fetch_return_and_apply_touch_the_keys_of_a_step():
     rows = embedding.fetch(routes)
     for group, value in keys.items():
         np.testing.assert_array_equal(rows[group], before[group][value])
-    sums = embedding.return_gradients(rows, routes)
+    sums = embedding.return_gradients(rows, routes).rows
     embedding.apply_gradients(sums, optimizer, tf.constant(0, tf.int64))
     for group, value in keys.items():
         expected = before[group].copy()
@@ -264,3 +276,9 @@ def test_pool_fields_against_a_loop(slots):
 def test_field_slots_follow_the_fields_of_each_group():
     assert field_slots(SCHEMA) == {"embedded": (1, 3, 2)}
     assert field_slots(TWO_WIDTHS) == {"embedded": (1, 2), "embedded_2": (3,)}
+
+
+def test_a_wire_that_is_not_known():
+    message = "expected wire to be one of float32, bfloat16, float16, got 'int8'"
+    with pytest.raises(ValueError, match=message):
+        gm.ShardedEmbedding(SCHEMA, 4, wire="int8", world=ONE)

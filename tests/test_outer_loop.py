@@ -395,7 +395,7 @@ def test_several_steps_an_execution_change_nothing():
 
 def test_looking_ahead_is_nothing_to_one_rank():
     data = made_batches.dataset(STEPS, 8)
-    plain, ahead = meta_model(), meta_model(look_ahead=True)
+    plain, ahead = meta_model(look_ahead=False), meta_model(look_ahead=True)
     plain.fit(data, verbose=0)
     ahead.fit(data, verbose=0)
     assert ahead.look_ahead is None

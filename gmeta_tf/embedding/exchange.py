@@ -1,41 +1,103 @@
-"""Keys to their owners, rows back, gradients to the owners: two AlltoAlls forward, one back."""
+"""Keys to their owners, rows back, gradients to the owners.
+
+A step's exchange of all groups of tables is one message each way, and the keys of the next step
+may travel with the gradients of this one (see `look_ahead`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
-from gmeta_tf.collectives import alltoall
+from gmeta_tf.parcels import Came, Part, exchange_parts
 from gmeta_tf.world import World
 
-__all__ = ["Route", "fetch", "return_gradients", "route_of"]
+__all__ = [
+    "Arrival",
+    "Departure",
+    "Route",
+    "departure_of",
+    "fetch",
+    "return_gradients",
+    "send_keys",
+]
 
 
-class Route(NamedTuple):
-    """The way that a step's keys took, which its rows and gradients take too.
-
-    It says nothing of what the rows hold, so it may be made before they are up to date.
+class Departure(NamedTuple):
+    """A step's distinct keys, made ready for their owners.
 
     Attributes:
-        keys: int64 `[U]`, this rank's distinct keys.
-        order: int32 `[U]`, this rank's keys sorted by their owner; None of one rank alone.
-        sent: int32 `[W]`, how many went to each rank.
-        received: int32 `[W]`, how many came from each.
-        owned: int64 `[V]`, the distinct keys that came, all this rank's own.
-        owned_of: int32 `[R]`, which of them each key that came was.
+        keys: int64 `[U]`, those of rank 0 first.
+        order: int32 `[U]`, where each of them stood before; None where all stood so.
+        sent: int32 `[W]`, how many go to each rank.
+        key_type: the narrowest type that they fit in, which they travel as.
     """
 
     keys: tf.Tensor
     order: tf.Tensor | None
     sent: tf.Tensor
+    key_type: tf.DType = tf.int64
+
+
+class Arrival(NamedTuple):
+    """The keys that came to this rank.
+
+    It says nothing of what the rows hold, so it may be kept until they are up to date.
+
+    Attributes:
+        received: int32 `[W]`, how many came from each rank.
+        owned: int64 `[V]`, the distinct keys that came, all this rank's own.
+        owned_of: int32 `[R]`, which of them each key that came was.
+    """
+
     received: tf.Tensor
     owned: tf.Tensor
-    owned_of: tf.Tensor | None
+    owned_of: tf.Tensor
 
 
-def route_of(keys: tf.Tensor, world: World, *, name: str) -> Route:
+class Route(NamedTuple):
+    """The way that a step's keys took, which its rows and gradients take too.
+
+    Attributes:
+        departure: of this rank's keys.
+        arrival: of the ranks' keys at this one; None of one rank alone.
+    """
+
+    departure: Departure
+    arrival: Arrival | None
+
+    @property
+    def owned(self) -> tf.Tensor:
+        """This rank's own keys among those of all ranks, int64 `[V]`, distinct."""
+        return self.departure.keys if self.arrival is None else self.arrival.owned
+
+
+def departure_of(
+    keys: tf.Tensor, counts: tf.Tensor | None, world: World, key_type: tf.DType = tf.int64
+) -> Departure:
+    """Sorts a step's keys by their owner, `key % W`.
+
+    Args:
+        keys: int64 `[U]`, distinct; may be empty.
+        counts: int32 `[W]`, where the keys are in the order of their owners already: how many
+            each rank owns.
+        world: the world.
+        key_type: see `Departure`.
+    """
+    if not world.is_distributed:
+        return Departure(keys, None, tf.reshape(tf.size(keys), [1]), key_type)
+    if counts is not None:
+        return Departure(keys, None, counts, key_type)
+    owner = tf.cast(keys % world.size, tf.int32)
+    by_owner = tf.dynamic_partition(tf.range(tf.size(keys)), owner, world.size)
+    order = tf.concat(by_owner, axis=0)
+    sent = tf.stack([tf.size(part) for part in by_owner])
+    return Departure(tf.gather(keys, order), order, sent, key_type)
+
+
+def send_keys(departures: Sequence[Departure], world: World, *, name: str) -> list[Arrival | None]:
     """Sends this rank's distinct keys to their owners, who find out what they own of them.
 
     Two ranks, the owner of a key is `key % 2`:
@@ -44,67 +106,126 @@ def route_of(keys: tf.Tensor, world: World, *, name: str) -> Route:
         rank 1 wants [4 2 3] sends 4 2 | 3 gets 3 | 3    owns [3]    owned_of [0 0]
 
     Args:
-        keys: int64 `[U]`, distinct; may be empty.
+        departures: one for each group of tables.
         world: the world.
         name: of the collective; fixed over steps.
     """
+    arrived, _ = exchange_parts(key_parts(departures), world, name=name)
+    return [arrival_of(part, world) for part in arrived]
+
+
+def key_parts(departures: Sequence[Departure]) -> list[Part]:
+    """The keys as parts of a message."""
+    return [Part(tf.cast(each.keys, each.key_type), each.sent) for each in departures]
+
+
+def arrival_of(came: Came, world: World) -> Arrival | None:
+    """What came of a group's keys."""
     if not world.is_distributed:
-        count = tf.reshape(tf.size(keys), [1])
-        return Route(keys, None, count, count, keys, None)
-    owner = tf.cast(keys % world.size, tf.int32)
-    by_owner = tf.dynamic_partition(tf.range(tf.size(keys)), owner, world.size)
-    order = tf.concat(by_owner, axis=0)
-    sent = tf.stack([tf.size(part) for part in by_owner])
-    arrived, received = alltoall(tf.gather(keys, order), sent, world, name=name)
-    owned, owned_of = tf.unique(arrived)
-    return Route(keys, order, sent, received, owned, owned_of)
+        return None
+    owned, owned_of = tf.unique(came.values)
+    return Arrival(came.counts, tf.cast(owned, tf.int64), owned_of)
 
 
 def fetch(
-    route: Route, gather: Callable[[tf.Tensor], tf.Tensor], world: World, *, name: str
-) -> tf.Tensor:
-    """The rows that the owners hold now of the keys that took a route.
+    routes: Sequence[Route],
+    gathers: Sequence[Callable[[tf.Tensor], tf.Tensor]],
+    world: World,
+    *,
+    name: str,
+    wire: tf.DType = tf.float32,
+) -> list[tf.Tensor]:
+    """The rows that the owners hold now of the keys that took the routes.
 
-    The two ranks of `route_of`; key 4 is wanted by both and gathered once:
+    The two ranks of `send_keys`; key 4 is wanted by both and gathered once:
 
         rank 0 gathers [4 2]  answers 4 | 4 2  has rows of [3 4]
         rank 1 gathers [3]    answers 3 | 3    has rows of [4 2 3]
 
     Args:
-        route: what `route_of` gave.
-        gather: keys `[V]` of this rank -> their rows `[V, D]`.
+        routes: one for each group of tables.
+        gathers: keys `[V]` of this rank -> their rows `[V, D]`, one for each group.
         world: the world.
         name: of the collective; fixed over steps.
+        wire: what rows travel as. A rank's own rows are rounded too, so that what a task reads does
+            not depend on where it is computed.
 
     Returns:
-        The rows `[U, D]`, in the order of the keys.
+        The rows `[U, D]` of each group, in the order of its keys.
     """
-    if route.order is None or route.owned_of is None:
-        return gather(route.owned)
-    answers = tf.gather(gather(route.owned), route.owned_of)
-    sorted_rows, _ = alltoall(answers, route.received, world, name=name)
-    return tf.gather(sorted_rows, tf.math.invert_permutation(route.order))
+    owned = [gather(route.owned) for gather, route in zip(gathers, routes, strict=True)]
+    if not world.is_distributed:
+        return owned
+    answers = [
+        Part(
+            tf.gather(tf.cast(rows, wire), route.arrival.owned_of),
+            route.arrival.received,
+            route.departure.sent,
+        )
+        for rows, route in zip(owned, routes, strict=True)
+        if route.arrival is not None
+    ]
+    arrived, _ = exchange_parts(answers, world, name=name)
+    return [
+        tf.cast(
+            came.values
+            if route.departure.order is None
+            else tf.gather(came.values, tf.math.invert_permutation(route.departure.order)),
+            rows.dtype,
+        )
+        for came, route, rows in zip(arrived, routes, owned, strict=True)
+    ]
 
 
 def return_gradients(
-    gradients: tf.Tensor, route: Route, world: World, *, name: str
-) -> tuple[tf.Tensor, tf.Tensor]:
+    gradients: Sequence[tf.Tensor],
+    routes: Sequence[Route],
+    world: World,
+    *,
+    name: str,
+    wire: tf.DType = tf.float32,
+    following: Sequence[Departure] = (),
+    totals: Sequence[tf.Tensor] = (),
+) -> tuple[list[tf.Tensor], list[Arrival | None], list[tf.Tensor]]:
     """Sends the gradients of fetched rows to their owners, who add those of one key up.
 
     Args:
-        gradients: float32 `[U, D]`, in the order of the keys that were fetched.
-        route: the way that their keys took.
+        gradients: float32 `[U, D]` of each group, in the order of the keys that were fetched.
+        routes: the ways that their keys took.
         world: the world.
         name: of the collective; fixed over steps.
+        wire: what gradients travel as; they are added up in their own type.
+        following: the next step's keys, which travel along.
+        totals: float32, what is summed over the ranks, along with it where that is cheap.
 
     Returns:
-        This rank's own touched keys, int64 `[V]`, distinct; and the *sum* over the ranks of their
-        gradients, float32 `[V, D]`.
+        The *sums* over the ranks of the gradients, float32 `[V, D]` of each group's `Route.owned`;
+        the arrivals of the next step's keys; and the sums of the totals.
     """
-    if route.order is None or route.owned_of is None:
-        return route.owned, gradients
-    arrived, _ = alltoall(
-        tf.gather(gradients, route.order), route.sent, world, name=f"{name}_gradients"
-    )
-    summed = tf.math.unsorted_segment_sum(arrived, route.owned_of, tf.size(route.owned))
-    return route.owned, summed
+    if not world.is_distributed:
+        return list(gradients), [None for _ in following], list(totals)
+    parts = [
+        Part(
+            tf.cast(
+                gradient
+                if route.departure.order is None
+                else tf.gather(gradient, route.departure.order),
+                wire,
+            ),
+            route.departure.sent,
+            route.arrival.received,
+        )
+        for gradient, route in zip(gradients, routes, strict=True)
+        if route.arrival is not None
+    ]
+    came, totals = exchange_parts([*parts, *key_parts(following)], world, name=name, totals=totals)
+    sums = [
+        tf.math.unsorted_segment_sum(
+            tf.cast(part.values, gradient.dtype),
+            route.arrival.owned_of,
+            tf.size(route.arrival.owned),
+        )
+        for part, route, gradient in zip(came, routes, gradients)
+        if route.arrival is not None
+    ]
+    return sums, [arrival_of(keys, world) for keys in came[len(parts) :]], totals

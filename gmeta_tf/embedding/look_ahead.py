@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
-from gmeta_tf.embedding.exchange import Route
+from gmeta_tf.embedding.exchange import Arrival, Departure, Route
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 
 __all__ = ["LookAhead"]
 
-_MEMBERS = {"keys": tf.int64, "owned": tf.int64}
+Arrivals = dict[str, Arrival | None]
+
+_KEPT = {"keys": tf.int64, "received": tf.int32, "owned": tf.int64, "owned_of": tf.int32}
 
 
 class LookAhead:
-    """Keeps the routes of a step's keys from the step before, which exchanged them.
+    """Keeps where a step's keys arrived from the step before, whose gradients they went with.
 
     Keys can go ahead of time and rows can not: rows of the next step are fetched after this step
     has updated them, so nothing that a step reads is older than without.
 
-        step n      rows n, compute n         | gradients n, update n
-                            keys n + 1 beside |
-        step n + 1                                                    rows n + 1, ...
+        step n        rows n   compute n   gradients n, keys n + 1   update n
+        step n + 1                                                             rows n + 1   ...
 
     Each rank decides by a flag whether to exchange a step's own keys, and since an exchange hangs
     when some ranks take part, the flag has to be the same everywhere: it depends on the number of
@@ -31,21 +31,16 @@ class LookAhead:
     """
 
     def __init__(self, embedding: ShardedEmbedding) -> None:
-        """Makes the variables that routes are kept in; nothing is known at first."""
+        """Makes the variables that arrivals are kept in; nothing is known at first."""
         self._embedding = embedding
         self._known = tf.Variable(False, trainable=False, name="next_keys_known")
         self._kept = {
-            group: Route(
-                *(
-                    tf.Variable(
-                        tf.zeros([0], _MEMBERS.get(member, tf.int32)),
-                        shape=[None],
-                        trainable=False,
-                        name=f"{group}_next_{member}",
-                    )
-                    for member in Route._fields
+            group: {
+                name: tf.Variable(
+                    tf.zeros([0], kind), shape=[None], trainable=False, name=f"{group}_next_{name}"
                 )
-            )
+                for name, kind in _KEPT.items()
+            }
             for group in embedding.shards
         }
 
@@ -53,47 +48,57 @@ class LookAhead:
         """The step that follows exchanges its own keys. Every rank must call it."""
         return self._known.assign(False)
 
-    def routes(self, keys: dict[str, tf.Tensor]) -> dict[str, Route]:
+    def routes(self, batch: dict[str, Any]) -> dict[str, Route]:
         """The routes of a step's keys: kept since the step before, or else exchanged now.
 
         Args:
-            keys: group -> int64 `[U]`.
+            batch: `keys` and `keys_of_rank` of it count.
 
         Raises:
             tf.errors.InvalidArgumentError: the keys are not those that the step before announced.
         """
-        return tf.cond(
-            self._known, lambda: self._kept_routes(keys), lambda: self._embedding.routes(keys)
-        )
+        keys, counts = batch["keys"], batch.get("keys_of_rank")
+        departures = self._embedding.departures(keys, counts)
 
-    def announce(
-        self, following: dict[str, Any] | None, after: Iterable[tf.Tensor]
+        def exchanged() -> Arrivals:
+            routes = self._embedding.routes(keys, counts)
+            return {group: route.arrival for group, route in routes.items()}
+
+        arrivals = tf.cond(self._known, lambda: self._kept_arrivals(departures), exchanged)
+        return {group: Route(departures[group], arrivals[group]) for group in departures}
+
+    def following(self, batch: dict[str, Any]) -> dict[str, Departure] | None:
+        """The next step's keys, to travel with this step's gradients; None where none is known."""
+        if "next" not in batch:
+            return None
+        return self._embedding.departures(batch["next"]["keys"], batch["next"].get("keys_of_rank"))
+
+    def keep(
+        self, departures: dict[str, Departure] | None, arrivals: Arrivals, batch: Any
     ) -> list[tf.Operation]:
-        """Exchanges the next step's keys, and keeps their routes.
+        """Keeps where the next step's keys arrived.
 
         Args:
-            following: `next` of a batch (see `with_next_keys`); None forgets.
-            after: what has to be there before. Once a step's rows are, its exchanges are still
-                until the gradients, and the keys of the next do not stand in their way.
+            departures: what `following` gave; with None this forgets.
+            arrivals: of those keys.
+            batch: `next` of it says whether a step follows.
 
         Returns:
             What is done when all is kept.
         """
-        if following is None:
+        if departures is None:
             return [self.forget()]
-        with tf.control_dependencies(list(after)):
-            keys = {group: _of_any_size(value) for group, value in following["keys"].items()}
-        routes = self._embedding.routes(keys, name="next_keys")
         kept = [
-            variable.assign(value)
-            for group, route in routes.items()
-            for variable, value in zip(self._kept[group], route, strict=True)
+            self._kept[group][name].assign(_of_any_size(value))
+            for group, arrival in arrivals.items()
+            if arrival is not None
+            for name, value in {"keys": departures[group].keys, **arrival._asdict()}.items()
         ]
-        return [*kept, self._known.assign(following["known"])]
+        return [*kept, self._known.assign(batch["next"]["known"])]
 
-    def _kept_routes(self, keys: dict[str, tf.Tensor]) -> dict[str, Route]:
-        routes = tf.nest.map_structure(lambda variable: variable.read_value(), self._kept)
-        same = [_are_same(keys[group], route.keys) for group, route in routes.items()]
+    def _kept_arrivals(self, departures: dict[str, Departure]) -> dict[str, Arrival]:
+        kept = tf.nest.map_structure(lambda variable: variable.read_value(), self._kept)
+        same = [_are_same(one.keys, kept[group]["keys"]) for group, one in departures.items()]
         announced = tf.debugging.Assert(
             tf.reduce_all(same),
             [
@@ -102,19 +107,25 @@ class LookAhead:
             ],
         )
         with tf.control_dependencies([announced] if announced is not None else []):
-            return tf.nest.map_structure(tf.identity, routes)
+            return {
+                group: Arrival(*(tf.identity(one[name]) for name in Arrival._fields))
+                for group, one in kept.items()
+            }
 
 
-def _of_any_size(keys: tf.Tensor) -> tf.Tensor:
-    """The keys, all of them, in a tensor whose size is not known before they are.
+def _of_any_size(values: tf.Tensor) -> tf.Tensor:
+    """The values, in a tensor whose size is not known before they are.
 
     TensorFlow's optimizer takes what a variable is assigned in a step for the shape of what was
     read of it before, too. So a stated U must not reach a variable.
     """
-    return tf.boolean_mask(keys, keys >= 0)
+    if values.shape.rank is not None and None in values.shape:
+        return values
+    return tf.boolean_mask(values, tf.ones_like(values, tf.bool))
 
 
 def _are_same(keys: tf.Tensor, others: tf.Tensor) -> tf.Tensor:
-    equal = tf.raw_ops.Equal(x=keys, y=others, incompatible_shape_error=False)
-    # The sizes too: one key and none are of compatible shapes.
-    return tf.logical_and(tf.equal(tf.size(keys), tf.size(others)), tf.reduce_all(equal))
+    both = tf.minimum(tf.size(keys), tf.size(others))
+    return tf.logical_and(
+        tf.equal(tf.size(keys), tf.size(others)), tf.reduce_all(keys[:both] == others[:both])
+    )

@@ -130,6 +130,11 @@ class StaticShard(tf.Module):
             for name, value in optimizer.slot_values().items()
         }
 
+    @property
+    def key_type(self) -> tf.DType:
+        """The narrowest type that its keys fit in."""
+        return tf.int32 if self.num_rows <= tf.int32.max else tf.int64
+
     def gather(self, keys: tf.Tensor) -> tf.Tensor:
         """The rows `[N, D]` of keys `[N]` that this rank owns."""
         return tf.gather(self.rows, keys // self.world.size)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gmeta_tf.collectives import agree, allreduce_sum, broadcast
+from gmeta_tf.collectives import agree, broadcast
 from gmeta_tf.embedding import row_optimizers
 from gmeta_tf.embedding.exchange import Route
 from gmeta_tf.embedding.look_ahead import LookAhead
@@ -100,7 +100,7 @@ class MetaModel(RankedModel):
         loss: str | RowLoss = "binary_crossentropy",
         metrics: Sequence[str] = _METRICS,
         *,
-        look_ahead: bool = False,
+        look_ahead: bool = True,
         **options: Any,
     ) -> None:
         """Chooses the update rules, the loss and the metrics.
@@ -113,8 +113,9 @@ class MetaModel(RankedModel):
                 rows in the inner loop and of the query rows in the outer.
             metrics: names that `gmeta_tf.metrics` knows; `evaluate` gives each for adapted and
                 unadapted predictions.
-            look_ahead: exchange the keys of the next step while this one computes. Rows are fetched
-                after the step, so results are the same. Of one rank alone it does nothing.
+            look_ahead: send the keys of the next step with the gradients of this one. Rows are
+                fetched after the step, so results are the same, and each step has one collective
+                less to wait for. `fit` does so where it reads `TaskBatches` or a tf.data.Dataset.
             options: `run_eagerly`, `steps_per_execution`.
 
         Raises:
@@ -138,7 +139,6 @@ class MetaModel(RankedModel):
         """One step of Algorithm 1 on this rank's tasks. Every rank must call it."""
         routes = self._routes(batch)
         rows = self.embedding.fetch(routes)
-        announced = self._announce_next(batch, rows)
         with tf.GradientTape() as tape:
             tape.watch(rows)
             outputs = self.adapted_outputs(rows, batch, training=True)
@@ -150,10 +150,7 @@ class MetaModel(RankedModel):
             group: tf.zeros_like(rows[group]) if gradient is None else gradient
             for group, gradient in row_gradients.items()
         }
-        row_sums = self.embedding.return_gradients(row_gradients, routes)
-        # A rank that refused its step before would leave the others alone with the next keys.
-        with tf.control_dependencies(announced):
-            self._outer_update(gradients, row_sums, loss, batch)
+        self._outer_update(gradients, row_gradients, routes, loss, batch)
         self._tasks.advance_seeds()
         self.input_seconds.assign_add(batch.get("waited", 0.0))
         return self.get_metrics_result()
@@ -219,28 +216,43 @@ class MetaModel(RankedModel):
     def _outer_update(
         self,
         gradients: list[tf.Tensor | None],
-        row_sums: dict[str, tuple[tf.Tensor, tf.Tensor]],
+        row_gradients: Rows,
+        routes: dict[str, Route],
         loss: tf.Tensor,
         batch: Batch,
     ) -> None:
         """The outer rule, and the one place where a step is scaled.
 
-        The loss of a step is the mean over the tasks of *all* ranks. Row gradients come here summed
-        over the ranks; dense gradients are summed here; both are divided by the number of tasks of
-        all ranks, which rides in the same AllReduce.
+        The loss of a step is the mean over the tasks of *all* ranks. Row gradients are summed over
+        the ranks by their owners; dense gradients are summed over the ranks with them; both are
+        divided by the number of tasks of all ranks, which is summed in the same message.
         """
         reached = [(g, v) for g, v in zip(gradients, self.trainable_variables) if g is not None]
         refused = tf.cast(batch["out_of_range"] >= 0, tf.float32)
-        *sums, loss_sum, num_tasks, refused = allreduce_sum(
-            [*(tf.convert_to_tensor(g) for g, _ in reached), loss, _num_tasks(batch), refused],
-            self.world,
-            name="outer_update",
+        following = None if self.look_ahead is None else self.look_ahead.following(batch)
+        returned = self.embedding.return_gradients(
+            row_gradients,
+            routes,
+            following=following,
+            totals=[
+                *(tf.convert_to_tensor(g) for g, _ in reached),
+                loss,
+                _num_tasks(batch),
+                refused,
+            ],
         )
-        with tf.control_dependencies([self._refuse(refused, batch["out_of_range"])]):
+        *sums, loss_sum, num_tasks, refused = returned.totals
+        kept = []
+        if self.look_ahead is not None:
+            # A step that is refused has sent the next keys, and the step behind it finds them.
+            kept = self.look_ahead.keep(following, returned.following, batch)
+        with tf.control_dependencies(kept):
+            checked = self._refuse(refused, batch["out_of_range"])
+        with tf.control_dependencies([checked]):
             scale = 1.0 / tf.maximum(num_tasks, 1.0)
             step = tf.cast(self.optimizer.iterations.value, tf.int64)
             row_means = {
-                group: (keys, summed * scale) for group, (keys, summed) in row_sums.items()
+                group: (keys, summed * scale) for group, (keys, summed) in returned.rows.items()
             }
             self.embedding.apply_gradients(row_means, self.row_optimizer, step)
             self.optimizer.apply(
@@ -250,7 +262,7 @@ class MetaModel(RankedModel):
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Judges the query rows of this rank's tasks. Every rank must call it."""
-        rows = self.embedding.fetch(self.embedding.routes(batch["keys"]))
+        rows = self.embedding.fetch(self.embedding.routes(batch["keys"], batch.get("keys_of_rank")))
         adapted = self.adapted_outputs(rows, batch, training=False)
         unadapted = self.unadapted_outputs(rows, batch)
         query = batch["query"]
@@ -276,7 +288,7 @@ class MetaModel(RankedModel):
 
     def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """The adapted predictions of the query rows, `[T, Q]`."""
-        rows = self.embedding.fetch(self.embedding.routes(batch["keys"]))
+        rows = self.embedding.fetch(self.embedding.routes(batch["keys"], batch.get("keys_of_rank")))
         return self.row_loss.predict(self.adapted_outputs(rows, batch, training=training))
 
     @property
@@ -303,14 +315,9 @@ class MetaModel(RankedModel):
 
     def _routes(self, batch: Batch) -> dict[str, Route]:
         """The ways of a training step's keys to their owners."""
-        ahead = self.look_ahead
-        return (self.embedding if ahead is None else ahead).routes(batch["keys"])
-
-    def _announce_next(self, batch: Batch, rows: Rows) -> list[tf.Operation]:
-        """Sends the next step's keys ahead, beside what this step computes of its rows."""
-        if self.look_ahead is None:
-            return []
-        return self.look_ahead.announce(batch.get("next"), after=rows.values())
+        if self.look_ahead is not None:
+            return self.look_ahead.routes(batch)
+        return self.embedding.routes(batch["keys"], batch.get("keys_of_rank"))
 
     def _features(self, own_rows: Rows, part: dict[str, Any]) -> dict[str, tf.Tensor]:
         """What the learner sees of the support or query rows, `[T, R, ...]` each."""

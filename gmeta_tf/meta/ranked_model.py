@@ -104,13 +104,8 @@ class RankedModel(keras.Model):
         """What a `fit` of Keras is to read, whose first step exchanges its own keys."""
         if self.look_ahead is None:
             return dataset
-        if not isinstance(dataset, tf.data.Dataset):
-            raise ValueError(
-                "MetaModel.fit: look_ahead needs TaskBatches or a tf.data.Dataset of batches, got "
-                f"{type(dataset).__name__}. Compile with look_ahead=False."
-            )
         self.look_ahead.forget()
-        return with_next_keys(dataset)
+        return with_next_keys(dataset) if isinstance(dataset, tf.data.Dataset) else dataset
 
     def evaluate(self, x: Any = None, **options: Any) -> Any:
         """`keras.Model.evaluate`; every rank must call it.

@@ -57,7 +57,7 @@ def timed(dataset: tf.data.Dataset) -> tf.data.Dataset:
 def with_next_keys(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The batches, each with `next`: what is known of the batch that follows it.
 
-        keys    group -> int64 [U], its keys
+        keys, keys_of_rank  its keys, as in `TaskBatches`
         known   bool, whether one follows: the keys behind the last batch are nobody's
 
     The data is read once: a batch is held until the one behind it has come.
@@ -67,7 +67,8 @@ def with_next_keys(dataset: tf.data.Dataset) -> tf.data.Dataset:
     )
 
     def hold(held: Batch, batch: Batch, known: tf.Tensor) -> tuple[Batch, Batch]:
-        return batch, {**held, "next": {"keys": batch["keys"], "known": known}}
+        following = {name: batch[name] for name in ("keys", "keys_of_rank") if name in batch}
+        return batch, {**held, "next": {**following, "known": known}}
 
     known = tf.data.Dataset.from_tensors(True).repeat()
     batches = tf.data.Dataset.zip((dataset, known))
@@ -81,7 +82,7 @@ def key_groups(schema: Schema) -> dict[str, tuple[str, ...]]:
 
     Returns:
         `"embedded"` -> the tables that take the model's width; `"embedded_16"` -> those that
-        state width 16; and so on, tables in the schema's order. One exchange serves a group.
+        state width 16; and so on, tables in the schema's order.
     """
     groups: dict[str, list[str]] = {}
     for table in schema.tables:
@@ -123,7 +124,9 @@ class TaskBatches:
     A batch is a dict (shape letters: docs/architecture.md):
 
         keys            group -> int64 [U], the distinct keys of all rows; a table's keys start
-                        where the rows of the tables before it in the group end
+                        where the rows of the tables before it in the group end; on several
+                        ranks those of rank 0 come first, then those of rank 1, and so on
+        keys_of_rank    on several ranks: group -> int32 [W], how many keys each rank owns
         pair_to_key     group -> int32 [P]; entry 0 is the padding's, entry p > 0 says that the
                         (task, key) pair p reads keys[pair_to_key[p] - 1]; pairs are numbered task
                         after task
@@ -287,7 +290,12 @@ class TaskBatches:
         return batches.prefetch(_READY_STEPS).with_options(options)
 
     def _assembled(self, picked: tf.data.Dataset) -> tf.data.Dataset:
-        assemble = functools.partial(assemble_batch, schema=self.schema, num_support=self.support)
+        assemble = functools.partial(
+            assemble_batch,
+            schema=self.schema,
+            num_support=self.support,
+            num_ranks=self.world.size,
+        )
         return picked.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _epoch_after_epoch(self, first_epoch: int | None) -> tf.data.Dataset:
@@ -360,7 +368,10 @@ class TaskBatches:
 
 
 def assemble_batch(
-    episodes: dict[str, tf.Tensor], schema: Schema, num_support: int | tf.Tensor
+    episodes: dict[str, tf.Tensor],
+    schema: Schema,
+    num_support: int | tf.Tensor,
+    num_ranks: int = 1,
 ) -> Batch:
     """T drawn episodes to one batch (see `TaskBatches`).
 
@@ -369,6 +380,7 @@ def assemble_batch(
             int32 `[T]`; task int64 `[T]`.
         schema: what the words of a row are.
         num_support: S; where words has room for fewer rows than that and one, that many.
+        num_ranks: W; of more than one, the keys come in the order of their owners.
     """
     words = episodes["words"]
     most_rows = words.shape[1] if words.shape[1] is not None else tf.shape(words)[1]
@@ -390,7 +402,11 @@ def assemble_batch(
     for group, tables in key_groups(schema).items():
         keys, there, largest = _group_keys(words, schema, tables)
         distinct = distinct_keys(keys, there, sum(_num_rows(schema, name) for name in tables))
-        batch["keys"][group], batch["pair_to_key"][group], pairs[group] = distinct
+        keys, pair_to_key, pairs[group] = distinct
+        if num_ranks > 1:
+            keys, pair_to_key, counts = _by_owner(keys, pair_to_key, num_ranks)
+            batch.setdefault("keys_of_rank", {})[group] = counts
+        batch["keys"][group], batch["pair_to_key"][group] = keys, pair_to_key
         out_of_range.append(largest)
     batch["out_of_range"] = tf.concat(out_of_range, axis=0)
     for part, columns in (("support", slice(num_support)), ("query", slice(num_support, None))):
@@ -440,6 +456,30 @@ def distinct_keys(
     distinct = tf.cast(distinct, tf.int64) if values is None else tf.gather(values, distinct)
     positions = tf.ensure_shape(tf.reshape(positions[1:], shape), static_shape)
     return distinct, tf.concat([[0], key_of + 1], axis=0), positions
+
+
+def _by_owner(
+    keys: tf.Tensor, pair_to_key: tf.Tensor, num_ranks: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """The keys in the order of their owners `key % W`, and how many each rank owns.
+
+    Done here, where it is done ahead of time, it spares the step the sorting of the keys, of the
+    rows that come for them and of their gradients.
+
+    Args:
+        keys: int64 `[U]`.
+        pair_to_key: int32 `[P]`, counted from 1.
+        num_ranks: W.
+
+    Returns:
+        The keys and `pair_to_key` of the new order; and int32 `[W]`.
+    """
+    owner = tf.cast(keys % num_ranks, tf.int32)
+    places = tf.dynamic_partition(tf.range(tf.size(keys)), owner, num_ranks)
+    order = tf.concat(places, axis=0)
+    place_of = tf.concat([[0], tf.math.invert_permutation(order) + 1], axis=0)
+    counts = tf.stack([tf.size(place) for place in places])
+    return tf.gather(keys, order), tf.gather(place_of, pair_to_key), counts
 
 
 def _is_present(

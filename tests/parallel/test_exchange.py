@@ -11,8 +11,14 @@ import tensorflow as tf
 from made_data import SCHEMA, TWO_WIDTHS
 
 import gmeta_tf as gm
-from gmeta_tf import collectives
-from gmeta_tf.embedding.exchange import fetch, return_gradients, route_of
+from gmeta_tf import collectives, parcels
+from gmeta_tf.embedding.exchange import (
+    Route,
+    departure_of,
+    fetch,
+    return_gradients,
+    send_keys,
+)
 
 WORLD = gm.World.detect()
 RANK, SIZE = WORLD.rank, WORLD.size
@@ -164,7 +170,7 @@ CASES = {
 }
 
 
-def exchanged(keys, name, gathered):
+def exchanged(keys, name, gathered, *, sorted_before=False):
     """Fetches rows and returns gradients; `gathered` gets the keys that this rank was asked for."""
 
     def gather(owned):
@@ -172,23 +178,33 @@ def exchanged(keys, name, gathered):
         values = [row_of(key) for key in owned.numpy()]
         return tf.constant(np.array(values, np.float32).reshape(-1, WIDTH))
 
-    route = route_of(keys, WORLD, name=f"{name}_keys")
-    rows = fetch(route, gather, WORLD, name=f"{name}_rows")
+    counts = None
+    if sorted_before:
+        keys = tf.sort(keys)
+        keys = tf.concat([keys[keys % SIZE == rank] for rank in RANKS], axis=0)
+        counts = tf.constant([np.sum(keys.numpy() % SIZE == rank) for rank in RANKS], tf.int32)
+    departure = departure_of(keys, counts, WORLD)
+    (arrival,) = send_keys([departure], WORLD, name=f"{name}_keys")
+    route = Route(departure, arrival)
+    (rows,) = fetch([route], [gather], WORLD, name=f"{name}_rows")
     gradients = np.array([gradient_of(RANK, key) for key in keys.numpy()], np.float32)
-    owned, sums = return_gradients(
-        tf.constant(gradients.reshape(-1, WIDTH)), route, WORLD, name=name
+    (sums,), _, _ = return_gradients(
+        [tf.constant(gradients.reshape(-1, WIDTH))], [route], WORLD, name=f"{name}_gradients"
     )
-    return rows, owned, sums
+    return keys, rows, route.owned, sums
 
 
+@pytest.mark.parametrize("sorted_before", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_exchange_against_one_process(case):
+def test_exchange_against_one_process(case, sorted_before):
     wanted = [CASES[case](rank) for rank in RANKS]
     gathered = []
     keys = tf.constant(wanted[RANK], tf.int64, [len(wanted[RANK])])
-    rows, owned, sums = exchanged(keys, f"exchange_{case}", gathered)
+    name = f"exchange_{case}_{sorted_before}"
+    keys, rows, owned, sums = exchanged(keys, name, gathered, sorted_before=sorted_before)
 
-    expected_rows = np.array([row_of(key) for key in wanted[RANK]], np.float32)
+    assert sorted(keys.numpy()) == sorted(wanted[RANK])
+    expected_rows = np.array([row_of(key) for key in keys.numpy()], np.float32)
     np.testing.assert_array_equal(rows, expected_rows.reshape(-1, WIDTH))
 
     expected_sums = {}
@@ -208,7 +224,7 @@ def test_fetch_as_its_docstring_says():
     """Two ranks' example; on three, the owner of a key is another, and the rows are the same."""
     wanted = {0: [3, 4], 1: [4, 2, 3]}.get(RANK, [])
     gathered = []
-    rows, owned, _ = exchanged(
+    _, rows, owned, _ = exchanged(
         tf.constant(wanted, tf.int64, [len(wanted)]), "docstring_example", gathered
     )
     np.testing.assert_array_equal(rows, np.array([row_of(k) for k in wanted]).reshape(-1, WIDTH))
@@ -248,7 +264,7 @@ def test_steps_on_all_ranks_equal_steps_on_one(name):
     def step_of_all(keys, gradients, step):
         routes = sharded.routes(keys)
         rows = sharded.fetch(routes)
-        sums = sharded.return_gradients(gradients, routes)
+        sums = sharded.return_gradients(gradients, routes).rows
         sharded.apply_gradients(sums, optimizer, step)
         return rows
 
@@ -301,11 +317,75 @@ def test_all_rows_are_the_table_of_one_rank(sizes):
         (TWO_WIDTHS, {"width": 4}, "tables is .*'width': (None|2).*rank 0"),
         (SCHEMA, {"width": 8}, "width is [48] on rank 0 and [48] on rank"),
         (SCHEMA, {"width": 4, "seed": 1}, "seed is [01] on rank 0 and [01] on rank"),
+        (SCHEMA, {"width": 4, "wire": "bfloat16"}, r"wire is (float32|bfloat16) on rank 0 and"),
         (SCHEMA, {"width": 4, "scale": 0.5}, r"scale is 0\.0?5 on rank 0 and 0\.0?5 on rank"),
     ],
-    ids=["num_rows", "table_width", "width", "seed", "scale"],
+    ids=["num_rows", "table_width", "width", "seed", "wire", "scale"],
 )
 def test_unequal_tables_raise_on_every_rank(differing, schema, settings, message):
     mine = (schema, settings) if differing == RANK else (SCHEMA, {"width": 4})
     with pytest.raises(ValueError, match=f"the ranks disagree on the embedding tables: {message}"):
         gm.ShardedEmbedding(mine[0], **mine[1], world=WORLD)
+
+
+# What travels ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wire", ["bfloat16", "float16"])
+def test_rows_and_gradients_travel_rounded_and_add_up_in_float32(wire):
+    """A rank's own rows are rounded as those of the others are."""
+    embedding = gm.ShardedEmbedding(TWO_WIDTHS, 3, wire=wire, world=WORLD, scale=0.9)
+    keys = {"embedded": np.arange(5) + RANK, "embedded_2": np.arange(7)}
+    routes = embedding.routes({group: tf.constant(k, tf.int64) for group, k in keys.items()})
+    rows = embedding.fetch(routes)
+    for group, wanted in keys.items():
+        exact = embedding.all_rows(group).numpy()[wanted]
+        rounded = tf.cast(tf.cast(exact, wire), tf.float32).numpy()
+        assert (rounded != exact).any()
+        assert rows[group].dtype == tf.float32
+        np.testing.assert_array_equal(rows[group], rounded)
+    thirds = {group: tf.fill(tf.shape(value), (1 + RANK) / 3) for group, value in rows.items()}
+    sums = embedding.return_gradients(thirds, routes).rows
+    each = [float(tf.cast(tf.cast((1 + rank) / 3, wire), tf.float32)) for rank in RANKS]
+    owned, summed = sums["embedded_2"]
+    assert sorted(owned.numpy()) == [key for key in range(7) if key % SIZE == RANK]
+    # Exact, where adding in the type of the wire would round.
+    expected = np.float32(sum(np.float32(one) for one in each))
+    np.testing.assert_array_equal(summed, np.full(summed.shape, expected))
+
+
+@pytest.mark.parametrize(("num_rows", "key_type"), [(2**31 - 1, "int32"), (2**31, "int64")])
+def test_keys_travel_as_the_narrowest_integers_that_fit(monkeypatch, num_rows, key_type):
+    sent = []
+
+    def alltoall(tensor, splits, world, *, name):
+        sent.append(tensor.dtype.name)
+        return collectives.alltoall(tensor, splits, world, name=name)
+
+    monkeypatch.setattr(parcels, "alltoall", alltoall)
+    embedding = gm.ShardedEmbedding(SCHEMA, 3, world=WORLD)
+    monkeypatch.setattr(embedding.shards["embedded"], "num_rows", num_rows)
+    keys = tf.range(RANK, 10 + RANK, dtype=tf.int64)
+    routes = embedding.routes({"embedded": keys})
+    assert sent == [key_type]
+    assert routes["embedded"].owned.dtype == tf.int64
+    np.testing.assert_array_equal(
+        embedding.fetch(routes)["embedded"], embedding.all_rows("embedded").numpy()[keys]
+    )
+
+
+def test_keys_of_any_sign_find_their_owners():
+    keys = np.array([-1, -2, -(2**63), 2**63 - 1, 0, 5 - 2**62, -7 + RANK])
+    keys = np.unique(keys)
+    gathered = []
+
+    def gather(owned):
+        gathered.extend(owned.numpy())
+        return tf.cast(owned[:, tf.newaxis] % 1000, tf.float32) + tf.zeros([1, 3])
+
+    departure = departure_of(tf.constant(keys), None, WORLD)
+    (arrival,) = send_keys([departure], WORLD, name="signed_keys")
+    (rows,) = fetch([Route(departure, arrival)], [gather], WORLD, name="signed_rows")
+    np.testing.assert_array_equal(rows[:, 0], keys % 1000)
+    everyones = np.unique(np.concatenate([keys, -7 + np.arange(SIZE)]))
+    assert sorted(gathered) == [key for key in everyones if key % SIZE == RANK]
