@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from gmeta_tf.checkpoint import save_checkpoint as save_checkpoint
     from gmeta_tf.embedding.row_optimizers import SGD as SGD
     from gmeta_tf.embedding.row_optimizers import Adagrad as Adagrad
+    from gmeta_tf.embedding.row_optimizers import Ftrl as Ftrl
     from gmeta_tf.embedding.row_optimizers import LazyAdam as LazyAdam
+    from gmeta_tf.embedding.row_optimizers import RowWiseAdagrad as RowWiseAdagrad
     from gmeta_tf.embedding.sharded import ShardedEmbedding as ShardedEmbedding
     from gmeta_tf.export import export_saved_model as export_saved_model
     from gmeta_tf.meta.inner_loop import InnerLoop as InnerLoop
@@ -31,11 +33,13 @@ __version__ = "0.1.0.dev0"
 _HOME = {
     "Adagrad": "gmeta_tf.embedding.row_optimizers",
     "Field": "gmeta_tf.schema",
+    "Ftrl": "gmeta_tf.embedding.row_optimizers",
     "InnerLoop": "gmeta_tf.meta.inner_loop",
     "LazyAdam": "gmeta_tf.embedding.row_optimizers",
     "MetaModel": "gmeta_tf.meta.outer_loop",
     "Progress": "gmeta_tf.meta_io.pipeline",
     "Records": "gmeta_tf.meta_io.records",
+    "RowWiseAdagrad": "gmeta_tf.embedding.row_optimizers",
     "RunFolder": "gmeta_tf.callbacks",
     "SGD": "gmeta_tf.embedding.row_optimizers",
     "Schema": "gmeta_tf.schema",

@@ -103,6 +103,7 @@ def load_checkpoint(model: MetaModel, path: str | pathlib.Path) -> dict[str, Any
             f"the checkpoint {path} is damaged or incomplete: {error}. Use an earlier one."
         ) from error
     _check_variables(dense, model, path)
+    _check_rows(rows, model, path)
     for name, variable in _dense(model).items():
         variable.assign(dense[name])
     for (group, name), value in rows.items():
@@ -133,6 +134,11 @@ def _own_rows(path: pathlib.Path, name: str, saved_size: int, model: MetaModel) 
     parts, keys = [], []
     for saved_rank in range(saved_size):
         with safe_open(path / _rows_name(saved_rank, saved_size), framework="numpy") as file:
+            if name not in file.keys():  # noqa: SIM118, it is no dict
+                raise ValueError(
+                    f"the checkpoint {path} does not fit the model: it has no {name}. "
+                    "Compile the model with the row optimizer that it was trained with."
+                )
             rows = file.get_tensor(name)
         saved_keys = np.arange(len(rows)) * saved_size + saved_rank
         own = saved_keys % size == rank
@@ -165,6 +171,19 @@ def _check_variables(dense: dict[str, np.ndarray], model: MetaModel, path: pathl
             f"{found.get(differing)} in the checkpoint and {expected.get(differing)} in the model. "
             "Build the model with the same learner, inner loop and optimizer."
         )
+
+
+def _check_rows(
+    rows: dict[tuple[str, str], np.ndarray], model: MetaModel, path: pathlib.Path
+) -> None:
+    for (group, name), value in rows.items():
+        expected = tuple(_variables(model.embedding.shards[group])[name].shape)
+        if value.shape != expected:
+            raise ValueError(
+                f"the checkpoint {path} does not fit the model: {group}/{name} has the shape "
+                f"{value.shape} in the checkpoint and {expected} in the model. "
+                "Build the model with the same tables and row optimizer."
+            )
 
 
 def _rows_name(rank: int, size: int) -> str:

@@ -10,6 +10,9 @@ from made_data import make_records
 
 import gmeta_tf as gm
 from gmeta_tf.checkpoint import latest_checkpoint
+from gmeta_tf.embedding.row_optimizers import Slot
+
+LAZY_ADAM = gm.LazyAdam(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -17,11 +20,11 @@ def records(tmp_path_factory):
     return make_records(tmp_path_factory.mktemp("records"), seed=3)
 
 
-def make_model(records, *, seed=0, width=4, hidden=(6,), optimizer="adam"):
+def make_model(records, *, seed=0, width=4, hidden=(6,), optimizer="adam", rows=LAZY_ADAM):
     keras.utils.set_random_seed(seed)
     embedding = gm.ShardedEmbedding(records.schema, width, seed=seed, world=gm.World())
     model = gm.MetaModel(gm.models.MeLU(hidden), embedding, gm.InnerLoop(1, 0.2, learn_rates=True))
-    model.compile(optimizer, gm.LazyAdam(0.05))
+    model.compile(optimizer, rows)
     return model
 
 
@@ -35,14 +38,15 @@ def batches_of(records):
     return gm.TaskBatches(records, "train", tasks=4, support=2, query=3, seed=5, world=gm.World())
 
 
-def test_resuming_equals_never_having_stopped(records, tmp_path):
-    straight = make_model(records)
+@pytest.mark.parametrize("rows", [LAZY_ADAM, gm.RowWiseAdagrad(0.3)], ids=repr)
+def test_resuming_equals_never_having_stopped(records, tmp_path, rows):
+    straight = make_model(records, rows=rows)
     straight.fit(batches_of(records), epochs=4, verbose=0)
 
-    first = make_model(records)
+    first = make_model(records, rows=rows)
     first.fit(batches_of(records), epochs=2, verbose=0)
     gm.save_checkpoint(first, tmp_path / "c", epoch=2)
-    second = make_model(records, seed=9)
+    second = make_model(records, seed=9, rows=rows)
     details = gm.load_checkpoint(second, tmp_path / "c")
     assert details == {"epoch": 2}
     second.fit(batches_of(records), epochs=4, initial_epoch=2, verbose=0)
@@ -58,12 +62,32 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(records, tmp_path):
         (make_model(records, width=5), "has width 4, the model has 5"),
         (make_model(records, hidden=(7,)), "does not fit the model"),
         (make_model(records, optimizer="sgd"), "does not fit the model"),
+        (make_model(records, rows=gm.Adagrad()), "no embedded/slot_accumulator.*row optimizer"),
     ):
         before = state_of(model)
         with pytest.raises(ValueError, match=match):
             gm.load_checkpoint(model, tmp_path / "c")
         for expected, found in zip(before, state_of(model), strict=True):
             np.testing.assert_array_equal(found, expected)
+
+
+class OneMeanARow(gm.LazyAdam):
+    """Its slots have LazyAdam's names, and one of them another width."""
+
+    def slots(self, width):
+        return super().slots(width) | {"mean": Slot(0.0, 1)}
+
+
+def test_slots_of_another_width_are_refused_and_change_nothing(records, tmp_path):
+    gm.save_checkpoint(make_model(records, seed=1), tmp_path / "c")
+    model = make_model(records, rows=OneMeanARow(0.05))
+    before = state_of(model)
+    with pytest.raises(
+        ValueError, match=r"embedded/slot_mean has the shape \(\d+, 4\).*\(\d+, 1\)"
+    ):
+        gm.load_checkpoint(model, tmp_path / "c")
+    for expected, found in zip(before, state_of(model), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_damage_is_named(records, tmp_path):

@@ -1,6 +1,9 @@
 """Shards of embedding tables: what rows hold before training, who owns them, what updates touch."""
 
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,8 +121,8 @@ def test_shards_together_hold_the_rows_of_one_rank(size):
 
 def test_rows_are_filled_in_pieces(monkeypatch):
     whole = made_shard(gm.World(1, 2)).rows.numpy()
-    for rows_at_a_time in (1, 5, len(whole)):
-        monkeypatch.setattr(table_module, "_ROWS_AT_A_TIME", rows_at_a_time)
+    for numbers_at_a_time in (1, 5 * WIDTH + 1, whole.size):
+        monkeypatch.setattr(table_module, "_NUMBERS_AT_A_TIME", numbers_at_a_time)
         np.testing.assert_array_equal(made_shard(gm.World(1, 2)).rows, whole)
 
 
@@ -151,8 +154,47 @@ def test_slots_start_where_the_optimizer_says():
     assert set(shard.slots) == {"accumulator"}
     np.testing.assert_array_equal(shard.slots["accumulator"], np.full([27, WIDTH], 0.25))
     assert not shard.slots["accumulator"].trainable
-    shard.make_slots(gm.LazyAdam())
-    assert set(shard.slots) == {"mean", "variance"}
+    shard.make_slots(gm.RowWiseAdagrad(initial_accumulator=0.5))
+    assert set(shard.slots) == {"row_accumulator"}
+    np.testing.assert_array_equal(shard.slots["row_accumulator"], np.full([27, 1], 0.5))
+
+
+MEMORY_OF_A_SHARD = """
+import json, re, sys
+import tensorflow as tf
+import gmeta_tf as gm
+from gmeta_tf.embedding.table import StaticShard, TableRange
+
+def resident_bytes(which):
+    status = open("/proc/self/status").read()
+    return 1024 * int(re.search(which + r":\\s+(\\d+)", status)[1])
+
+@tf.function(autograph=False)
+def step(shard, keys):
+    shard.update(keys, shard.gather(keys), optimizer, tf.constant(0, tf.int64))
+
+def train(num_rows):
+    shard = StaticShard((TableRange("a", 0, num_rows, 1),), 64, gm.World(), scale=0.1, name="a")
+    shard.make_slots(optimizer)
+    shard.make_slots(optimizer)
+    step(shard, tf.range(0, num_rows, num_rows // 1000, tf.int64))
+
+optimizer = gm.Adagrad()
+train(1000)
+before = resident_bytes("VmRSS")
+train(1_000_000)
+print((resident_bytes("VmHWM") - before) / (2 * 4 * 64 * 1_000_000))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
+def test_a_shard_takes_the_memory_of_its_rows_and_slots_and_no_more():
+    """At the peak of building, of changing the optimizer and of a step: all is held once."""
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY_OF_A_SHARD], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0.95 < float(done.stdout) < 1.25
 
 
 # The exchange of one rank --------------------------------------------------------------------

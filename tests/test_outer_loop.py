@@ -548,7 +548,7 @@ def test_save_is_refused():
     ("compiled", "message"),
     [
         ({"loss": "mse"}, r"expected a loss of binary_crossentropy, mean_squared_error .*'mse'"),
-        ({"row_optimizer": "adam"}, r"a row optimizer of sgd, adagrad, lazy_adam, got 'adam'"),
+        ({"row_optimizer": "adam"}, r"a row optimizer of sgd, .*, got 'adam'"),
         ({"optimizer": "adamant"}, r"adamant"),
         ({"metrics": ["auroc"]}, r"metric: expected one of auc, .*received 'auroc'"),
     ],

@@ -11,7 +11,8 @@ from gmeta_tf.world import World
 
 __all__ = ["StaticShard", "initial_rows"]
 
-_ROWS_AT_A_TIME = 1 << 16
+# Few enough that making them takes no memory to speak of, beside a table of any width.
+_NUMBERS_AT_A_TIME = 1 << 19
 
 
 def initial_rows(keys: tf.Tensor, width: int, seed: tf.Tensor | int, scale: float) -> tf.Tensor:
@@ -77,7 +78,8 @@ class StaticShard(tf.Module):
 
     Attributes:
         rows: float32 variable `[ceil((num_rows - rank) / W), D]`.
-        slots: name -> variable of the same shape, what the row optimizer keeps.
+        slots: name -> float32 variable of as many rows, of width D or 1: what the row optimizer
+            keeps.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class StaticShard(tf.Module):
         self.world = world
         self.num_rows = tables[-1].first_row + tables[-1].num_rows
         own = len(range(world.rank, self.num_rows, world.size))
+        # The variable takes over the memory of these zeros: nothing is held twice.
         self.rows = tf.Variable(tf.zeros([own, width]), name=f"{name}/rows", trainable=True)
         self.slots: dict[str, tf.Variable] = {}
         self._fill(scale)
@@ -112,8 +115,9 @@ class StaticShard(tf.Module):
         own = int(self.rows.shape[0])
         first_rows = tf.constant([table.first_row for table in self.tables], tf.int64)
         seeds = tf.constant([table.seed for table in self.tables], tf.int64)
-        for start in range(0, own, _ROWS_AT_A_TIME):
-            local = tf.range(start, min(start + _ROWS_AT_A_TIME, own), dtype=tf.int64)
+        rows_at_a_time = max(1, _NUMBERS_AT_A_TIME // self.width)
+        for start in range(0, own, rows_at_a_time):
+            local = tf.range(start, min(start + rows_at_a_time, own), dtype=tf.int64)
             keys = local * self.world.size + self.world.rank
             table = tf.searchsorted(first_rows, keys, side="right") - 1
             rows = initial_rows(
@@ -122,13 +126,12 @@ class StaticShard(tf.Module):
             self.rows.scatter_update(tf.IndexedSlices(rows, local))
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
-        """Makes the variables that the optimizer keeps, of the rows' shape."""
-        self.slots = {
-            name: tf.Variable(
-                tf.fill(self.rows.shape, value), name=f"{self.name}/{name}", trainable=False
+        """Makes the variables that the optimizer keeps; those of an earlier one go."""
+        self.slots = {}  # first, or both would be held for a while
+        for name, slot in optimizer.slots(self.width).items():
+            self.slots[name] = tf.Variable(
+                slot.values(self.rows.shape[0]), name=f"{self.name}/{name}", trainable=False
             )
-            for name, value in optimizer.slot_values().items()
-        }
 
     @property
     def key_type(self) -> tf.DType:
