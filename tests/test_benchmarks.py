@@ -1,11 +1,15 @@
-"""What the benchmarks measure against delivers the rows of its log, each once and by its task."""
+"""What the benchmarks measure against does what ours does: rows of a log, rows of a table."""
 
 import collections
+import pathlib
 
 import duckdb
 import numpy as np
 import pytest
+import tensorflow as tf
 
+import gmeta_tf as gm
+from benchmarks import embedding
 from benchmarks.made_log import KEY_COLUMNS, VOCABULARIES, MadeLog
 from benchmarks.peers import ROW, csv_group_by_window, example_per_sample
 
@@ -105,3 +109,114 @@ def test_the_log_is_in_time_order_with_tasks_of_zipf(tmp_path):
 def test_a_log_of_too_few_rows_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected at least 8 rows, got 7"):
         MadeLog(7, tmp_path)
+
+
+# Embedding tables ----------------------------------------------------------------------------
+
+TABLE = embedding.Sizes(
+    num_rows=40,
+    width=4,
+    num_keys=6,
+    small_rows=20,
+    large_rows=60,
+    few_keys=5,
+    memory_rows=50,
+    memory_width=3,
+)
+KEYS = [7, 0, 39, 12]
+
+
+def made_embedding():
+    made = embedding.make_embedding("static", TABLE.num_rows, TABLE.width, gm.World())
+    return made, made.all_rows("embedded").numpy()
+
+
+def test_a_step_moves_the_rows_of_its_keys_by_a_hundredth_of_themselves():
+    made, before = made_embedding()
+    step = tf.function(embedding.make_step(made, gm.SGD(0.5)), autograph=False)
+    step(tf.constant(KEYS, tf.int64))
+    expected = before.copy()
+    expected[KEYS] *= 1 - 0.5 * 0.01
+    np.testing.assert_allclose(made.all_rows("embedded"), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make_peer", "optimizer"),
+    [
+        (embedding.make_dense_adam_step, gm.LazyAdam(0.125)),
+        (embedding.make_plain_step, gm.SGD(0.125)),
+    ],
+    ids=["dense_adam", "plain_loop"],
+)
+def test_a_peer_of_the_tables_does_what_our_step_does(make_peer, optimizer):
+    """Of one step: later ones of Adam move rows that are not seen, and ours do not."""
+    made, before = made_embedding()
+    embedding.make_step(made, optimizer)(tf.constant(KEYS, tf.int64))
+    peer, variable = make_peer(before, 0.125)
+    peer(tf.constant(KEYS, tf.int64))
+    np.testing.assert_allclose(made.all_rows("embedded"), np.array(variable), rtol=1e-5, atol=1e-7)
+    assert (np.array(variable)[KEYS] != before[KEYS]).all()
+
+
+def test_every_contestant_of_the_tables_runs():
+    rounds = embedding.timed_rounds(gm.World(), TABLE, 2, 0.0)
+    assert len(rounds) == 2
+    result = embedding.speed_result(rounds)
+    assert set(result["ratio"]) == {
+        "dense_adam",
+        "dense_adam_unsent",
+        "plain_loop",
+        "step_1e7_over_1e5",
+    }
+    assert min(result["milliseconds"].values()) > 0
+
+
+def test_ratios_are_taken_within_a_round():
+    usual = {
+        "static_adam": 2.0,
+        "dense_adam": 8.0,
+        "allreduce": 4.0,
+        "static_sgd": 3.0,
+        "plain_loop": 1.0,
+        "exchange": 1.0,
+        "small_table": 2.0,
+        "large_table": 2.5,
+        "dynamic_adam": 5.0,
+    }
+    rounds = [{name: factor * value for name, value in usual.items()} for factor in (1, 10, 2)]
+    result = embedding.speed_result(rounds)
+    assert result["ratio"] == {
+        "dense_adam": 6.0,
+        "dense_adam_unsent": 4.0,
+        "plain_loop": 1.5,
+        "step_1e7_over_1e5": 1.25,
+        "dynamic": 2.5,
+    }
+    assert result["milliseconds"]["static_adam"] == 4000.0
+
+
+def test_keys_of_a_step_are_distinct_over_the_ranks():
+    of_ranks = [embedding.made_keys(40, 13, gm.World(rank, 3)) for rank in range(3)]
+    for of_step in zip(*of_ranks, strict=True):
+        keys = np.concatenate(of_step)
+        assert len(np.unique(keys)) == 39
+        assert keys.min() >= 0
+        assert keys.max() < 40
+    assert (of_ranks[0][0] != of_ranks[0][1]).any()
+
+
+def test_tables_that_are_left_out_are_named_with_the_reason():
+    with pytest.raises(ValueError, match="kind 'dynamic' are left out: ShardedEmbedding builds"):
+        embedding.make_embedding("dynamic", 10, 4, gm.World())
+
+
+@pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="read from /proc")
+def test_memory_is_told_in_bytes():
+    before = embedding.resident_bytes("VmRSS")
+    held = np.ones([10_000_000])
+    assert 0.9 * held.nbytes < embedding.resident_bytes("VmRSS") - before < 1.2 * held.nbytes
+    measured = embedding.measure_memory("static", gm.World(), TABLE, num_steps=2)
+    assert measured["raw_bytes"] == 2 * 50 * 3 * 4
+    assert measured["peak_over_raw"] >= measured["peak_of_building_over_raw"] >= 0
+    with pytest.raises(RuntimeError, match="expected a line VmNone in /proc/self/status"):
+        embedding.resident_bytes("VmNone")
