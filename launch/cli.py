@@ -25,6 +25,7 @@ __all__ = ["main"]
 _EPILOG = """the way through:
   gmeta-tf prepare --movielens download --output records
   gmeta-tf inspect records
+  gmeta-tf plan --records records --world-size 2
   horovodrun -np 2 gmeta-tf train --records records --run run
   gmeta-tf evaluate --run run
   gmeta-tf export --run run
@@ -36,13 +37,17 @@ Each subcommand takes --config FILE.yaml with the same names as its flags, and
 _COMMANDS = {
     "prepare": (options.PrepareOptions, "raw tables to task records"),
     "inspect": (options.InspectOptions, "what a records folder holds, and whether it is sound"),
+    "plan": (options.PlanOptions, "what tables take and steps send on so many ranks"),
     "train": (options.TrainOptions, "meta-train, alone or under horovodrun"),
     "evaluate": (options.EvaluateOptions, "judge a run on unseen tasks"),
     "export": (options.ExportOptions, "a run to a SavedModel"),
     "predict": (options.PredictOptions, "raw rows through a SavedModel"),
 }
 
-_MODULES = {"inspect": "gmeta_tf.launch.inspect_command"}
+_MODULES = {
+    "inspect": "gmeta_tf.launch.inspect_command",
+    "plan": "gmeta_tf.launch.plan_command",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -79,7 +84,7 @@ def _parser() -> ArgumentParser:
     subcommands = parser.add_subcommands(dest="subcommand", metavar="COMMAND")
     for name, (kind, summary) in _COMMANDS.items():
         documented = docstring_parser.parse(kind.__doc__ or "")
-        command = ArgumentParser(description=documented.short_description)
+        command = ArgumentParser(description=documented.description)
         command.add_argument("--config", action=ActionConfigFile, help="a YAML file of flags")
         _add_options(command, kind, {p.arg_name: p.description for p in documented.params})
         subcommands.add_subcommand(name, command, help=summary)

@@ -39,7 +39,7 @@ from gmeta_tf.meta_io.summary import describe
 from gmeta_tf.meta_io.work_folder import work_folder
 from gmeta_tf.predictor import Predictor
 
-__all__ = ["build_model", "evaluate", "export", "predict", "prepare", "train"]
+__all__ = ["build_learner", "build_model", "evaluate", "export", "predict", "prepare", "train"]
 
 _JUDGED_QUERY_ROWS = 64
 _JUDGED_TASKS = 16
@@ -196,7 +196,7 @@ def predict(options: PredictOptions) -> None:
 
 def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm.MetaModel:
     """The compiled model that the options describe."""
-    learner, inner = _learner(options)
+    learner, inner = build_learner(options)
     embedding = gm.ShardedEmbedding(
         schema, options.width, seed=options.seed, scale=options.embedding_scale, world=world
     )
@@ -213,6 +213,26 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
         look_ahead=options.look_ahead,
     )
     return model
+
+
+def build_learner(options: TrainOptions) -> tuple[keras.Model, gm.InnerLoop]:
+    """The learner that the options describe, without weights yet, and its inner loop."""
+    settings: dict[str, Any] = {
+        "num_steps": options.inner_steps,
+        "learning_rate": options.inner_learning_rate,
+        "embedding_learning_rate": options.embedding_inner_learning_rate,
+        "order": options.order,
+        "overlap": options.overlap,
+        "learn_rates": options.learn_rates,
+    }
+    if options.model == "melu":
+        learner: Any = gm.models.MeLU(tuple(options.hidden))
+    else:
+        learner = gm.models.MamlDLRM(top=tuple(options.hidden))
+    inner = learner.inner_loop(**settings)
+    if options.adapt_embeddings is not None:
+        inner = dataclasses.replace(inner, adapt_embeddings=options.adapt_embeddings)
+    return learner, inner
 
 
 def load_run(run: str, world: gm.World) -> tuple[TrainOptions, gm.Records, gm.MetaModel]:
@@ -298,25 +318,6 @@ def describe_evaluation(report: dict[str, Any]) -> str:
         f"rows, {report['support']} support rows each"
     )
     return "\n".join(lines)
-
-
-def _learner(options: TrainOptions) -> tuple[keras.Model, gm.InnerLoop]:
-    settings: dict[str, Any] = {
-        "num_steps": options.inner_steps,
-        "learning_rate": options.inner_learning_rate,
-        "embedding_learning_rate": options.embedding_inner_learning_rate,
-        "order": options.order,
-        "overlap": options.overlap,
-        "learn_rates": options.learn_rates,
-    }
-    if options.model == "melu":
-        learner: Any = gm.models.MeLU(tuple(options.hidden))
-    else:
-        learner = gm.models.MamlDLRM(top=tuple(options.hidden))
-    inner = learner.inner_loop(**settings)
-    if options.adapt_embeddings is not None:
-        inner = dataclasses.replace(inner, adapt_embeddings=options.adapt_embeddings)
-    return learner, inner
 
 
 def _claim_run_folder(run: pathlib.Path, options: TrainOptions, world: gm.World) -> None:

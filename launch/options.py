@@ -8,12 +8,15 @@ __all__ = [
     "EvaluateOptions",
     "ExportOptions",
     "InspectOptions",
+    "PlanOptions",
     "PredictOptions",
     "PrepareOptions",
     "TrainOptions",
 ]
 
 MODELS = ("melu", "maml_dlrm")
+KEYS_FROM = ("records", "uniform")
+WIRES = ("float32", "bfloat16", "float16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +108,70 @@ class InspectOptions:
     def __post_init__(self) -> None:
         if self.episodes < 0:
             raise ValueError(f"inspect: expected --episodes of at least 0, got {self.episodes}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlanOptions:
+    """Shows what the tables take on each of W ranks and what a step sends, in one process.
+
+    Flags that `gmeta-tf train` has too mean the same: give those that you will train with. The
+    report tells, table by table, how many rows and bytes a rank gets, with the row optimizer's
+    slots; how many distinct keys a rank's step has and how many of them other ranks own; how far
+    the busiest owner is above the mean; the bytes that a rank sends for keys, rows and gradients;
+    and whether a copy of the table on every rank would be cheaper.
+
+    Attributes:
+        records: what `gmeta-tf prepare` made.
+        world_size: W, the ranks that you think of; none of them has to be there.
+        model: the learner, "melu" or "maml_dlrm"; its weights are what the AllReduce adds up.
+        hidden: the widths of the learner's hidden layers.
+        width: D, the numbers in an embedding row.
+        row_optimizer: "adagrad", "lazy_adam" or "sgd"; it decides how many slots a row has.
+        wire: how rows and gradients travel: "float32", "bfloat16" or "float16".
+        tasks: T, the tasks in a step of one rank.
+        support: S, the rows a task adapts on.
+        query: Q, the rows it is judged on in a step.
+        every_row: read every row in each epoch; see `gmeta-tf train`.
+        in_time_order: adapt on the earlier rows of an episode and judge the later ones.
+        buckets: with more than one, short episodes get steps of their own.
+        seed: of the order of tasks and the draws of support rows.
+        keys_from: where the numbers of distinct keys come from: "records" counts them in the first
+            steps of every rank; "uniform" is the most that a formula expects, and reads no records.
+        steps: how many steps of each rank are counted.
+        json: print one JSON line and nothing else.
+    """
+
+    records: str
+    world_size: int
+    model: str = "melu"
+    hidden: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
+    width: int = 16
+    row_optimizer: str = "adagrad"
+    wire: str = "float32"
+    tasks: int = 32
+    support: int = 10
+    query: int = 40
+    every_row: bool = False
+    in_time_order: bool = False
+    buckets: int = 1
+    seed: int = 0
+    keys_from: str = "records"
+    steps: int = 20
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        for name, known in (("model", MODELS), ("keys_from", KEYS_FROM), ("wire", WIRES)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"plan: expected --{name.replace('_', '-')} to be {' or '.join(known)}, "
+                    f"got {getattr(self, name)!r}."
+                )
+        for name in ("world_size", "width", "tasks", "support", "query", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"plan: expected --{name.replace('_', '-')} of at least 1, "
+                    f"got {getattr(self, name)}."
+                )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,16 @@
-"""What benchmarks/distributed.py counts is what a count by hand says that the ranks send."""
+"""What ranks send: what benchmarks/distributed.py counts, and what a plan says beforehand."""
 
 import keras
 import made_batches
+import made_data
 import pytest
 
 import gmeta_tf as gm
 from benchmarks.distributed import count_traffic
+from gmeta_tf import collectives
+from gmeta_tf.embedding import exchange
+from gmeta_tf.embedding.key_requests import counted_requests
+from gmeta_tf.embedding.placement import StepShape, Wire, place, table_sizes
 
 WORLD = gm.World.detect()
 
@@ -48,3 +53,68 @@ def test_the_bytes_that_ranks_send():
     # Beside the weights: the loss, the number of tasks, and whether a key of a table is refused.
     others = 2 + len(embedding.table_names)
     assert traffic["sent"] == pytest.approx(traffic["least"] + ring * others)
+
+
+NUM_STEPS = 3
+
+
+class Counted:
+    """Stands for `alltoall` in the exchange, and counts what this rank sends and gets of others."""
+
+    def __init__(self):
+        self.sent = self.received = 0
+        self.key_bytes = set()
+
+    def __call__(self, tensor, splits, world, **options):
+        arrived, received = collectives.alltoall(tensor, splits, world, **options)
+        row_bytes = tensor.dtype.size * (tensor.shape[1:].num_elements() or 1)
+        self.sent += row_bytes * int(sum(splits) - splits[world.rank])
+        self.received += row_bytes * int(sum(received) - received[world.rank])
+        if tensor.dtype.is_integer:
+            self.key_bytes.add(tensor.dtype.size)
+        return arrived, received
+
+
+def batches_in(folder, schema):
+    records = made_data.make_records(folder, 40, schema=schema)
+    return gm.TaskBatches(
+        records, "train", tasks=4, support=3, query=5, every_row=True, seed=3, world=WORLD
+    )
+
+
+def plan_of(batches, wire):
+    """What a plan of the first steps says, counted in this process alone."""
+    sizes = table_sizes(batches.schema, WIDTH, lambda width: {}, WORLD.size)
+    requests = counted_requests(batches, sizes, NUM_STEPS)
+    return place(sizes, requests, StepShape(4, 3, 5), requests_from="a test", wire=wire)
+
+
+@pytest.mark.parametrize("schema", [made_data.SCHEMA, made_data.TWO_WIDTHS])
+def test_a_plan_says_what_each_rank_sends_and_gets(schema, tmp_path, monkeypatch):
+    counted = Counted()
+    batches = batches_in(tmp_path, schema)
+    embedding = gm.ShardedEmbedding(batches.schema, WIDTH, world=WORLD)
+    monkeypatch.setattr(exchange, "alltoall", counted)
+    for batch in batches.dataset().take(NUM_STEPS):
+        routes = embedding.routes(batch["keys"])
+        embedding.return_gradients(embedding.fetch(routes), routes)
+    plan = plan_of(batches, Wire(narrow_keys=counted.key_bytes == {4}))
+    assert counted.sent > 0
+    assert counted.sent == pytest.approx(NUM_STEPS * plan.sent[WORLD.rank], rel=1e-12)
+    assert counted.received == pytest.approx(NUM_STEPS * plan.received[WORLD.rank], rel=1e-12)
+    own = {group: int(shard.rows.shape[0]) for group, shard in embedding.shards.items()}
+    planned = dict.fromkeys(own, 0)
+    for table in plan.tables:
+        planned[table.size.group] += table.size.rows_of_ranks[WORLD.rank]
+    assert planned == own
+
+
+def test_a_plan_says_what_the_exchanges_of_training_steps_send(tmp_path):
+    keras.utils.set_random_seed(7)
+    batches = batches_in(tmp_path, made_data.SCHEMA)
+    embedding = gm.ShardedEmbedding(batches.schema, WIDTH, world=WORLD)
+    model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(1, 0.4))
+    model.compile("sgd", "sgd")
+    traffic = count_traffic(model, iter(batches.dataset()), steps=NUM_STEPS)
+    plan = plan_of(batches, Wire())
+    assert traffic["alltoall_bytes_a_rank_step"] == round(plan.sent.mean())
