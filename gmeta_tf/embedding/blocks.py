@@ -1,0 +1,230 @@
+"""Arrays that grow without moving: a table's rows and what is kept beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+__all__ = ["ArrayGroup", "Blocks", "GrowingArray", "blocks_of", "rows_in_memory", "when"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Blocks:
+    """How places lie over blocks: the blocks up to each have `growth` times the places before it.
+
+        first=4, count=3, growth=2:  block 0 holds places 0 to 3, block 1 4 to 7, block 2 8 to 15
+
+    Attributes:
+        first: the places of block 0.
+        count: the most blocks there can be.
+        growth: of the places, by one more block.
+    """
+
+    first: int
+    count: int = 1
+    growth: int = 2
+
+    @property
+    def places(self) -> int:
+        """The most places there can be."""
+        return self.start(self.count)
+
+    def start(self, block: int) -> int:
+        """The first place of a block."""
+        return 0 if block == 0 else self.first * self.growth ** (block - 1)
+
+    def size(self, block: int) -> int:
+        """The places of a block."""
+        return self.start(block + 1) - self.start(block)
+
+    def split(self, places: tf.Tensor) -> list[tf.Tensor]:
+        """Which of the places `[N]` lie in each block: an int32 `[N_b]` a block."""
+        starts = tf.constant([self.start(block) for block in range(1, self.count)], tf.int64)
+        block = tf.searchsorted(starts, places, side="right")
+        return tf.dynamic_partition(tf.range(tf.size(places)), block, self.count)
+
+    def visit(
+        self,
+        places: tf.Tensor,
+        visitor: Callable[..., object],
+        *values: tf.Tensor,
+    ) -> None:
+        """Calls `visitor(block, local, *values)` for each block that any of the places lie in.
+
+        A variable that was read or written by place copies whatever it is assigned later, reserved
+        pages too: so a block that is not there yet must not be touched, not even for no places.
+
+        Args:
+            places: int64 `[N]`.
+            visitor: gets the places counted from the block's first, and their values.
+            values: each `[N, ...]`.
+        """
+        if self.count == 1:
+            visitor(0, places, *values)
+            return
+        for block, which in enumerate(self.split(places)):
+            local = tf.gather(places, which) - self.start(block)
+            some = [tf.gather(value, which) for value in values]
+            when(tf.size(which) > 0, functools.partial(visitor, block, local, *some))
+
+
+def blocks_of(num_places: int, first: int, growth: int) -> Blocks:
+    """Blocks for at least `num_places` places, of which the first `first` are made at once."""
+    count = 1
+    while Blocks(first, count, growth).places < num_places:
+        count += 1
+    return Blocks(first, count, growth)
+
+
+def rows_in_memory(width: int) -> int:
+    """The rows of D numbers that the machine's memory could hold, and TensorFlow count."""
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(memory_bytes // (4 * width), 1 << 30)
+
+
+class GrowingArray:
+    """Values by place, in one variable a block.
+
+    A block is address space that is reserved whole and not written: pages become resident as
+    places are used. Copying into a larger variable would hold old and new together, and
+    TensorFlow's allocator keeps the pages that it gets back. For the same reason the variables are
+    in no `tf.Module`'s lists: whoever reads or saves one whole would copy what was only reserved.
+
+    Attributes:
+        width: the numbers at a place; None for arrays of one dimension.
+        variables: one a block, `[places of the block or 0, width]`.
+    """
+
+    def __init__(
+        self, blocks: Blocks, width: int | None, dtype: tf.DType, *, active: int, name: str
+    ) -> None:
+        """Makes the array; what it holds is not defined before it is written.
+
+        Args:
+            blocks: the layout.
+            width: the numbers at a place; None for an array of one dimension.
+            dtype: of the values.
+            active: the blocks to make now. The others are made by `make_block`.
+            name: of the variables.
+        """
+        self.width = width
+        self._blocks, self._dtype = blocks, dtype
+        self._of_place = [] if width is None else [width]
+        with tf.device("CPU:0"):
+            self.variables = [
+                tf.Variable(
+                    self._unwritten(blocks.size(block) if block < active else 0),
+                    shape=[None, *self._of_place],
+                    trainable=False,
+                    name=f"{name}_{block}",
+                )
+                for block in range(blocks.count)
+            ]
+        # Functions, so that the branches of many blocks are traced once and not at each use.
+        places = tf.TensorSpec([None], tf.int64)
+        values = tf.TensorSpec([None, *self._of_place], dtype)
+        self._gather_blocks = tf.function(self._gather, input_signature=[places], autograph=False)
+        self._scatter_blocks = tf.function(
+            self._scatter, input_signature=[places, values], autograph=False
+        )
+
+    def make_block(self, block: int) -> None:
+        """Reserves a block. Call it once, before the block is read or written."""
+        self.variables[block].assign(self._unwritten(self._blocks.size(block)), read_value=False)
+
+    def gather(self, places: tf.Tensor) -> tf.Tensor:
+        """The values at places `[N]`."""
+        if self._blocks.count == 1:
+            return self.gather_block(0, places)
+        return self._gather_blocks(places)
+
+    def scatter(self, places: tf.Tensor, values: tf.Tensor) -> None:
+        """Writes the values `[N]` or `[N, width]` at distinct places `[N]`."""
+        if self._blocks.count == 1:
+            self.scatter_block(0, places, values)
+        else:
+            self._scatter_blocks(places, values)
+
+    def gather_block(self, block: int, local: tf.Tensor) -> tf.Tensor:
+        """The values at places counted from a block's first."""
+        return tf.gather(self.variables[block], local)
+
+    def scatter_block(self, block: int, local: tf.Tensor, values: tf.Tensor) -> None:
+        """Writes the values at distinct places counted from a block's first."""
+        self.variables[block].scatter_update(tf.IndexedSlices(values, local))
+
+    def _gather(self, places: tf.Tensor) -> tf.Tensor:
+        positions = self._blocks.split(places)
+        values = [
+            tf.cond(
+                tf.size(which) > 0,
+                functools.partial(
+                    self.gather_block, block, tf.gather(places, which) - self._blocks.start(block)
+                ),
+                lambda: tf.zeros([0, *self._of_place], self._dtype),
+            )
+            for block, which in enumerate(positions)
+        ]
+        return tf.dynamic_stitch(positions, values)
+
+    def _scatter(self, places: tf.Tensor, values: tf.Tensor) -> None:
+        self._blocks.visit(places, self.scatter_block, values)
+
+    def _unwritten(self, places: int) -> tf.Tensor:
+        return tf.raw_ops.Empty(shape=[places, *self._of_place], dtype=self._dtype, init=False)
+
+
+class ArrayGroup:
+    """Arrays of one layout, which grow together.
+
+    Attributes:
+        blocks: the layout.
+        num_blocks: int64 variable, the blocks that are there.
+    """
+
+    def __init__(self, blocks: Blocks, *, name: str) -> None:
+        """Makes a group without arrays.
+
+        Args:
+            blocks: the layout.
+            name: of the variables.
+        """
+        self.blocks, self._name = blocks, name
+        self._arrays: list[GrowingArray] = []
+        with tf.device("CPU:0"):
+            self.num_blocks = tf.Variable(
+                1, dtype=tf.int64, trainable=False, name=f"{name}/num_blocks"
+            )
+
+    def array(self, width: int | None, dtype: tf.DType, name: str) -> GrowingArray:
+        """A new array of the group."""
+        made = GrowingArray(
+            self.blocks, width, dtype, active=int(self.num_blocks), name=f"{self._name}/{name}"
+        )
+        self._arrays.append(made)
+        return made
+
+    def reach(self, num_places: tf.Tensor) -> None:
+        """Makes the blocks that the first `num_places` places lie in."""
+        for block in range(1, self.blocks.count):
+            missing = (self.num_blocks <= block) & (num_places > self.blocks.start(block))
+            when(missing, functools.partial(self._make_block, block))
+
+    def _make_block(self, block: int) -> None:
+        for array in self._arrays:
+            array.make_block(block)
+        self.num_blocks.assign(block + 1)
+
+
+def when(condition: tf.Tensor, effect: Callable[[], object]) -> None:
+    """Runs `effect`, whose value is not used, where the condition holds."""
+
+    def run() -> tf.Tensor:
+        effect()
+        return tf.constant(True)
+
+    tf.cond(condition, run, lambda: tf.constant(False))
