@@ -17,11 +17,12 @@ nothing. `core_microseconds_per_sample` is what both take of the cores' time, al
 a busy machine disturbs it less, and what it grows by is what the exchange costs.
 
 `bytes_over_bound` is what the ranks sent over what they had to send. Sent, of a rank and a step:
-the bytes of the rows that its AlltoAlls carry to *other* ranks (keys, rows, gradients), and for
-each number of the AllReduce `2 (W - 1) / W` times its 4 bytes, which is what a ring sends. Least: 8
-bytes for each distinct key of the step that another rank owns, 4 D for that key's row on its way
-here and 4 D for its gradient on its way back, and `2 (W - 1) / W` times 4 bytes for each dense
-weight. Neither counts headers and Horovod's negotiation. Both are summed over ranks and steps.
+the bytes that its AlltoAlls carry to *other* ranks (keys, rows, gradients, dense sums that ride
+along), and for each number of an AllReduce `2 (W - 1) / W` times its 4 bytes, which is what a ring
+sends. Least, with int64 keys (those that fit in 32 bits travel so, and send less): 8 bytes for each
+distinct key of the step that another rank owns, 4 D for that key's row on its way here and 4 D for
+its gradient on its way back, and `2 (W - 1) / W` times 4 bytes for each dense weight. Neither
+counts what Horovod's negotiation sends. Both are summed over ranks and steps.
 """
 
 from __future__ import annotations

@@ -230,7 +230,7 @@ def make_embedding(kind: str, num_rows: int, width: int, world: Any) -> Any:
 
     if kind in _LEFT_OUT:
         raise ValueError(f"tables of the kind {kind!r} are left out: {_LEFT_OUT[kind]}.")
-    table = gm.Table("item", num_rows)
+    table = gm.Table("item", None if kind == "dynamic" else num_rows, keys="raw")
     schema = gm.Schema((gm.Field("item"),), "label", "user", tables=(table,))
     return gm.ShardedEmbedding(schema, width, world=world)
 
@@ -244,11 +244,12 @@ def make_step(embedding: Any, optimizer: Any) -> Callable[[Any], None]:
 
     def look_up_and_update(keys: Any) -> None:
         routes = embedding.routes({group: keys})
-        rows = embedding.fetch(routes)
-        gradients = embedding.return_gradients(
-            {name: _GRADIENT_SHARE * value for name, value in rows.items()}, routes
-        )
-        embedding.apply_gradients(gradients, optimizer, tf.constant(0, tf.int64))
+        step = tf.constant(0, tf.int64)
+        located = embedding.locate(routes, step, training=True)
+        rows = embedding.fetch(routes, located)
+        gradients = {name: _GRADIENT_SHARE * value for name, value in rows.items()}
+        returned = embedding.return_gradients(gradients, routes)
+        embedding.apply_gradients(located, returned.sums, optimizer, step)
 
     return look_up_and_update
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from gmeta_tf.callbacks import RunFolder as RunFolder
     from gmeta_tf.checkpoint import load_checkpoint as load_checkpoint
     from gmeta_tf.checkpoint import save_checkpoint as save_checkpoint
+    from gmeta_tf.embedding.dynamic_table import DynamicTable as DynamicTable
     from gmeta_tf.embedding.row_optimizers import SGD as SGD
     from gmeta_tf.embedding.row_optimizers import Adagrad as Adagrad
     from gmeta_tf.embedding.row_optimizers import Ftrl as Ftrl
@@ -32,6 +33,7 @@ __version__ = "0.1.0.dev0"
 # TensorFlow.
 _HOME = {
     "Adagrad": "gmeta_tf.embedding.row_optimizers",
+    "DynamicTable": "gmeta_tf.embedding.dynamic_table",
     "Field": "gmeta_tf.schema",
     "Ftrl": "gmeta_tf.embedding.row_optimizers",
     "InnerLoop": "gmeta_tf.meta.inner_loop",

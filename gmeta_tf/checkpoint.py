@@ -4,6 +4,8 @@
 <path>/dense.safetensors                 the dense weights and the Keras optimizer's variables
 <path>/rows-00001-of-00002.safetensors   rank 1's rows and slots: local row r is the key
                                          r * W + rank of its group
+<path>/keys-00001-of-00002-...           rank 1's keys, rows and slots of dynamic tables
+                                         (dynamic_files.py)
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from gmeta_tf.collectives import barrier
+from gmeta_tf.dynamic_files import check_dynamic, load_dynamic, save_dynamic
 from gmeta_tf.embedding.table import StaticShard
 from gmeta_tf.meta.outer_loop import MetaModel
 
@@ -47,10 +50,11 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
     barrier(world, name="checkpoint_begin")
     rows = {
         f"{group}/{name}": variable.numpy()
-        for group, shard in model.embedding.shards.items()
+        for group, shard in _static_shards(model).items()
         for name, variable in _variables(shard).items()
     }
     save_file(rows, partial / _rows_name(world.rank, world.size))
+    save_dynamic(model.embedding, partial, int(model.optimizer.iterations))
     if world.is_chief:
         dense = {name: np.asarray(variable) for name, variable in _dense(model).items()}
         save_file(dense, partial / "dense.safetensors")
@@ -95,9 +99,10 @@ def load_checkpoint(model: MetaModel, path: str | pathlib.Path) -> dict[str, Any
         dense = load_file(path / "dense.safetensors")
         rows = {
             (group, name): _own_rows(path, f"{group}/{name}", manifest["size"], model)
-            for group, shard in model.embedding.shards.items()
+            for group, shard in _static_shards(model).items()
             for name in _variables(shard)
         }
+        check_dynamic(model.embedding, path, manifest["size"])
     except (SafetensorError, FileNotFoundError) as error:
         raise ValueError(
             f"the checkpoint {path} is damaged or incomplete: {error}. Use an earlier one."
@@ -107,7 +112,8 @@ def load_checkpoint(model: MetaModel, path: str | pathlib.Path) -> dict[str, Any
     for name, variable in _dense(model).items():
         variable.assign(dense[name])
     for (group, name), value in rows.items():
-        _variables(model.embedding.shards[group])[name].assign(value)
+        _variables(_static_shards(model)[group])[name].assign(value)
+    load_dynamic(model.embedding, path, manifest["size"])
     return manifest["details"]
 
 
@@ -115,6 +121,11 @@ def latest_checkpoint(folder: str | pathlib.Path) -> pathlib.Path | None:
     """The newest whole checkpoint of a folder of them, by name; None when there is none."""
     whole = [found.parent for found in pathlib.Path(folder).glob("*/manifest.json")]
     return max((path for path in whole if path.suffix != ".partial"), default=None)
+
+
+def _static_shards(model: MetaModel) -> dict[str, StaticShard]:
+    shards = model.embedding.shards.items()
+    return {group: shard for group, shard in shards if isinstance(shard, StaticShard)}
 
 
 def _variables(shard: StaticShard) -> dict[str, tf.Variable]:
@@ -177,7 +188,7 @@ def _check_rows(
     rows: dict[tuple[str, str], np.ndarray], model: MetaModel, path: pathlib.Path
 ) -> None:
     for (group, name), value in rows.items():
-        expected = tuple(_variables(model.embedding.shards[group])[name].shape)
+        expected = tuple(_variables(_static_shards(model)[group])[name].shape)
         if value.shape != expected:
             raise ValueError(
                 f"the checkpoint {path} does not fit the model: {group}/{name} has the shape "

@@ -12,6 +12,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from gmeta_tf.embedding.dynamic import DynamicShard
+from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.meta.outer_loop import MetaModel
 from gmeta_tf.meta_io.encode import read_vocabulary
 from gmeta_tf.meta_io.hashing import hash_buckets
@@ -65,13 +67,18 @@ def export_saved_model(
             if table.keys == "vocabulary"
         }
     _check_vocabularies(schema, vocabularies)
-    rows = {group: model.embedding.all_rows(group) for group in model.embedding.shards}
+    tables = {
+        group: _ServedDynamic(model.embedding, group, int(model.optimizer.iterations))
+        if isinstance(shard, DynamicShard)
+        else _ServedStatic(model.embedding.all_rows(group), group)
+        for group, shard in model.embedding.shards.items()
+    }
     if not model.world.is_chief:
         return
     path = pathlib.Path(path)
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    serving = _Serving(model, rows, vocabularies)
+    serving = _Serving(model, tables, vocabularies)
     tf.saved_model.save(
         serving,
         str(partial),
@@ -102,23 +109,73 @@ def _forget_custom_gradients(file: pathlib.Path) -> None:
     file.write_bytes(saved.SerializeToString())
 
 
+class _ServedStatic(tf.Module):
+    """The rows of tables of known size, by key."""
+
+    def __init__(self, rows: tf.Tensor, group: str) -> None:
+        super().__init__()
+        self.rows = tf.Variable(rows, trainable=False, name=f"{group}_rows")
+
+    def __call__(self, keys: tf.Tensor) -> tf.Tensor:
+        return tf.gather(self.rows, keys)
+
+
+class _ServedDynamic(tf.Module):
+    """A dynamic table's rows behind its sorted keys; unknown keys as `unknown_otherwise` says.
+
+    The keys are a variable and no hash table, whose keys would stand in the graph, which may not
+    pass 2 GB.
+    """
+
+    def __init__(self, embedding: ShardedEmbedding, group: str, step: int) -> None:
+        super().__init__()
+        shard = embedding.shards[group]
+        held = embedding.all_keys(group, step)
+        self._shard = shard
+        self._num_ranks = embedding.world.size
+        self._num_keys = len(held.keys)
+        self.keys = tf.Variable(held.keys, trainable=False, name="keys")
+        # Behind the keys' rows the default row, then the buckets.
+        shared = np.concatenate([np.zeros([1, shard.width], np.float32), held.buckets])
+        rows = np.concatenate([held.rows, shared])
+        self.rows = tf.Variable(rows, trainable=False, name="rows")
+
+    def __call__(self, keys: tf.Tensor) -> tf.Tensor:
+        places = tf.searchsorted(self.keys, keys, out_type=tf.int64)
+        # Behind the last key stands one that is compared and not taken.
+        found = tf.gather(tf.pad(self.keys, [[0, 1]]), places)
+        known = (found == keys) & (places < self._num_keys)
+        unknown = self._num_keys + self._shared_place(keys, known)
+        return tf.gather(self.rows, tf.where(known, places, unknown))
+
+    def _shared_place(self, keys: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+        """Where unknown keys read, counted from the default row."""
+        shard = self._shard
+        policy = shard.options.unknown_otherwise
+        if policy == "bucket":
+            return 1 + keys % self._num_ranks * shard.options.num_buckets + shard.bucket_of(keys)
+        if policy == "error":
+            message = f"the table {shard.table!r} has no row for a key of this request"
+            checked = tf.debugging.Assert(tf.reduce_all(known), [message])
+            with tf.control_dependencies([checked] if checked is not None else []):
+                return tf.zeros_like(keys)
+        return tf.zeros_like(keys)
+
+
 class _Serving(tf.Module):
     """What is saved: the whole tables, the vocabularies and the learner's weights."""
 
     def __init__(
         self,
         model: MetaModel,
-        rows: Mapping[str, tf.Tensor],
+        tables: Mapping[str, _ServedStatic | _ServedDynamic],
         vocabularies: Mapping[str, np.ndarray],
     ) -> None:
         super().__init__(name="gmeta_tf")
         self._model = model
         # Keras variables hold TensorFlow ones; a SavedModel follows the latter only.
         self.weights = [variable.value for variable in model.variables]
-        self.rows = {
-            group: tf.Variable(value, trainable=False, name=f"{group}_rows")
-            for group, value in rows.items()
-        }
+        self.tables = dict(tables)
         self.vocabularies = {
             table: _lookup_table(values, table) for table, values in vocabularies.items()
         }
@@ -166,7 +223,7 @@ class _Serving(tf.Module):
         return {**nothing, **label, "support_count": tf.zeros([num_tasks], tf.int32)}
 
     def _fetch(self, batch: Batch) -> dict[str, tf.Tensor]:
-        return {group: tf.gather(self.rows[group], batch["keys"][group]) for group in self.rows}
+        return {group: table(batch["keys"][group]) for group, table in self.tables.items()}
 
     def _batch(self, inputs: Inputs) -> Batch:
         """Raw values as the words of records, so that serving reads as training does."""

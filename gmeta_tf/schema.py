@@ -25,7 +25,7 @@ class Table:
         name: what fields and error messages call it; files are named after it too.
         num_rows: its rows, row 0 (the unknown value's) included. Of a vocabulary, `gmeta-tf
             prepare` fills it in. Of hashed and raw keys it is stated, or None for keys without a
-            limit.
+            limit, whose rows come with them (a *dynamic* table, see `DynamicTable`).
         width: D, the numbers in a row. None takes the model's width. Tables that state the same
             width (or none) are one tensor of rows.
         keys: how a value becomes a key; a missing value is key 0 in each of them.
@@ -67,6 +67,11 @@ class Table:
                 f"Table {self.name!r}: hashed keys need at least 2 rows (row 0 is the missing "
                 "value's), got 1."
             )
+
+    @property
+    def is_dynamic(self) -> bool:
+        """Whether its rows come with their keys: keys without a list and without a limit."""
+        return self.keys != "vocabulary" and self.num_rows is None
 
     @property
     def words_per_key(self) -> int:

@@ -33,7 +33,7 @@ def plan(options: PlanOptions) -> None:
     sizes = table_sizes(
         records.schema,
         options.width,
-        lambda width: dict.fromkeys(optimizer.slot_values(), width),
+        lambda width: {name: slot.width for name, slot in optimizer.slots(width).items()},
         options.world_size,
     )
     shape = StepShape(options.tasks, options.support, options.query)

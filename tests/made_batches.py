@@ -11,6 +11,7 @@ import functools
 
 import numpy as np
 import tensorflow as tf
+from made_data import key_words
 
 import gmeta_tf as gm
 from gmeta_tf.meta_io.pipeline import assemble_batch
@@ -99,7 +100,7 @@ def episodes(tasks, slots, schema=SCHEMA, support=SUPPORT, query=QUERY):
         words = np.concatenate(
             [
                 task.label.astype(np.float32)[np.newaxis].view(np.int32),
-                task.keys.T.astype(np.int32),
+                key_words(task.keys.T, schema),
                 np.ascontiguousarray(task.dense.T, np.float32).view(np.int32),
             ]
         ).T

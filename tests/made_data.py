@@ -93,7 +93,7 @@ def make_records(
     for split in splits:
         writer = EpisodeWriter(folder, split, schema, num_files=num_files, **options)
         for num_rows in sizes_of(tasks, rng) if isinstance(tasks, int) else tasks:
-            words = made_words(made_rows(number, num_rows, rng))
+            words = made_words(made_rows(number, num_rows, rng), schema)
             writer.write(np.full(num_rows, number), words)
             number += 1
         contents[split] = writer.close()
@@ -109,11 +109,23 @@ def make_records(
     return gm.Records.open(folder)
 
 
-def made_words(rows):
+def made_words(rows, schema=SCHEMA):
     """The planes of rows: int32 `[C, n]`."""
     label, keys, dense = (np.asarray(part) for part in rows)
     floats = (label[np.newaxis].astype("<f4").view("<i4"), dense.astype("<f4").view("<i4"))
-    return np.concatenate([floats[0], keys.astype("<i4"), floats[1]])
+    return np.concatenate([floats[0], key_words(keys, schema), floats[1]])
+
+
+def key_words(keys, schema):
+    """Keys `[slots, n]` as the words of records: of wide tables a field's low words, then high."""
+    planes, first = [], 0
+    for field in schema.key_fields:
+        own = np.asarray(keys[first : first + field.num_slots], "<i8")
+        planes.append(own.astype("<i4"))
+        if schema.table(field.table_name).words_per_key == 2:
+            planes.append((own >> 32).astype("<i4"))
+        first += field.num_slots
+    return np.concatenate(planes)
 
 
 class Drawn(NamedTuple):

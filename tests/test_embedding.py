@@ -206,7 +206,7 @@ def test_fetch_and_return_on_one_rank(keys):
     departure = departure_of(tf.constant(keys, tf.int64), None, ONE)
     (arrival,) = send_keys([departure], ONE, name="keys")
     route = Route(departure, arrival)
-    (rows,) = fetch([route], [shard.gather], ONE, name="rows")
+    (rows,) = fetch([route], [shard.gather(shard.locate(route.owned))], ONE, name="rows")
     np.testing.assert_array_equal(rows, shard.rows.numpy()[keys].reshape(-1, WIDTH))
     gradients = tf.ones_like(rows)
     (sums,), following, totals = return_gradients(
@@ -265,11 +265,12 @@ def test_fetch_return_and_apply_touch_the_keys_of_a_step():
     keys = {"embedded": [16, 3, 0], "embedded_2": [5]}
     tensors = {group: tf.constant(value, tf.int64) for group, value in keys.items()}
     routes = embedding.routes(tensors)
-    rows = embedding.fetch(routes)
+    located = embedding.locate(routes)
+    rows = embedding.fetch(routes, located)
     for group, value in keys.items():
         np.testing.assert_array_equal(rows[group], before[group][value])
-    sums = embedding.return_gradients(rows, routes).rows
-    embedding.apply_gradients(sums, optimizer, tf.constant(0, tf.int64))
+    sums = embedding.return_gradients(rows, routes).sums
+    embedding.apply_gradients(located, sums, optimizer, tf.constant(0, tf.int64))
     for group, value in keys.items():
         expected = before[group].copy()
         expected[value] *= 0.5

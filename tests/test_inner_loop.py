@@ -126,7 +126,8 @@ def meta_model(*arguments, layers=(), **inner):
 
 
 def fetch(model, batch):
-    return model.embedding.fetch(model.embedding.routes(batch["keys"]))
+    routes = model.embedding.routes(batch["keys"])
+    return model.embedding.fetch(routes, model.embedding.locate(routes))
 
 
 def outputs_of(model, batch):

@@ -202,21 +202,22 @@ def test_what_an_owner_serves_and_a_rank_asks():
     item = placement.tables[0]
     assert (item.distinct_keys, item.remote_keys) == (8.5, 3.5)
     assert item.served.tolist() == [2, 5]
-    assert placement.sent.tolist() == [5 * (8 + 16) + 2 * 16, 2 * (8 + 16) + 5 * 16]
-    assert placement.received.tolist() == [2 * (8 + 16) + 5 * 16, 5 * (8 + 16) + 2 * 16]
+    assert placement.sent.tolist() == [5 * (4 + 16) + 2 * 16, 2 * (4 + 16) + 5 * 16]
+    assert placement.received.tolist() == [2 * (4 + 16) + 5 * 16, 5 * (4 + 16) + 2 * 16]
     assert placement.busiest_rank == 0
 
 
 def test_half_precision_and_narrow_keys():
     requests = {name: [[0, 1], [0, 0]] for name in FIELDS}
-    placement = placed(sizes_for(2), requests, wire=Wire("bfloat16", narrow_keys=True))
+    placement = placed(sizes_for(2), requests, wire=Wire("bfloat16"))
     sent = {table.size.name: table.sent.tolist() for table in placement.tables}
     assert sent["item"] == [4 + 8, 8]
     assert sent["hour"] == [4 + 4, 4]
     assert sent["query"] == [8 + 12, 12]  # keys without a limit do not fit into 4 bytes
-    assert Wire(narrow_keys=True).key_bytes(2**31) == 4
-    assert Wire(narrow_keys=True).key_bytes(2**31 + 1) == 8
-    assert Wire().key_bytes(5) == 8
+    assert Wire().key_bytes(2**31) == 4
+    assert Wire().key_bytes(2**31 + 1) == 8
+    assert Wire().key_bytes(5) == 4
+    assert Wire().key_bytes(None) == 8
 
 
 def test_a_ring_sends_each_number_nearly_twice():
@@ -255,7 +256,7 @@ def test_a_table_of_which_every_rank_reads_all_is_cheaper_copied():
     placement = tables_for(4, rows=[400, 8], reads=[40, 8])
     assert placement.replicated == ("t1",)
     # Even ranks, each of which reads 48 keys and has 36 of them sent by others.
-    assert placement.bytes_of_advice == (36 * (8 + 32), 30 * (8 + 32) + ring_bytes(8 * 4, 4))
+    assert placement.bytes_of_advice == (36 * (4 + 32), 30 * (4 + 32) + ring_bytes(8 * 4, 4))
 
 
 def test_a_table_of_which_ranks_read_a_part_stays_sharded():

@@ -191,7 +191,8 @@ def task_gradients(
     Returns:
         Those of the dense weights; and group -> keys int64 `[U]` and their gradients `[U, D]`.
     """
-    rows = model.embedding.fetch(model.embedding.routes(batch["keys"]))
+    routes = model.embedding.routes(batch["keys"])
+    rows = model.embedding.fetch(routes, model.embedding.locate(routes))
     with tf.GradientTape() as tape:
         tape.watch(rows)
         outputs = model.adapted_outputs(rows, batch, training=True)
@@ -223,7 +224,7 @@ def apply_gradients(
             var=variable.value.handle, alpha=rate, delta=gradient
         )
     for group, (keys, gradient) in row_gradients.items():
-        shard = model.embedding.shards[group]
+        shard: Any = model.embedding.shards[group]
         tf.raw_ops.ResourceSparseApplyAdagradV2(
             var=shard.rows.handle,
             accum=shard.slots["accumulator"].handle,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import tensorflow as tf
 
@@ -71,6 +71,7 @@ def problem_message(problem: Sequence[int], table: str, options: DynamicTable) -
     return None
 
 
+@final
 class DynamicShard:
     """The rows of a dynamic table that this rank owns: those of the keys with `key % W == rank`.
 
@@ -201,6 +202,11 @@ class DynamicShard:
             lambda: self._insert_unknown(keys, places, step),
         )
 
+    @property
+    def key_type(self) -> tf.DType:
+        """The type that its keys travel as."""
+        return tf.int64
+
     def gather(self, places: tf.Tensor) -> tf.Tensor:
         """The rows `[V, D]` at places `[V]`."""
         return self.store.rows.gather(places)
@@ -227,6 +233,10 @@ class DynamicShard:
             gradients = tf.math.unsorted_segment_sum(gradients, which, tf.size(places))
         self.store.update(places, gradients, optimizer, step)
 
+    def bucket_of(self, keys: tf.Tensor) -> tf.Tensor:
+        """Which of its owner's buckets each key `[N]` shares where it has no row, int64 `[N]`."""
+        return buckets_of(keys, self._seed, self._num_buckets)
+
     def metrics(self) -> dict[str, tf.Tensor]:
         """This rank's counts since it was made or loaded, int64 scalars.
 
@@ -243,7 +253,7 @@ class DynamicShard:
         problem = tf.constant(NO_PROBLEM, tf.int64)
         instead: tf.Tensor = tf.constant(DEFAULT_PLACE, tf.int64)
         if policy == "bucket":
-            instead = 1 + buckets_of(keys, self._seed, self._num_buckets)
+            instead = 1 + self.bucket_of(keys)
         if policy == "error":
             problem = tf.concat([_offence(tf.boolean_mask(keys, unknown)), problem[2:]], axis=0)
         return Located(tf.where(unknown, instead, places), problem)

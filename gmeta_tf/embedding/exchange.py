@@ -6,7 +6,7 @@ may travel with the gradients of this one (see `look_ahead`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -129,13 +129,13 @@ def arrival_of(came: Came, world: World) -> Arrival | None:
 
 def fetch(
     routes: Sequence[Route],
-    gathers: Sequence[Callable[[tf.Tensor], tf.Tensor]],
+    owned: Sequence[tf.Tensor],
     world: World,
     *,
     name: str,
     wire: tf.DType = tf.float32,
 ) -> list[tf.Tensor]:
-    """The rows that the owners hold now of the keys that took the routes.
+    """Sends the owners' rows to where the keys came from.
 
     The two ranks of `send_keys`; key 4 is wanted by both and gathered once:
 
@@ -144,7 +144,7 @@ def fetch(
 
     Args:
         routes: one for each group of tables.
-        gathers: keys `[V]` of this rank -> their rows `[V, D]`, one for each group.
+        owned: float `[V, D]`, the rows of each group's `Route.owned` as they are now.
         world: the world.
         name: of the collective; fixed over steps.
         wire: what rows travel as. A rank's own rows are rounded too, so that what a task reads does
@@ -153,9 +153,8 @@ def fetch(
     Returns:
         The rows `[U, D]` of each group, in the order of its keys.
     """
-    owned = [gather(route.owned) for gather, route in zip(gathers, routes, strict=True)]
     if not world.is_distributed:
-        return owned
+        return list(owned)
     answers = [
         Part(
             tf.gather(tf.cast(rows, wire), route.arrival.owned_of),

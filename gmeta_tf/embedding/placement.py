@@ -35,15 +35,12 @@ class Wire:
 
     Attributes:
         numbers: the type in which rows and gradients travel: "float32", "bfloat16" or "float16".
-        narrow_keys: keys take 4 bytes where the tables of a width have no more than 2**31 rows
-            together; otherwise 8.
 
     Raises:
         ValueError: another type.
     """
 
     numbers: str = "float32"
-    narrow_keys: bool = False
 
     def __post_init__(self) -> None:
         if self.numbers not in WIRE_BYTES:
@@ -57,8 +54,12 @@ class Wire:
         return WIRE_BYTES[self.numbers] * width
 
     def key_bytes(self, num_keys: int | None) -> int:
-        """Of a key; `num_keys` is how many the tables of its width have, None without a limit."""
-        is_narrow = self.narrow_keys and num_keys is not None and num_keys <= _LARGEST_NARROW_SIZE
+        """Of a key: 4 where the tables of its width have no more than 2**31, otherwise 8.
+
+        Args:
+            num_keys: how many they have together; None without a limit.
+        """
+        is_narrow = num_keys is not None and num_keys <= _LARGEST_NARROW_SIZE
         return 4 if is_narrow else 8
 
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from gmeta_tf.meta_io.pipeline import key_groups
+from gmeta_tf.meta_io.pipeline import input_groups, key_groups
 from gmeta_tf.schema import Schema
 
-__all__ = ["field_slots", "pool_fields", "take_rows"]
+__all__ = ["field_slots", "join_groups", "pool_fields", "take_rows"]
 
 
 def field_slots(schema: Schema) -> dict[str, tuple[int, ...]]:
@@ -18,6 +18,34 @@ def field_slots(schema: Schema) -> dict[str, tuple[int, ...]]:
         group: tuple(f.num_slots for f in schema.key_fields if f.table_name in tables)
         for group, tables in key_groups(schema).items()
     }
+
+
+def join_groups(pooled: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Tensor]:
+    """The groups' fields as the learner's inputs, each in the schema's order of fields.
+
+    Args:
+        pooled: group -> float `[..., fields, D]`, what `pool_fields` gives.
+        schema: whose groups.
+
+    Returns:
+        input -> float `[..., F, D]`.
+    """
+    tables_of = key_groups(schema)
+    inputs = {}
+    for name, groups in input_groups(schema).items():
+        if len(groups) == 1:
+            inputs[name] = pooled[groups[0]]
+            continue
+        behind = [
+            field.name
+            for group in groups
+            for field in schema.key_fields
+            if field.table_name in tables_of[group]
+        ]
+        order = [behind.index(field.name) for field in schema.key_fields if field.name in behind]
+        joined = tf.concat([pooled[group] for group in groups], axis=-2)
+        inputs[name] = tf.gather(joined, order, axis=-2)
+    return inputs
 
 
 @tf.custom_gradient

@@ -12,7 +12,7 @@ __all__ = ["RowStore"]
 
 def slot_starts(optimizer: RowOptimizer, width: int) -> dict[str, tuple[float, int]]:
     """Name -> where a slot starts, and how many numbers of it a row has."""
-    return {name: (value, width) for name, value in optimizer.slot_values().items()}
+    return {name: (slot.start, slot.width) for name, slot in optimizer.slots(width).items()}
 
 
 class RowStore:

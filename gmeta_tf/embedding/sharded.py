@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
+import numpy as np
 import tensorflow as tf
 
-from gmeta_tf.collectives import agree, allgather_rows, start
+from gmeta_tf.collectives import agree, allgather_rows, allreduce_sum, start
+from gmeta_tf.embedding import dynamic_state
+from gmeta_tf.embedding.dynamic import DynamicShard
+from gmeta_tf.embedding.dynamic_table import DynamicTable
 from gmeta_tf.embedding.exchange import (
     Arrival,
     Departure,
@@ -25,7 +29,7 @@ from gmeta_tf.meta_io.pipeline import key_groups
 from gmeta_tf.schema import Schema
 from gmeta_tf.world import World
 
-__all__ = ["Returned", "ShardedEmbedding"]
+__all__ = ["KeyedRows", "Located", "Returned", "ShardedEmbedding"]
 
 _WIRES = ("float32", "bfloat16", "float16")
 
@@ -33,17 +37,43 @@ Keys = dict[str, tf.Tensor]
 Rows = dict[str, tf.Tensor]
 
 
+class KeyedRows(NamedTuple):
+    """What a dynamic table holds.
+
+    Attributes:
+        keys: int64 `[N]`, ascending.
+        rows: float32 `[N, D]`.
+        buckets: float32 `[W B, D]`, the shared rows of unknown keys, rank after rank.
+    """
+
+    keys: np.ndarray
+    rows: np.ndarray
+    buckets: np.ndarray
+
+
+class Located(NamedTuple):
+    """Where a step's keys lie with this rank.
+
+    Attributes:
+        places: group -> int64 `[V]`, of `Route.owned`.
+        problems: dynamic group -> int64 `[4]`, what a policy `"error"` objects to (see
+            `dynamic.Located`).
+    """
+
+    places: dict[str, tf.Tensor]
+    problems: dict[str, tf.Tensor]
+
+
 class Returned(NamedTuple):
     """What the message of a step's gradients brought.
 
     Attributes:
-        rows: group -> this rank's touched keys, int64 `[V]`, and the sums of their gradients over
-            the ranks, float32 `[V, D]`.
+        sums: group -> the sums over the ranks of the gradients of `Route.owned`, `[V, D]`.
         following: group -> the arrival of the next step's keys.
         totals: the sums of the totals.
     """
 
-    rows: dict[str, tuple[tf.Tensor, tf.Tensor]]
+    sums: Rows
     following: dict[str, Arrival | None]
     totals: list[tf.Tensor]
 
@@ -58,8 +88,9 @@ class ShardedEmbedding(tf.Module):
         schema: the schema, table sizes filled in.
         width: D of the tables that state none.
         wire: what rows and gradients travel as.
+        dynamic: dynamic table -> its rules.
         world: the ranks.
-        shards: group name -> this rank's rows of the tables of one width.
+        shards: group name -> this rank's rows of the group's tables (see `key_groups`).
     """
 
     def __init__(
@@ -70,6 +101,7 @@ class ShardedEmbedding(tf.Module):
         seed: int = 0,
         scale: float = 0.05,
         wire: str = "float32",
+        dynamic: DynamicTable | Mapping[str, DynamicTable] | None = None,
         world: World | None = None,
     ) -> None:
         """Builds this rank's shards with their initial rows.
@@ -77,17 +109,19 @@ class ShardedEmbedding(tf.Module):
         It is what a run makes first, so it also connects the ranks (`collectives.start`).
 
         Args:
-            schema: what `Records.schema` gives: every table has its `num_rows`.
+            schema: what `Records.schema` gives: every table with a vocabulary has its `num_rows`.
             width: D of the tables that state none.
             seed: of the initial rows, which are a function of (seed, table, key) alone.
             scale: the largest absolute initial value.
             wire: what rows and their gradients travel as between ranks: `"float32"`, or
                 `"bfloat16"` or `"float16"` for half the bytes. Sums and rows stay float32.
+            dynamic: the rules of the tables without a limit: of all, or by name. None, and tables
+                that are not named, take `DynamicTable()`.
             world: None detects it.
 
         Raises:
-            ValueError: a table without `num_rows`, a width below 1, another `wire`, or ranks that
-                list different tables (on every rank).
+            ValueError: a vocabulary without `num_rows`, a width below 1, another `wire`, rules of a
+                table that is not dynamic, or ranks that list different tables (on every rank).
         """
         super().__init__(name="embedding")
         if width < 1:
@@ -96,7 +130,7 @@ class ShardedEmbedding(tf.Module):
             raise ValueError(
                 f"ShardedEmbedding: expected wire to be one of {', '.join(_WIRES)}, got {wire!r}."
             )
-        unsized = [table.name for table in schema.tables if table.num_rows is None]
+        unsized = [t.name for t in schema.tables if t.num_rows is None and not t.is_dynamic]
         if unsized:
             raise ValueError(
                 f"ShardedEmbedding: the table {unsized[0]!r} has no num_rows. Pass the schema of "
@@ -107,19 +141,29 @@ class ShardedEmbedding(tf.Module):
         self.seed = seed
         self.scale = scale
         self.wire = wire
+        self.dynamic = _rules(schema, dynamic)
         self.world = World.detect() if world is None else world
         start(self.world)
         agree(self.describe(), self.world, name="the embedding tables")
         self.shards = {
-            group: StaticShard(
-                self._ranges(tables),
-                schema.table(tables[0]).width or width,
-                self.world,
-                scale=scale,
-                name=group,
-            )
-            for group, tables in key_groups(schema).items()
+            group: self._make_shard(tables, name=f"tables_{index}")
+            for index, (group, tables) in enumerate(key_groups(schema).items())
         }
+
+    def _make_shard(self, tables: tuple[str, ...], *, name: str) -> StaticShard | DynamicShard:
+        width = self.schema.table(tables[0]).width or self.width
+        if tables[0] not in self.dynamic:
+            ranges = self._ranges(tables)
+            return StaticShard(ranges, width, self.world, scale=self.scale, name=name)
+        return DynamicShard(
+            self.dynamic[tables[0]],
+            table=tables[0],
+            width=width,
+            seed=_table_seed(self.seed, tables[0]),
+            world=self.world,
+            scale=self.scale,
+            name=name,
+        )
 
     def describe(self) -> dict[str, Any]:
         """What must be the same on every rank, as JSON values."""
@@ -130,6 +174,7 @@ class ShardedEmbedding(tf.Module):
             "seed": self.seed,
             "scale": self.scale,
             "wire": self.wire,
+            "dynamic": {name: dataclasses.asdict(rules) for name, rules in self.dynamic.items()},
         }
 
     def departures(self, keys: Keys, counts: Keys | None = None) -> dict[str, Departure]:
@@ -163,16 +208,42 @@ class ShardedEmbedding(tf.Module):
             for (group, departure), arrival in zip(departures.items(), arrivals, strict=True)
         }
 
-    def fetch(self, routes: dict[str, Route]) -> Rows:
+    def locate(
+        self, routes: dict[str, Route], step: tf.Tensor | int = 0, *, training: bool = False
+    ) -> Located:
+        """Where the owners hold the keys that took the routes. No collective.
+
+        Args:
+            routes: of a step's keys.
+            step: int64 scalar, the training steps done before.
+            training: whether dynamic tables see the keys, and give rows to new ones.
+        """
+        places, problems = {}, {}
+        for group, shard in self.shards.items():
+            owned = routes[group].owned
+            if isinstance(shard, StaticShard):
+                places[group] = shard.locate(owned)
+                continue
+            dynamic = cast(DynamicShard, shard)
+            found = dynamic.locate(owned, tf.cast(step, tf.int64), training=training)
+            places[group], problems[group] = found.places, found.problem
+        return Located(places, problems)
+
+    def fetch(self, routes: dict[str, Route], located: Located) -> Rows:
         """The rows of the keys that took the routes; one AlltoAll. All must call it.
 
         Returns:
             group -> float32 `[U, D]`, as they are now.
         """
-        gathers = [shard.gather for shard in self.shards.values()]
-        wire = tf.as_dtype(self.wire)
-        rows = fetch(list(routes.values()), gathers, self.world, name="rows", wire=wire)
-        return dict(zip(routes, rows, strict=True))
+        owned = [shard.gather(located.places[group]) for group, shard in self.shards.items()]
+        rows = fetch(
+            [routes[group] for group in self.shards],
+            owned,
+            self.world,
+            name="rows",
+            wire=tf.as_dtype(self.wire),
+        )
+        return dict(zip(self.shards, rows, strict=True))
 
     def return_gradients(
         self,
@@ -200,21 +271,18 @@ class ShardedEmbedding(tf.Module):
             following=list(following.values()),
             totals=totals,
         )
-        of_rows = {
-            group: (route.owned, summed)
-            for (group, route), summed in zip(routes.items(), sums, strict=True)
-        }
-        return Returned(of_rows, dict(zip(following, arrivals, strict=True)), totals)
+        return Returned(
+            dict(zip(routes, sums, strict=True)),
+            dict(zip(following, arrivals, strict=True)),
+            totals,
+        )
 
     def apply_gradients(
-        self,
-        gradients: dict[str, tuple[tf.Tensor, tf.Tensor]],
-        optimizer: RowOptimizer,
-        step: tf.Tensor,
+        self, located: Located, sums: Rows, optimizer: RowOptimizer, step: tf.Tensor
     ) -> None:
-        """Updates the touched rows with `Returned.rows`, scaled. No collective."""
-        for group, (keys, sums) in gradients.items():
-            self.shards[group].update(keys, sums, optimizer, step)
+        """Updates the touched rows with `Returned.sums`, scaled. No collective."""
+        for group, summed in sums.items():
+            self.shards[group].update(located.places[group], summed, optimizer, step)
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
         """Makes what the optimizer keeps for each row."""
@@ -222,16 +290,66 @@ class ShardedEmbedding(tf.Module):
             shard.make_slots(optimizer)
 
     def all_rows(self, group: str) -> tf.Tensor:
-        """Every row of a group of tables, `[num_rows, D]`, on every rank; all must call it."""
+        """Every row of a group of tables, `[num_rows, D]`, on every rank; all must call it.
+
+        Raises:
+            ValueError: a dynamic table, which has `all_keys`.
+        """
         shard, size = self.shards[group], self.world.size
+        if isinstance(shard, DynamicShard):
+            raise ValueError(
+                f"all_rows: expected a group of tables of known size, got that of the dynamic "
+                f"table {shard.table!r}. Use all_keys."
+            )
         stacked = allgather_rows(shard.rows, self.world, name=f"{group}_all_rows")
         keys = tf.concat([tf.range(rank, shard.num_rows, size) for rank in range(size)], axis=0)
         return tf.gather(stacked, tf.math.invert_permutation(keys))
 
+    def all_keys(self, group: str, step: int = 0) -> KeyedRows:
+        """Every key and row of a dynamic table, on every rank; all must call it.
+
+        Args:
+            group: the table's.
+            step: the training steps done.
+
+        Raises:
+            ValueError: a group of tables of known size, which has `all_rows`.
+        """
+        shard = self.shards[group]
+        if not isinstance(shard, DynamicShard):
+            raise ValueError(
+                f"all_keys: expected the group of a dynamic table, got {group!r}. Use all_rows."
+            )
+        states = list(dynamic_state.export(shard, step))
+        name = f"tables_{list(self.shards).index(group)}"
+        gathered = [
+            allgather_rows(tf.concat(own, axis=0), self.world, name=f"{name}_all_{what}").numpy()
+            for what, own in (
+                ("keys", [state.keys for state in states]),
+                ("rows", [state.rows for state in states]),
+                ("buckets", [states[0].bucket_rows]),
+            )
+        ]
+        keys, rows, buckets = gathered
+        order = np.argsort(keys)
+        return KeyedRows(keys[order], rows[order], buckets)
+
     @property
     def table_names(self) -> tuple[str, ...]:
         """The tables, in the order of `out_of_range` in a batch."""
-        return tuple(table.name for shard in self.shards.values() for table in shard.tables)
+        return tuple(name for names in key_groups(self.schema).values() for name in names)
+
+    def metrics(self) -> dict[str, dict[str, int]]:
+        """Dynamic table -> its counts over all ranks (see `DynamicShard.metrics`). A collective."""
+        shards = {s.table: s.metrics() for s in self.shards.values() if isinstance(s, DynamicShard)}
+        if not shards:
+            return {}
+        counts = tf.stack([tf.stack(list(counts.values())) for counts in shards.values()])
+        (summed,) = allreduce_sum([counts], self.world, name="table_metrics")
+        return {
+            table: dict(zip(counts, map(int, row), strict=True))
+            for (table, counts), row in zip(shards.items(), summed.numpy(), strict=True)
+        }
 
     def _ranges(self, names: tuple[str, ...]) -> tuple[TableRange, ...]:
         ranges, first_row = [], 0
@@ -240,6 +358,23 @@ class ShardedEmbedding(tf.Module):
             ranges.append(TableRange(name, first_row, num_rows, _table_seed(self.seed, name)))
             first_row += num_rows
         return tuple(ranges)
+
+
+def _rules(
+    schema: Schema, dynamic: DynamicTable | Mapping[str, DynamicTable] | None
+) -> dict[str, DynamicTable]:
+    """The rules of each dynamic table of the schema."""
+    names = [table.name for table in schema.tables if table.is_dynamic]
+    if dynamic is None or isinstance(dynamic, DynamicTable):
+        return dict.fromkeys(names, dynamic or DynamicTable())
+    others = [name for name in dynamic if name not in names]
+    if others:
+        raise ValueError(
+            f"ShardedEmbedding: expected rules (dynamic=) of dynamic tables, which are "
+            f"{', '.join(names) or 'none'} here, got some of {others[0]!r}. A table is dynamic "
+            "whose keys are 'hash' or 'raw' and that states no num_rows."
+        )
+    return {name: dynamic.get(name, DynamicTable()) for name in names}
 
 
 def _table_seed(seed: int, name: str) -> int:

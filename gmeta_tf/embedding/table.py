@@ -136,26 +136,29 @@ class StaticShard(tf.Module):
     @property
     def key_type(self) -> tf.DType:
         """The narrowest type that its keys fit in."""
-        return tf.int32 if self.num_rows <= tf.int32.max else tf.int64
+        return tf.int32 if self.num_rows <= 2**31 else tf.int64
 
-    def gather(self, keys: tf.Tensor) -> tf.Tensor:
-        """The rows `[N, D]` of keys `[N]` that this rank owns."""
-        return tf.gather(self.rows, keys // self.world.size)
+    def locate(self, keys: tf.Tensor) -> tf.Tensor:
+        """The places `[N]` of keys `[N]` that this rank owns."""
+        return keys // self.world.size
+
+    def gather(self, places: tf.Tensor) -> tf.Tensor:
+        """The rows `[N, D]` at places `[N]`."""
+        return tf.gather(self.rows, places)
 
     def update(
-        self, keys: tf.Tensor, gradients: tf.Tensor, optimizer: RowOptimizer, step: tf.Tensor
+        self, places: tf.Tensor, gradients: tf.Tensor, optimizer: RowOptimizer, step: tf.Tensor
     ) -> None:
-        """Applies the optimizer to the rows of `keys`.
+        """Applies the optimizer to the rows at `places`.
 
         Args:
-            keys: int64 `[N]`, distinct and this rank's own.
+            places: int64 `[N]`, distinct.
             gradients: float32 `[N, D]`.
             optimizer: the one that `make_slots` was called with.
             step: int64 scalar, the steps done before this one.
         """
-        local = keys // self.world.size
-        old = {name: tf.gather(variable, local) for name, variable in self.slots.items()}
-        rows, slots = optimizer.update(tf.gather(self.rows, local), gradients, old, step)
-        self.rows.scatter_update(tf.IndexedSlices(rows, local))
+        old = {name: tf.gather(variable, places) for name, variable in self.slots.items()}
+        rows, slots = optimizer.update(tf.gather(self.rows, places), gradients, old, step)
+        self.rows.scatter_update(tf.IndexedSlices(rows, places))
         for name, variable in self.slots.items():
-            variable.scatter_update(tf.IndexedSlices(slots[name], local))
+            variable.scatter_update(tf.IndexedSlices(slots[name], places))

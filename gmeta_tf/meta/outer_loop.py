@@ -13,9 +13,11 @@ from gmeta_tf.collectives import agree, broadcast
 from gmeta_tf.embedding import row_optimizers
 from gmeta_tf.embedding.exchange import Route
 from gmeta_tf.embedding.look_ahead import LookAhead
-from gmeta_tf.embedding.pooling import field_slots, pool_fields, take_rows
+from gmeta_tf.embedding.placement import table_sizes
+from gmeta_tf.embedding.placement_report import size_lines
+from gmeta_tf.embedding.pooling import field_slots, join_groups, pool_fields, take_rows
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
-from gmeta_tf.embedding.sharded import Rows, ShardedEmbedding
+from gmeta_tf.embedding.sharded import Located, Rows, ShardedEmbedding
 from gmeta_tf.judgement import JudgementSums
 from gmeta_tf.meta.fast_dense import LoopShape
 from gmeta_tf.meta.fast_layers import TaskRows, Watch
@@ -24,7 +26,7 @@ from gmeta_tf.meta.inner_loop import InnerLoop, adapt, descend_values
 from gmeta_tf.meta.lanes import lanes_of
 from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
 from gmeta_tf.meta.ranked_model import RankedModel
-from gmeta_tf.meta_io.pipeline import Batch
+from gmeta_tf.meta_io.pipeline import Batch, key_groups
 from gmeta_tf.threads import num_lanes
 
 __all__ = ["MetaModel"]
@@ -138,7 +140,8 @@ class MetaModel(RankedModel):
     def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One step of Algorithm 1 on this rank's tasks. Every rank must call it."""
         routes = self._routes(batch)
-        rows = self.embedding.fetch(routes)
+        located = self.embedding.locate(routes, self._steps_done(), training=True)
+        rows = self.embedding.fetch(routes, located)
         with tf.GradientTape() as tape:
             tape.watch(rows)
             outputs = self.adapted_outputs(rows, batch, training=True)
@@ -150,7 +153,7 @@ class MetaModel(RankedModel):
             group: tf.zeros_like(rows[group]) if gradient is None else gradient
             for group, gradient in row_gradients.items()
         }
-        self._outer_update(gradients, row_gradients, routes, loss, batch)
+        self._outer_update(gradients, row_gradients, routes, located, loss, batch)
         self._tasks.advance_seeds()
         self.input_seconds.assign_add(batch.get("waited", 0.0))
         return self.get_metrics_result()
@@ -218,6 +221,7 @@ class MetaModel(RankedModel):
         gradients: list[tf.Tensor | None],
         row_gradients: Rows,
         routes: dict[str, Route],
+        located: Located,
         loss: tf.Tensor,
         batch: Batch,
     ) -> None:
@@ -228,7 +232,7 @@ class MetaModel(RankedModel):
         divided by the number of tasks of all ranks, which is summed in the same message.
         """
         reached = [(g, v) for g, v in zip(gradients, self.trainable_variables) if g is not None]
-        refused = tf.cast(batch["out_of_range"] >= 0, tf.float32)
+        refused = _refusals(batch, located)
         following = None if self.look_ahead is None else self.look_ahead.following(batch)
         returned = self.embedding.return_gradients(
             row_gradients,
@@ -247,14 +251,12 @@ class MetaModel(RankedModel):
             # A step that is refused has sent the next keys, and the step behind it finds them.
             kept = self.look_ahead.keep(following, returned.following, batch)
         with tf.control_dependencies(kept):
-            checked = self._refuse(refused, batch["out_of_range"])
-        with tf.control_dependencies([checked]):
+            checked = self._refuse(refused, batch, located)
+        with tf.control_dependencies(checked):
             scale = 1.0 / tf.maximum(num_tasks, 1.0)
-            step = tf.cast(self.optimizer.iterations.value, tf.int64)
-            row_means = {
-                group: (keys, summed * scale) for group, (keys, summed) in returned.rows.items()
-            }
-            self.embedding.apply_gradients(row_means, self.row_optimizer, step)
+            row_means = {group: summed * scale for group, summed in returned.sums.items()}
+            step = self._steps_done()
+            self.embedding.apply_gradients(located, row_means, self.row_optimizer, step)
             self.optimizer.apply(
                 [summed * scale for summed in sums], [variable for _, variable in reached]
             )
@@ -262,7 +264,7 @@ class MetaModel(RankedModel):
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Judges the query rows of this rank's tasks. Every rank must call it."""
-        rows = self.embedding.fetch(self.embedding.routes(batch["keys"], batch.get("keys_of_rank")))
+        rows, located = self._fetch(batch)
         adapted = self.adapted_outputs(rows, batch, training=False)
         unadapted = self.unadapted_outputs(rows, batch)
         query = batch["query"]
@@ -276,19 +278,20 @@ class MetaModel(RankedModel):
             "loss": tf.reduce_sum(self._task_losses(query, adapted)),
             "num_tasks": _num_tasks(batch),
             "out_of_range": batch["out_of_range"],
+            "problems": located.problems,
         }
 
     def predict_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """The query rows of this rank's tasks: task, label, adapted and unadapted prediction."""
         judged = self.test_step(batch)
-        largest = judged["out_of_range"]
-        with tf.control_dependencies([self._refuse(tf.cast(largest >= 0, tf.float32), largest)]):
+        located = Located({}, judged["problems"])
+        with tf.control_dependencies(self._refuse(_refusals(batch, located), batch, located)):
             names = ("task", "label", "adapted", "unadapted")
             return {name: tf.identity(judged[name]) for name in names}
 
     def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """The adapted predictions of the query rows, `[T, Q]`."""
-        rows = self.embedding.fetch(self.embedding.routes(batch["keys"], batch.get("keys_of_rank")))
+        rows, _ = self._fetch(batch)
         return self.row_loss.predict(self.adapted_outputs(rows, batch, training=training))
 
     @property
@@ -303,13 +306,17 @@ class MetaModel(RankedModel):
         whole = self._tasks.why_whole
         show(f" the learner runs {'whole: ' + whole if whole else 'once for all tasks of a lane'}")
         show(f" lanes: {self.lanes}")
-        for group, shard in self.embedding.shards.items():
-            for table in shard.tables:
-                show(f" table {table.name}: {table.num_rows:,} rows x {shard.width} ({group})")
-            show(
-                f" {shard.rows.shape[0]:,} of {shard.num_rows:,} rows are on rank "
-                f"{self.world.rank} of {self.world.size}"
-            )
+        optimizer = getattr(self, "row_optimizer", None)
+        sizes = table_sizes(
+            self.embedding.schema,
+            self.embedding.width,
+            lambda width: (
+                {n: s.width for n, s in optimizer.slots(width).items()} if optimizer else {}
+            ),
+            self.world.size,
+        )
+        for line in size_lines(sizes):
+            show(f" {line}")
 
     # What the steps are made of.
 
@@ -319,12 +326,22 @@ class MetaModel(RankedModel):
             return self.look_ahead.routes(batch)
         return self.embedding.routes(batch["keys"], batch.get("keys_of_rank"))
 
+    def _fetch(self, batch: Batch) -> tuple[Rows, Located]:
+        """The rows of a step that does not train."""
+        routes = self.embedding.routes(batch["keys"], batch.get("keys_of_rank"))
+        located = self.embedding.locate(routes)
+        return self.embedding.fetch(routes, located), located
+
+    def _steps_done(self) -> tf.Tensor:
+        return tf.cast(self.optimizer.iterations.value, tf.int64)
+
     def _features(self, own_rows: Rows, part: dict[str, Any]) -> dict[str, tf.Tensor]:
         """What the learner sees of the support or query rows, `[T, R, ...]` each."""
-        features = {}
+        pooled = {}
         for group, slots in self._slots.items():
             pairs = part["pairs"][group]
-            features[group] = pool_fields(take_rows(own_rows[group], pairs), pairs, slots)
+            pooled[group] = pool_fields(take_rows(own_rows[group], pairs), pairs, slots)
+        features = join_groups(pooled, self.embedding.schema)
         if self.embedding.schema.dense_fields:
             features["dense"] = part["dense"]
         return features
@@ -384,20 +401,50 @@ class MetaModel(RankedModel):
             "tables": self.embedding.describe(),
         }
 
-    def _refuse(self, refused: tf.Tensor, largest: tf.Tensor) -> tf.Operation:
-        names = list(self.embedding.table_names)
-        return tf.debugging.Assert(
-            tf.reduce_all(refused <= 0),
-            [
-                "a key lies outside its static table. Tables, how many ranks met one in each, "
-                "and the largest on this rank (-1 is none):",
-                names,
-                refused,
-                largest,
-                "Nothing was updated. Prepare the data and build the tables from one schema.",
-            ],
-            summarize=len(names),
-        )
+    def _refuse(self, refused: tf.Tensor, batch: Batch, located: Located) -> list[tf.Operation]:
+        """Raises where a rank has met what it can not train on; see `_refusals`."""
+        names = self.embedding.table_names
+        checks = [
+            tf.debugging.Assert(
+                tf.reduce_all(refused[: len(names)] <= 0),
+                [
+                    "a key lies outside its static table, or is negative. Tables, how many ranks "
+                    "met one in each, and the largest on this rank (-1 is none):",
+                    list(names),
+                    refused[: len(names)],
+                    batch["out_of_range"],
+                    "Nothing was updated. Prepare the data and build the tables from one schema.",
+                ],
+                summarize=len(names),
+            )
+        ]
+        for index, (group, problem) in enumerate(located.problems.items()):
+            table = key_groups(self.embedding.schema)[group][0]
+            checks.append(
+                tf.debugging.Assert(
+                    refused[len(names) + index] <= 0,
+                    [
+                        f"the dynamic table {table} has met keys without a row, or is full, and "
+                        "its policy is error. Unknown keys on this rank, and the largest:",
+                        *tf.unstack(problem[:2]),
+                        "Keys that found it full, and the largest:",
+                        *tf.unstack(problem[2:]),
+                        "No row was updated. Check the data, raise the capacity, or state another "
+                        "policy (DynamicTable).",
+                    ],
+                )
+            )
+        return checks
+
+
+def _refusals(batch: Batch, located: Located) -> tf.Tensor:
+    """1 where this rank can not train: for each table, then for each dynamic one's policies."""
+    of_tables = tf.cast(batch["out_of_range"] >= 0, tf.float32)
+    if not located.problems:
+        return of_tables
+    problems = tf.stack(list(located.problems.values()))
+    of_policies = tf.cast((problems[:, 0] > 0) | (problems[:, 2] > 0), tf.float32)
+    return tf.concat([of_tables, of_policies], axis=0)
 
 
 def _rows_of_pairs(rows: Rows, batch: Batch) -> Rows:
@@ -424,10 +471,13 @@ def _num_tasks(batch: Batch) -> tf.Tensor:
 
 
 def _one_row(embedding: ShardedEmbedding) -> dict[str, tf.Tensor]:
-    features = {
-        group: tf.zeros([1, len(slots), embedding.shards[group].width])
-        for group, slots in field_slots(embedding.schema).items()
-    }
+    features = join_groups(
+        {
+            group: tf.zeros([1, len(slots), embedding.shards[group].width])
+            for group, slots in field_slots(embedding.schema).items()
+        },
+        embedding.schema,
+    )
     if embedding.schema.dense_fields:
         features["dense"] = tf.zeros([1, len(embedding.schema.dense_fields)])
     return features

@@ -11,11 +11,12 @@ import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.collectives import agree, allreduce_sum, stop
+from gmeta_tf.embedding.dynamic import problem_message
 from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.judgement import JudgementSums
 from gmeta_tf.meta_io.inspection import describe_damage
-from gmeta_tf.meta_io.pipeline import TaskBatches, timed, with_next_keys
+from gmeta_tf.meta_io.pipeline import TaskBatches, key_groups, timed, with_next_keys
 from gmeta_tf.world import World
 
 __all__ = ["RankedModel"]
@@ -26,7 +27,7 @@ class RankedModel(keras.Model):
 
     What a subclass adds: the steps. Its `test_step` returns the judged rows (`task`, `label`,
     `adapted`, `unadapted`, each `[n]`), the sum of the tasks' losses `loss`, their number
-    `num_tasks`, and `out_of_range` as in `TaskBatches`.
+    `num_tasks`, `out_of_range` as in `TaskBatches`, and `problems` as in `Located`.
 
     Attributes:
         world: the ranks.
@@ -170,8 +171,9 @@ class RankedModel(keras.Model):
             return self.get_metrics_result()
 
         def count(outputs: dict[str, tf.Tensor]) -> None:
+            problems = outputs.pop("problems")
             judged = {name: value.numpy() for name, value in outputs.items()}
-            self._refuse_on_host(judged["out_of_range"])
+            self._refuse_on_host(judged["out_of_range"], problems)
             self.judged.update(
                 judged["task"], judged["label"], judged["adapted"], judged["unadapted"]
             )
@@ -200,7 +202,12 @@ class RankedModel(keras.Model):
             **self.judged.results(total[2:].numpy()),
         }
 
-    def _refuse_on_host(self, largest: np.ndarray) -> None:
+    def _refuse_on_host(self, largest: np.ndarray, problems: dict[str, tf.Tensor]) -> None:
+        for group, problem in problems.items():
+            table = key_groups(self.embedding.schema)[group][0]
+            message = problem_message(problem.numpy(), table, self.embedding.dynamic[table])
+            if message:
+                raise ValueError(message)
         for name, key in zip(self.embedding.table_names, largest, strict=True):
             if key >= 0:
                 raise ValueError(

@@ -17,7 +17,7 @@ from gmeta_tf.meta_io.pieces import Cut
 from gmeta_tf.meta_io.plan import EpochPlan, Segment
 from gmeta_tf.meta_io.records import Records, num_planes, slot_ranges
 from gmeta_tf.meta_io.windows import WindowReader
-from gmeta_tf.schema import PADDING_KEY, Schema
+from gmeta_tf.schema import PADDING_KEY, Schema, Table
 from gmeta_tf.world import World
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Progress",
     "TaskBatches",
     "distinct_keys",
+    "input_groups",
     "key_groups",
     "timed",
     "with_next_keys",
@@ -78,17 +79,31 @@ def with_next_keys(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def key_groups(schema: Schema) -> dict[str, tuple[str, ...]]:
-    """The tables that travel together: those of one width, by the name of the learner's input.
+    """The tables whose keys are told apart together.
 
     Returns:
-        `"embedded"` -> the tables that take the model's width; `"embedded_16"` -> those that
-        state width 16; and so on, tables in the schema's order.
+        `"embedded"` -> the tables of known size that take the model's width; `"embedded_16"` ->
+        those that state width 16; and so on, tables in the schema's order. A dynamic table is a
+        group of its own, `"embedded:<table>"`: its keys leave no room for those of others.
     """
     groups: dict[str, list[str]] = {}
     for table in schema.tables:
-        group = "embedded" if table.width is None else f"embedded_{table.width}"
+        name = _input_of(table)
+        group = f"{name}:{table.name}" if table.is_dynamic else name
         groups.setdefault(group, []).append(table.name)
     return {group: tuple(names) for group, names in groups.items()}
+
+
+def input_groups(schema: Schema) -> dict[str, tuple[str, ...]]:
+    """The learner's inputs, and the groups of tables that each reads: those of one width."""
+    inputs: dict[str, list[str]] = {}
+    for group, tables in key_groups(schema).items():
+        inputs.setdefault(_input_of(schema.table(tables[0])), []).append(group)
+    return {name: tuple(groups) for name, groups in inputs.items()}
+
+
+def _input_of(table: Table) -> str:
+    return "embedded" if table.width is None else f"embedded_{table.width}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,7 +416,7 @@ def assemble_batch(
     pairs = {}
     for group, tables in key_groups(schema).items():
         keys, there, largest = _group_keys(words, schema, tables)
-        distinct = distinct_keys(keys, there, sum(_num_rows(schema, name) for name in tables))
+        distinct = distinct_keys(keys, there, _num_keys(schema, tables))
         keys, pair_to_key, pairs[group] = distinct
         if num_ranks > 1:
             keys, pair_to_key, counts = _by_owner(keys, pair_to_key, num_ranks)
@@ -501,7 +516,7 @@ def _group_keys(
         The keys, `[T, R, slots]`, int32 where there are not too many; which of them have a row,
         bool; and each table's largest key that has none, int64 `[tables]`.
     """
-    sizes = [_num_rows(schema, name) for name in tables]
+    num_keys = _num_keys(schema, tables)
     ranges = zip(schema.fields, slot_ranges(schema), strict=True)
     slots = np.array(
         [
@@ -514,12 +529,17 @@ def _group_keys(
     low_planes, high_planes, table_of_slot = slots.T
     is_wide = np.array([schema.table(name).words_per_key == 2 for name in tables])[table_of_slot]
     keys = _planes(words, low_planes)
-    if is_wide.any() or sum(sizes) > _MOST_SMALL:
+    if is_wide.any() or (num_keys or 0) > _MOST_SMALL:
         keys = tf.cast(keys, tf.int64)
     if is_wide.any():
         high = tf.cast(_planes(words, high_planes), tf.int64)
         whole = tf.bitwise.left_shift(high, tf.constant(32, tf.int64)) | (keys & 0xFFFFFFFF)
         keys = tf.where(is_wide, whole, keys)
+    if num_keys is None:
+        least = tf.cast(tf.reduce_min(keys), tf.int64)
+        wrong = tf.where(least < PADDING_KEY, tf.abs(least), -1)
+        return keys, keys > PADDING_KEY, tf.reshape(wrong, [1])
+    sizes = [_num_rows(schema, name) for name in tables]
     limits = np.array(sizes, keys.dtype.as_numpy_dtype)[table_of_slot]
     first_rows = np.cumsum([0, *sizes[:-1]]).astype(limits.dtype)[table_of_slot]
     by_slot = tf.reshape(keys, [-1, len(slots)])
@@ -545,6 +565,13 @@ def _planes(words: tf.Tensor, planes: np.ndarray) -> tf.Tensor:
     if np.array_equal(planes, np.arange(first, last)):
         return words[:, :, first:last]
     return tf.gather(words, planes, axis=2)
+
+
+def _num_keys(schema: Schema, tables: tuple[str, ...]) -> int | None:
+    """How many keys a group of tables has; None of a dynamic one."""
+    if schema.table(tables[0]).is_dynamic:
+        return None
+    return sum(_num_rows(schema, name) for name in tables)
 
 
 def _num_rows(schema: Schema, table: str) -> int:

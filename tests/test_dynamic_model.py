@@ -1,0 +1,279 @@
+"""Models over dynamic tables: trained, judged, saved and served as over tables of known size."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from made_data import SCHEMA, make_records
+
+import gmeta_tf as gm
+from gmeta_tf.meta_io.pipeline import input_groups, key_groups
+
+ONE = gm.World()
+FAR = 10**12  # keys of the genre table start here: they do not fit into 32 bits
+
+
+def schema_of(*, dynamic, width=None):
+    """The made schema with raw keys: the same keys, of tables with a limit or without."""
+    sizes = {"item": None, "genre": None} if dynamic else {"item": 17, "genre": 7}
+    tables = tuple(
+        gm.Table(name, size, width if name == "genre" else None, keys="raw")
+        for name, size in sizes.items()
+    )
+    return dataclasses.replace(SCHEMA, tables=tables)
+
+
+def records_of_both_kinds(tmp_path_factory, width):
+    """The same rows in records of both kinds."""
+    return {
+        kind: make_records(
+            tmp_path_factory.mktemp(kind),
+            seed=3,
+            schema=schema_of(dynamic=kind == "dynamic", width=width),
+        )
+        for kind in ("static", "dynamic")
+    }
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory):
+    return records_of_both_kinds(tmp_path_factory, None)
+
+
+@pytest.fixture(scope="module")
+def both_of_two_widths(tmp_path_factory):
+    return records_of_both_kinds(tmp_path_factory, 2)
+
+
+def make_model(records, *, seed=7, dynamic=None, rows="adagrad", **options):
+    keras.utils.set_random_seed(seed)
+    embedding = gm.ShardedEmbedding(
+        records.schema, 4, seed=2, scale=0.8, dynamic=dynamic, world=ONE
+    )
+    model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(1, 0.2))
+    model.compile("adam", rows, **options)
+    return model
+
+
+def batches_of(records, split="train", **options):
+    return gm.TaskBatches(records, split, tasks=4, support=2, query=3, seed=5, world=ONE, **options)
+
+
+def weights_of(model):
+    return [np.asarray(variable) for variable in model.trainable_variables]
+
+
+def rows_by_key(model):
+    """Table -> key -> row, of the keys that the table has."""
+    rows = {}
+    for group, tables in key_groups(model.embedding.schema).items():
+        if tables[0] in model.embedding.dynamic:
+            held = model.embedding.all_keys(group)
+            rows[tables[0]] = dict(zip(held.keys.tolist(), held.rows, strict=True))
+            continue
+        values, first = model.embedding.all_rows(group).numpy(), 0
+        for table in tables:
+            size = model.embedding.schema.table(table).num_rows
+            rows[table] = dict(enumerate(values[first : first + size]))
+            first += size
+    return rows
+
+
+def test_groups_and_inputs_of_dynamic_tables():
+    schema = gm.Schema(
+        [gm.Field(name) for name in "abcd"],
+        "label",
+        "user",
+        tables=(
+            gm.Table("a", keys="raw"),
+            gm.Table("b", 5),
+            gm.Table("c", keys="hash", width=3),
+            gm.Table("d", 9),
+        ),
+    )
+    assert key_groups(schema) == {
+        "embedded:a": ("a",),
+        "embedded": ("b", "d"),
+        "embedded_3:c": ("c",),
+    }
+    assert input_groups(schema) == {
+        "embedded": ("embedded:a", "embedded"),
+        "embedded_3": ("embedded_3:c",),
+    }
+    assert gm.ShardedEmbedding(schema, 4, world=ONE).table_names == ("a", "b", "d", "c")
+
+
+@pytest.mark.parametrize(
+    ("fixture", "rows"),
+    [("both", gm.RowWiseAdagrad(0.3)), ("both_of_two_widths", gm.SGD(0.2, momentum=0.9))],
+)
+def test_a_dynamic_table_trains_as_a_static_one(fixture, rows, request):
+    both = request.getfixturevalue(fixture)
+    static, dynamic = (make_model(records, rows=rows) for records in both.values())
+    histories = [
+        model.fit(batches_of(records), epochs=3, verbose=0).history
+        for model, records in zip((static, dynamic), both.values(), strict=True)
+    ]
+    np.testing.assert_allclose(histories[1]["loss"], histories[0]["loss"], rtol=1e-5)
+    for found, expected in zip(weights_of(dynamic), weights_of(static), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    expected = rows_by_key(static)
+    for table, found in rows_by_key(dynamic).items():
+        assert found
+        for key, row in found.items():
+            np.testing.assert_allclose(row, expected[table][key], rtol=1e-4, atol=1e-6)
+    judged = [
+        model.evaluate(batches_of(records, every_query=True), return_dict=True, verbose=0)
+        for model, records in zip((static, dynamic), both.values(), strict=True)
+    ]
+    # Every key of the training split has been seen, so none reads the default row.
+    for name, value in judged[0].items():
+        assert judged[1][name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_evaluation_and_prediction_insert_nothing(both):
+    model = make_model(both["dynamic"])
+    model.evaluate(batches_of(both["dynamic"]), verbose=0)
+    model.predict(batches_of(both["dynamic"]), verbose=0)
+    assert {counts["occupancy"] for counts in model.embedding.metrics().values()} == {0}
+    model.fit(batches_of(both["dynamic"]), verbose=0)
+    counts = model.embedding.metrics()["item"]
+    assert counts["occupancy"] == counts["insertions"] > 10
+
+
+def test_an_unknown_key_reads_zeros_and_a_bucket_where_the_rules_say_so(both):
+    outputs = {}
+    for policy in ("default", "bucket"):
+        rules = gm.DynamicTable(unknown_otherwise=policy, num_buckets=8)
+        outputs[policy] = make_model(both["dynamic"], dynamic=rules).predict(
+            batches_of(both["dynamic"]), verbose=0
+        )["unadapted"]
+    # Of an untrained model all rows are zeros, so only the price tells rows apart.
+    assert not np.allclose(outputs["default"], outputs["bucket"])
+
+
+def test_the_policy_error_stops_a_step_before_anything_moves(both):
+    records = both["dynamic"]
+    rules = {"genre": gm.DynamicTable(unknown_in_training="error", unknown_otherwise="error")}
+    model = make_model(records, dynamic=rules)
+    before = weights_of(model)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"table genre has met keys"):
+        model.fit(batches_of(records), verbose=0)
+    for found, expected in zip(weights_of(model), before, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    with pytest.raises(ValueError, match=r"'genre' has no row for \d+ keys"):
+        model.evaluate(batches_of(records), verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="dynamic table genre has met"):
+        model.predict(batches_of(records), verbose=0)
+
+
+def test_a_full_table_that_says_error(both):
+    rules = {"item": gm.DynamicTable(capacity=3, when_full="error")}
+    model = make_model(both["dynamic"], dynamic=rules)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"found it full.*\[\d+\]"):
+        model.fit(batches_of(both["dynamic"]), verbose=0)
+
+
+def test_rules_of_a_table_that_is_not_dynamic():
+    with pytest.raises(ValueError, match="which are none here, got some of 'item'"):
+        gm.ShardedEmbedding(SCHEMA, 4, dynamic={"item": gm.DynamicTable()}, world=ONE)
+
+
+def test_resuming_equals_never_having_stopped(both, tmp_path):
+    records = both["dynamic"]
+    rules = gm.DynamicTable(capacity=12, admit_after=2, time_to_live=9)
+    straight = make_model(records, dynamic=rules)
+    straight.fit(batches_of(records), epochs=4, verbose=0)
+    first = make_model(records, dynamic=rules)
+    first.fit(batches_of(records), epochs=2, verbose=0)
+    gm.save_checkpoint(first, tmp_path / "c")
+    second = make_model(records, seed=9, dynamic=rules)
+    gm.load_checkpoint(second, tmp_path / "c")
+    second.fit(batches_of(records), epochs=4, initial_epoch=2, verbose=0)
+    for found, expected in zip(weights_of(second), weights_of(straight), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    expected = rows_by_key(straight)
+    for table, found in rows_by_key(second).items():
+        assert found.keys() == expected[table].keys()
+        for key, row in found.items():
+            np.testing.assert_array_equal(row, expected[table][key])
+
+
+def test_a_checkpoint_that_does_not_fit_or_lacks_a_part_changes_nothing(both, tmp_path):
+    records = both["dynamic"]
+    saved = make_model(records)
+    saved.fit(batches_of(records), verbose=0)
+    gm.save_checkpoint(saved, tmp_path / "c")
+    other = make_model(records, rows=gm.RowWiseAdagrad())
+    other.fit(batches_of(records), verbose=0)
+    before = rows_by_key(other)
+    with pytest.raises(ValueError, match="does not fit the model: the dynamic table 'item' has"):
+        gm.load_checkpoint(other, tmp_path / "c")
+    model = make_model(records)
+    (tmp_path / "c" / "keys-00000-of-00001-001-0000.safetensors").unlink()
+    with pytest.raises(ValueError, match="damaged or incomplete"):
+        gm.load_checkpoint(model, tmp_path / "c")
+    assert model.embedding.metrics()["item"]["occupancy"] == 0
+    for table, rows in rows_by_key(other).items():
+        for key, row in rows.items():
+            np.testing.assert_array_equal(row, before[table][key])
+
+
+@pytest.mark.parametrize("policy", ["default", "bucket"])
+def test_a_served_model_predicts_as_the_model_does(both, tmp_path, policy):
+    """Trained on one split and asked about the other, where some keys are unknown."""
+    records = both["dynamic"]
+    rules = gm.DynamicTable(unknown_otherwise=policy, num_buckets=8, admit_after=4)
+    model = make_model(records, dynamic=rules)
+    model.fit(batches_of(records), epochs=2, verbose=0)
+    gm.export_saved_model(model, tmp_path / "m", records)
+    served = tf.saved_model.load(str(tmp_path / "m")).signatures["predict_unadapted"]
+    held = rows_by_key(model)["item"]
+    asked = [*range(17), 10**15]
+    assert 0 < len(held) < 17
+    inputs = {
+        "query_item": tf.constant([[str(key) for key in asked]]),
+        "query_genre": tf.constant([["1|99"] * len(asked)]),
+        "query_similar": tf.constant([["3"] * len(asked)]),
+        "query_price": tf.fill([1, len(asked)], 0.5),
+    }
+    found = served(**inputs)["prediction"].numpy()
+    words = np.array([[asked, [1] * 18, [99] * 18, [-1] * 18, [3] * 18, [-1] * 18]])
+    expected = unadapted(model, words[0])
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    unknown = [expected[asked.index(key)] for key in asked if key not in held]
+    assert (len(set(unknown)) == 1) == (policy == "default")
+
+
+def unadapted(model, keys):
+    """The model's own predictions for rows of keys `[slots, n]`, at price 0.5."""
+    embedding = model.embedding
+    features, vectors = {}, {}
+    for table, slots in (("item", [0]), ("genre", [1, 2, 3]), ("similar", [4, 5])):
+        name = "item" if table == "similar" else table
+        group = next(g for g, names in key_groups(embedding.schema).items() if name in names)
+        shard = embedding.shards[group]
+        values = []
+        for column in keys[slots].T:
+            present = tf.constant([key for key in column if key >= 0], tf.int64)
+            places = shard.locate(present, tf.constant(0, tf.int64), training=False).places
+            values.append(tf.reduce_mean(shard.gather(places), axis=0))
+        vectors[table] = tf.stack(values)
+    inputs = input_groups(embedding.schema)
+    for name in inputs:
+        tables = ["item", "genre", "similar"]
+        if len(inputs) > 1:
+            tables = ["genre"] if name.endswith("_2") else ["item", "similar"]
+        features[name] = tf.stack([vectors[table] for table in tables], axis=1)
+    features["dense"] = tf.fill([keys.shape[1], 1], 0.5)
+    return model.row_loss.predict(tf.reshape(model.learner(features), [-1])).numpy()
+
+
+def test_the_summary_names_dynamic_tables(both):
+    lines = []
+    make_model(both["dynamic"]).summary(print_fn=lambda line, **_: lines.append(line))
+    text = "\n".join(lines)
+    assert "item" in text
+    assert "grows" in text
