@@ -248,8 +248,8 @@ def make_step(embedding: Any, optimizer: Any) -> Callable[[Any], None]:
         located = embedding.locate(routes, step, training=True)
         rows = embedding.fetch(routes, located)
         gradients = {name: _GRADIENT_SHARE * value for name, value in rows.items()}
-        returned = embedding.return_gradients(gradients, routes)
-        embedding.apply_gradients(located, returned.sums, optimizer, step)
+        returned = embedding.return_gradients(gradients, routes, located)
+        embedding.apply_gradients(returned.updates, optimizer, step)
 
     return look_up_and_update
 

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 from gmeta_tf.collectives import barrier
 from gmeta_tf.dynamic_files import check_dynamic, load_dynamic, save_dynamic
+from gmeta_tf.embedding.sok import SokStaticShard
 from gmeta_tf.embedding.table import StaticShard
 from gmeta_tf.meta.outer_loop import MetaModel
 
@@ -123,12 +124,12 @@ def latest_checkpoint(folder: str | pathlib.Path) -> pathlib.Path | None:
     return max((path for path in whole if path.suffix != ".partial"), default=None)
 
 
-def _static_shards(model: MetaModel) -> dict[str, StaticShard]:
+def _static_shards(model: MetaModel) -> dict[str, StaticShard | SokStaticShard]:
     shards = model.embedding.shards.items()
-    return {group: shard for group, shard in shards if isinstance(shard, StaticShard)}
+    return {group: shard for group, shard in shards if isinstance(shard, StaticShard | SokStaticShard)}
 
 
-def _variables(shard: StaticShard) -> dict[str, tf.Variable]:
+def _variables(shard: StaticShard | SokStaticShard) -> dict[str, tf.Variable]:
     return {"rows": shard.rows, **{f"slot_{name}": slot for name, slot in shard.slots.items()}}
 
 

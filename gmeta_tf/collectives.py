@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.gpus import pin_gpu
 from gmeta_tf.threads import share_cores
 from gmeta_tf.world import World
 
@@ -21,6 +22,7 @@ __all__ = [
     "barrier",
     "broadcast",
     "broadcast_json",
+    "gather_json",
     "start",
     "stop",
 ]
@@ -28,20 +30,23 @@ __all__ = [
 _CYCLE, _CYCLE_MILLISECONDS = "HOROVOD_CYCLE_TIME", "0.1"
 
 
-def start(world: World) -> None:
-    """Connects the ranks and shares out the cores; call it before anything else. Idempotent.
+def start(world: World, *, alone_too: bool = False) -> None:
+    """Connects the ranks and shares out GPUs and cores; call it before anything else. Idempotent.
 
     Args:
         world: the world. Of size 1, Horovod is not imported. Otherwise, where
             `HOROVOD_CYCLE_TIME` is not set, Horovod looks for work every 0.1 ms: a step waits for
             that up to four times.
+        alone_too: start Horovod for one rank alone, too.
 
     Raises:
         ImportError: more than one rank and no Horovod with TensorFlow.
-        RuntimeError: Horovod's idea of rank and size is not `world`'s.
+        RuntimeError: Horovod's idea of rank and size is not `world`'s, or a GPU is in use already.
+        ValueError: fewer GPUs than ranks on this host.
     """
+    pin_gpu(world)
     share_cores(world)
-    if not world.is_distributed:
+    if not world.is_distributed and not alone_too:
         return
     os.environ.setdefault(_CYCLE, _CYCLE_MILLISECONDS)
     hvd = _horovod()
@@ -127,6 +132,11 @@ def barrier(world: World, *, name: str) -> None:
 def broadcast_json(value: Any, world: World, *, name: str) -> Any:
     """Rank 0's `value`, any JSON value, on every rank."""
     return _allgather_json(value, world, name)[0]
+
+
+def gather_json(value: Any, world: World, *, name: str) -> list[Any]:
+    """Each rank's `value`, any JSON value, rank 0's first, on every rank."""
+    return _allgather_json(value, world, name)
 
 
 def agree(value: Any, world: World, *, name: str) -> None:

@@ -5,6 +5,7 @@
 # Everything but gmeta_tf lies in a cache outside the repository, keyed by what it is made from:
 #   <cache>/wheels/<key>/   the Horovod wheel (the slow part)
 #   <cache>/env/<key>/      a virtual environment; finished when it holds .complete
+#   <cache>/sources/<key>/  SOK's source distribution, which tests read
 # .venv only points there, so a second clone is ready in seconds.
 set -euo pipefail
 
@@ -14,6 +15,7 @@ stamp=$venv/.gmeta-setup # empty while .venv is being made, then what it was mad
 cache=${GMETA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gmeta_tf}
 log=$cache/logs/setup-$$.log
 pins=("$root/constraints.txt" "$root/launch/build-requirements.txt")
+sok_pin=$root/launch/sok-requirements.txt
 scratch=
 unfinished=
 
@@ -103,7 +105,7 @@ choose_spark() { # Sets without_spark: PySpark takes 400 MB, and is of no use wi
 
 pin() { sed -n "s/^$1==//p" "$root/constraints.txt"; }
 
-locate() { # Sets env_dir, wheel_dir: the two keyed folders of the cache
+locate() { # Sets env_dir, wheel_dir, sok_dir: the keyed folders of the cache
   local machine
   machine="$(uname -sm) $(getconf GNU_LIBC_VERSION 2>/dev/null || true)"
   env_dir=$cache/env/$({
@@ -111,6 +113,7 @@ locate() { # Sets env_dir, wheel_dir: the two keyed folders of the cache
       "$without_spark"
     grep -hv '^#' "${pins[@]}"
   } | sha256 | cut -c1-16)
+  sok_dir=$cache/sources/$(grep -v '^#' "$sok_pin" | sha256 | cut -c1-16)
   wheel_dir=$cache/wheels/horovod-$(pin horovod)-$(printf '%s\n' "$machine" "$python_abi" \
     "$tensorflow" "$(pin tensorflow)" | sha256 | cut -c1-16)
 }
@@ -119,13 +122,14 @@ made_from() { # What .venv was made from; reads no Python but .venv's, so that i
   printf '%s\n' "$1" "$root" "$cache" "${PYTHON:-}" "${GMETA_TENSORFLOW:-}" "$without_horovod" \
     "$without_spark"
   "$venv/bin/python" -I -S -c 'import sys; print(sys.version)'
-  cat "${pins[@]}" "$root/setup.py" "${BASH_SOURCE[0]}" | sha256
+  cat "${pins[@]}" "$sok_pin" "$root/setup.py" "${BASH_SOURCE[0]}" | sha256
 }
 
 is_current() {
   local env_dir
   [ -s "$stamp" ] && [ -x "$venv/bin/python" ] || return 1
   read -r env_dir <"$stamp"
+  [ -n "$without_horovod" ] || [ -e "$venv/sources" ] || return 1
   [ -f "$env_dir/.complete" ] && made_from "$env_dir" 2>/dev/null | cmp -s - "$stamp"
 }
 
@@ -211,6 +215,24 @@ $(log_end)" "read the first error in that file; without Horovod: GMETA_WITHOUT_H
   mv "$wheel_dir/unfinished" "$wheel"
 }
 
+fetch_sok() { # SOK's source distribution, checked against its hash; without it one can still train
+  if [ -n "$without_horovod" ] || [ -d "$sok_dir" ]; then return; fi
+  say "fetching SOK's source (9 MB, for tests)"
+  # pip runs its setup.py to learn its name. That asks for scikit-build, to build with; it is not.
+  mkdir "$scratch/sok"
+  echo 'from setuptools import setup' >"$scratch/skbuild.py"
+  if env PYTHONPATH="$scratch" "$env_dir/bin/python" -m pip download --no-deps --require-hashes \
+    --no-binary :all: --no-build-isolation --dest "$scratch/sok" --requirement "$sok_pin" \
+    >>"$log" 2>&1; then
+    mkdir -p "$cache/sources"
+    cp -R "$scratch/sok" "$sok_dir.unfinished-$$"
+    mv "$sok_dir.unfinished-$$" "$sok_dir"
+  else
+    say "SOK's source could not be fetched, and its tests will fail. The end of $log:"
+    log_end
+  fi
+}
+
 build_env() {
   rm -rf "$env_dir" # what an interrupted run left
   unfinished=$env_dir
@@ -263,6 +285,7 @@ make_venv() {
   printf 'import site; site.addsitedir("%s")\n' "$("$env_dir/bin/python" -c "$path_of")" \
     >"$("$venv/bin/python" -c "$path_of")/gmeta_dependencies.pth"
   make_launchers
+  if [ -d "$sok_dir" ]; then ln -s "$sok_dir" "$venv/sources"; fi
   "$venv/bin/python" -m pip install --no-deps --no-index --no-build-isolation --editable "$root" \
     >>"$log" 2>&1 || fail "gmeta_tf could not be installed. The end of $log:
 $(log_end)" "mend what it names (setup.py?), and run again"
@@ -318,7 +341,7 @@ main() {
   choose_tensorflow
   locate
   if [ $# != 0 ]; then
-    printf '%s\n' "environment $env_dir" "wheel $wheel_dir" "logs $cache/logs"
+    printf '%s\n' "environment $env_dir" "wheel $wheel_dir" "sok $sok_dir" "logs $cache/logs"
     return
   fi
   preflight
@@ -341,6 +364,7 @@ main() {
 
   say "Python: $python; cache: $cache"
   if [ ! -f "$env_dir/.complete" ]; then build_env; fi
+  fetch_sok
   say "making .venv"
   make_venv
   if [ -z "$without_horovod" ]; then
@@ -348,7 +372,7 @@ main() {
     prove 2 "$venv/bin/horovodrun" -np 2 "$venv/bin/python"
   fi
   made_from "$env_dir" >"$stamp"
-  rm -f "$log"
+  if [ -n "$without_horovod" ] || [ -d "$sok_dir" ]; then rm -f "$log"; fi
   say ".venv is ready: $venv/bin/python"
 }
 

@@ -269,8 +269,8 @@ def test_fetch_return_and_apply_touch_the_keys_of_a_step():
     rows = embedding.fetch(routes, located)
     for group, value in keys.items():
         np.testing.assert_array_equal(rows[group], before[group][value])
-    sums = embedding.return_gradients(rows, routes).sums
-    embedding.apply_gradients(located, sums, optimizer, tf.constant(0, tf.int64))
+    updates = embedding.return_gradients(rows, routes, located).updates
+    embedding.apply_gradients(updates, optimizer, tf.constant(0, tf.int64))
     for group, value in keys.items():
         expected = before[group].copy()
         expected[value] *= 0.5

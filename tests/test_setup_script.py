@@ -5,11 +5,13 @@ little on PATH as the script needs, so that neither this repository's .venv nor 
 play a part.
 """
 
+import hashlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -22,6 +24,7 @@ NEEDED = (
     "constraints.txt",
     "launch/build-requirements.txt",
     "launch/setup.sh",
+    "launch/sok-requirements.txt",
 )
 TOOLS = (
     "bash cat chmod cmp cp cut dirname env flock getconf grep head ln make mkdir mktemp mv rm sed "
@@ -201,6 +204,76 @@ def test_second_clone_uses_the_cache_and_then_has_nothing_to_do(clone):
     with (clone.root / "setup.py").open("a") as file:
         file.write("# changed")
     assert "making .venv" in clone.setup(**alone).stdout
+
+
+def make_sdist(folder: Path) -> tuple[Path, str]:
+    """A source distribution whose setup.py asks for scikit-build, as SOK's does; and its hash."""
+    source = folder / "merlin-sok-2.1.0"
+    source.mkdir(parents=True)
+    (source / "setup.py").write_text(
+        "from skbuild import setup\nsetup(name='merlin-sok', version='2.1.0', packages=[])\n"
+    )
+    (source / "PKG-INFO").write_text("Metadata-Version: 1.0\nName: merlin-sok\nVersion: 2.1.0\n")
+    archive = folder / "merlin-sok-2.1.0.tar.gz"
+    with tarfile.open(archive, "w:gz") as file:
+        file.add(source, source.name)
+    return archive, hashlib.sha256(archive.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def finished(clone):
+    """A clone that lacks nothing but SOK's source: its environment borrows this one's packages."""
+    clone.add_python()
+    for name in ("gmeta_tf", "models", "launch"):
+        (clone.root / name).mkdir(exist_ok=True)
+        (clone.root / name / "__init__.py").touch()
+    environment = clone.folder("environment")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", environment], check=True)
+    site_packages = next(environment.glob("lib/python*/site-packages"))
+    borrowed = [folder for folder in sys.path if folder.endswith("site-packages")]
+    (site_packages / "borrowed.pth").write_text("\n".join(borrowed))
+    (environment / "bin/horovodrun").write_text("#!/usr/bin/python\nprint('proved\\nproved')\n")
+    (environment / ".complete").touch()
+    return clone
+
+
+def test_soks_source_is_fetched_once_and_kept_by_its_hash(finished, tmp_path):
+    archive, digest = make_sdist(tmp_path / "registry")
+    pin = finished.root / "launch/sok-requirements.txt"
+    pin.write_text(f"# a comment\nmerlin-sok==2.1.0 --hash=sha256:{digest}\n")
+    registry = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1"}
+    registry["PIP_FIND_LINKS"] = str(archive.parent)
+    run = finished.setup(**registry)
+    assert run.returncode == 0, run.stderr
+    kept = finished.root / ".venv/sources/merlin-sok-2.1.0.tar.gz"
+    assert kept.read_bytes() == archive.read_bytes()
+    assert finished.folder("sok") == kept.parent.resolve()
+    archive.unlink()
+    assert finished.setup(**registry).stdout == "setup: .venv is ready (nothing changed)\n"
+    (finished.root / "setup.py").write_text((finished.root / "setup.py").read_text() + "# more")
+    again = finished.setup(**registry)
+    assert "making .venv" in again.stdout
+    assert "fetching SOK" not in again.stdout
+    assert kept.exists()
+
+
+def test_another_source_of_sok_than_the_pinned_one_is_not_kept(finished, tmp_path):
+    """One can train without it, so the set-up goes on, says so, and tries again the next time."""
+    archive, digest = make_sdist(tmp_path / "registry")
+    assert digest not in (finished.root / "launch/sok-requirements.txt").read_text()
+    for _ in range(2):
+        run = finished.setup(
+            PIP_CONFIG_FILE=os.devnull, PIP_NO_INDEX="1", PIP_FIND_LINKS=str(archive.parent)
+        )
+        assert run.returncode == 0, run.stderr
+        assert "SOK's source could not be fetched, and its tests will fail" in run.stdout
+        assert "is ready" in run.stdout
+        assert not (finished.root / ".venv/sources").exists()
+        assert not finished.folder("sok").exists()
+    logs = list((finished.cache / "logs").glob("*.log"))
+    assert len(logs) == 2
+    for log in logs:
+        assert "THESE PACKAGES DO NOT MATCH THE HASHES" in log.read_text()
 
 
 def test_unknown_option(clone):

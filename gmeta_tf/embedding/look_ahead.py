@@ -31,7 +31,16 @@ class LookAhead:
     """
 
     def __init__(self, embedding: ShardedEmbedding) -> None:
-        """Makes the variables that arrivals are kept in; nothing is known at first."""
+        """Makes the variables that arrivals are kept in; nothing is known at first.
+
+        Raises:
+            ValueError: SOK exchanges, whose look-up sends a step's keys itself.
+        """
+        if embedding.backend == "sok":
+            raise ValueError(
+                "look_ahead: expected tables of backend='horovod', got 'sok', which sends keys "
+                "with the rows. Compile with look_ahead=False."
+            )
         self._embedding = embedding
         self._known = tf.Variable(False, trainable=False, name="next_keys_known")
         self._kept = {

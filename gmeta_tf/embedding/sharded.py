@@ -24,6 +24,7 @@ from gmeta_tf.embedding.exchange import (
     send_keys,
 )
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
+from gmeta_tf.embedding.sok import SokStaticShard, choose_backend
 from gmeta_tf.embedding.table import StaticShard, TableRange
 from gmeta_tf.meta_io.pipeline import key_groups
 from gmeta_tf.schema import Schema
@@ -35,6 +36,9 @@ _WIRES = ("float32", "bfloat16", "float16")
 
 Keys = dict[str, tf.Tensor]
 Rows = dict[str, tf.Tensor]
+Updates = dict[str, tuple[tf.Tensor, tf.Tensor]]
+# Of each group a `Route`, or the `SokRoute` that stands for it where SOK exchanges.
+Routes = dict[str, Any]
 
 
 class KeyedRows(NamedTuple):
@@ -68,14 +72,18 @@ class Returned(NamedTuple):
     """What the message of a step's gradients brought.
 
     Attributes:
-        sums: group -> the sums over the ranks of the gradients of `Route.owned`, `[V, D]`.
+        updates: group -> the places of this rank's touched rows, `[V]`, and the sums of their
+            gradients over the ranks, float32 `[V, D]`.
         following: group -> the arrival of the next step's keys.
         totals: the sums of the totals.
     """
 
-    sums: Rows
+    updates: Updates
     following: dict[str, Arrival | None]
     totals: list[tf.Tensor]
+
+
+Shard = StaticShard | DynamicShard | SokStaticShard
 
 
 class ShardedEmbedding(tf.Module):
@@ -90,6 +98,7 @@ class ShardedEmbedding(tf.Module):
         wire: what rows and gradients travel as.
         dynamic: dynamic table -> its rules.
         world: the ranks.
+        backend: what exchanges, `"horovod"` or `"sok"`.
         shards: group name -> this rank's rows of the group's tables (see `key_groups`).
     """
 
@@ -103,6 +112,7 @@ class ShardedEmbedding(tf.Module):
         wire: str = "float32",
         dynamic: DynamicTable | Mapping[str, DynamicTable] | None = None,
         world: World | None = None,
+        backend: str = "auto",
     ) -> None:
         """Builds this rank's shards with their initial rows.
 
@@ -118,10 +128,16 @@ class ShardedEmbedding(tf.Module):
             dynamic: the rules of the tables without a limit: of all, or by name. None, and tables
                 that are not named, take `DynamicTable()`.
             world: None detects it.
+            backend: what exchanges. `"horovod"`, on CPUs and GPUs; `"sok"`, NVIDIA's Sparse
+                Operation Kit, on GPUs (docs/gpu.md); `"auto"` takes SOK where every rank can, and
+                logs which it took.
 
         Raises:
             ValueError: a vocabulary without `num_rows`, a width below 1, another `wire`, rules of a
-                table that is not dynamic, or ranks that list different tables (on every rank).
+                table that is not dynamic, an unknown backend, what SOK can not do (widths not
+                divisible by 4, dynamic tables, a `wire` of 16 bits), or ranks that list different
+                tables (on every rank).
+            RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok (on every rank).
         """
         super().__init__(name="embedding")
         if width < 1:
@@ -144,17 +160,24 @@ class ShardedEmbedding(tf.Module):
         self.dynamic = _rules(schema, dynamic)
         self.world = World.detect() if world is None else world
         start(self.world)
-        agree(self.describe(), self.world, name="the embedding tables")
+        agree({**self.describe(), "backend": backend}, self.world, name="the embedding tables")
+        groups = key_groups(schema)
+        widths = {group: schema.table(names[0]).width or width for group, names in groups.items()}
+        beyond = _beyond_sok(self.dynamic, wire)
+        if backend == "sok" and beyond:
+            raise ValueError(f"ShardedEmbedding: backend='sok' has no {beyond}. Use 'horovod'.")
+        wanted = "horovod" if backend == "auto" and beyond else backend
+        self.backend = choose_backend(wanted, widths, self.world)
         self.shards = {
             group: self._make_shard(tables, name=f"tables_{index}")
-            for index, (group, tables) in enumerate(key_groups(schema).items())
+            for index, (group, tables) in enumerate(groups.items())
         }
 
-    def _make_shard(self, tables: tuple[str, ...], *, name: str) -> StaticShard | DynamicShard:
+    def _make_shard(self, tables: tuple[str, ...], *, name: str) -> Shard:
         width = self.schema.table(tables[0]).width or self.width
         if tables[0] not in self.dynamic:
-            ranges = self._ranges(tables)
-            return StaticShard(ranges, width, self.world, scale=self.scale, name=name)
+            make = SokStaticShard if self.backend == "sok" else StaticShard
+            return make(self._ranges(tables), width, self.world, scale=self.scale, name=name)
         return DynamicShard(
             self.dynamic[tables[0]],
             table=tables[0],
@@ -180,6 +203,8 @@ class ShardedEmbedding(tf.Module):
     def departures(self, keys: Keys, counts: Keys | None = None) -> dict[str, Departure]:
         """A step's distinct keys, made ready for their owners. No collective.
 
+        SOK sends keys and rows in one look-up, so there `fetch` makes both AlltoAlls.
+
         Args:
             keys: group -> int64 `[U]`, as in `TaskBatches`.
             counts: group -> int32 `[W]`, as `keys_of_rank` there; None where keys are in any order.
@@ -191,8 +216,10 @@ class ShardedEmbedding(tf.Module):
             for group, shard in self.shards.items()
         }
 
-    def routes(self, keys: Keys, counts: Keys | None = None) -> dict[str, Route]:
+    def routes(self, keys: Keys, counts: Keys | None = None) -> Routes:
         """This rank's distinct keys go to their owners; one AlltoAll. All must call it.
+
+        SOK sends keys and rows in one look-up, so there `fetch` makes both AlltoAlls of a group.
 
         Args:
             keys: as for `departures`.
@@ -201,6 +228,8 @@ class ShardedEmbedding(tf.Module):
         Returns:
             group -> the route for `fetch` and `return_gradients`.
         """
+        if self.backend == "sok":
+            return {group: self._sok(group).route(keys[group]) for group in self.shards}
         departures = self.departures(keys, counts)
         arrivals = send_keys(list(departures.values()), self.world, name="keys")
         return {
@@ -209,7 +238,7 @@ class ShardedEmbedding(tf.Module):
         }
 
     def locate(
-        self, routes: dict[str, Route], step: tf.Tensor | int = 0, *, training: bool = False
+        self, routes: Routes, step: tf.Tensor | int = 0, *, training: bool = False
     ) -> Located:
         """Where the owners hold the keys that took the routes. No collective.
 
@@ -219,6 +248,8 @@ class ShardedEmbedding(tf.Module):
             training: whether dynamic tables see the keys, and give rows to new ones.
         """
         places, problems = {}, {}
+        if self.backend == "sok":
+            return Located(places, problems)
         for group, shard in self.shards.items():
             owned = routes[group].owned
             if isinstance(shard, StaticShard):
@@ -229,12 +260,14 @@ class ShardedEmbedding(tf.Module):
             places[group], problems[group] = found.places, found.problem
         return Located(places, problems)
 
-    def fetch(self, routes: dict[str, Route], located: Located) -> Rows:
+    def fetch(self, routes: Routes, located: Located) -> Rows:
         """The rows of the keys that took the routes; one AlltoAll. All must call it.
 
         Returns:
             group -> float32 `[U, D]`, as they are now.
         """
+        if self.backend == "sok":
+            return {group: self._sok(group).fetch(routes[group]) for group in self.shards}
         owned = [shard.gather(located.places[group]) for group, shard in self.shards.items()]
         rows = fetch(
             [routes[group] for group in self.shards],
@@ -248,7 +281,8 @@ class ShardedEmbedding(tf.Module):
     def return_gradients(
         self,
         gradients: Rows,
-        routes: dict[str, Route],
+        routes: Routes,
+        located: Located,
         *,
         following: dict[str, Departure] | None = None,
         totals: Sequence[tf.Tensor] = (),
@@ -258,9 +292,16 @@ class ShardedEmbedding(tf.Module):
         Args:
             gradients: group -> float32 `[U, D]`.
             routes: the ways that their keys took.
+            located: where the owners hold the keys.
             following: the next step's keys, which travel along.
             totals: float32, what is summed over the ranks, along with it where that is cheap.
         """
+        if self.backend == "sok":
+            updates = {
+                group: self._sok(group).return_gradients(gradients[group], routes[group])
+                for group in self.shards
+            }
+            return Returned(updates, {}, allreduce_sum(totals, self.world, name="totals"))
         following = following or {}
         sums, arrivals, totals = return_gradients(
             [gradients[group] for group in routes],
@@ -272,17 +313,18 @@ class ShardedEmbedding(tf.Module):
             totals=totals,
         )
         return Returned(
-            dict(zip(routes, sums, strict=True)),
+            {
+                group: (located.places[group], summed)
+                for group, summed in zip(routes, sums, strict=True)
+            },
             dict(zip(following, arrivals, strict=True)),
             totals,
         )
 
-    def apply_gradients(
-        self, located: Located, sums: Rows, optimizer: RowOptimizer, step: tf.Tensor
-    ) -> None:
-        """Updates the touched rows with `Returned.sums`, scaled. No collective."""
-        for group, summed in sums.items():
-            self.shards[group].update(located.places[group], summed, optimizer, step)
+    def apply_gradients(self, updates: Updates, optimizer: RowOptimizer, step: tf.Tensor) -> None:
+        """Updates the touched rows with `Returned.updates`, scaled. No collective."""
+        for group, (places, summed) in updates.items():
+            self.shards[group].update(places, summed, optimizer, step)
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
         """Makes what the optimizer keeps for each row."""
@@ -334,6 +376,9 @@ class ShardedEmbedding(tf.Module):
         order = np.argsort(keys)
         return KeyedRows(keys[order], rows[order], buckets)
 
+    def _sok(self, group: str) -> SokStaticShard:
+        return cast(SokStaticShard, self.shards[group])
+
     @property
     def table_names(self) -> tuple[str, ...]:
         """The tables, in the order of `out_of_range` in a batch."""
@@ -358,6 +403,13 @@ class ShardedEmbedding(tf.Module):
             ranges.append(TableRange(name, first_row, num_rows, _table_seed(self.seed, name)))
             first_row += num_rows
         return tuple(ranges)
+
+
+def _beyond_sok(dynamic: Mapping[str, DynamicTable], wire: str) -> str | None:
+    """What is asked for that SOK's exchange does not do, in words."""
+    if dynamic:
+        return f"dynamic tables ({', '.join(dynamic)})"
+    return f"wire={wire!r}" if wire != "float32" else None
 
 
 def _rules(

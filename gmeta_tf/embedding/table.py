@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -90,6 +91,7 @@ class StaticShard(tf.Module):
         *,
         scale: float,
         name: str,
+        make_rows: Callable[[int], tf.Variable] | None = None,
     ) -> None:
         """Builds the shard with its initial rows.
 
@@ -99,17 +101,21 @@ class StaticShard(tf.Module):
             world: whose shard.
             scale: the largest absolute initial value.
             name: of the variable.
+            make_rows: all ranks' number of rows -> the variable of this rank's, of any values;
+                None makes a plain one.
         """
         super().__init__(name=name)
         self.tables = tables
         self.width = width
         self.world = world
         self.num_rows = tables[-1].first_row + tables[-1].num_rows
-        own = len(range(world.rank, self.num_rows, world.size))
-        # The variable takes over the memory of these zeros: nothing is held twice.
-        self.rows = tf.Variable(tf.zeros([own, width]), name=f"{name}/rows", trainable=True)
+        self.rows = (make_rows or self._plain_rows)(self.num_rows)
         self.slots: dict[str, tf.Variable] = {}
         self._fill(scale)
+
+    def _plain_rows(self, num_rows: int) -> tf.Variable:
+        own = len(range(self.world.rank, num_rows, self.world.size))
+        return tf.Variable(tf.zeros([own, self.width]), name=f"{self.name}/rows", trainable=True)
 
     def _fill(self, scale: float) -> None:
         own = int(self.rows.shape[0])

@@ -129,7 +129,8 @@ class MetaModel(RankedModel):
         self.row_loss = row_loss(loss)
         self.judged = JudgementSums(metrics)
         self._check_update_rules()
-        ahead = look_ahead and self.world.is_distributed
+        # SOK's look-up sends a step's keys itself.
+        ahead = look_ahead and self.world.is_distributed and self.embedding.backend != "sok"
         self.look_ahead = LookAhead(self.embedding) if ahead else None
         agree(self._configuration(), self.world, name="the model")
         self.optimizer.build(self.trainable_variables)
@@ -237,6 +238,7 @@ class MetaModel(RankedModel):
         returned = self.embedding.return_gradients(
             row_gradients,
             routes,
+            located,
             following=following,
             totals=[
                 *(tf.convert_to_tensor(g) for g, _ in reached),
@@ -254,9 +256,11 @@ class MetaModel(RankedModel):
             checked = self._refuse(refused, batch, located)
         with tf.control_dependencies(checked):
             scale = 1.0 / tf.maximum(num_tasks, 1.0)
-            row_means = {group: summed * scale for group, summed in returned.sums.items()}
-            step = self._steps_done()
-            self.embedding.apply_gradients(located, row_means, self.row_optimizer, step)
+            row_means = {
+                group: (places, summed * scale)
+                for group, (places, summed) in returned.updates.items()
+            }
+            self.embedding.apply_gradients(row_means, self.row_optimizer, self._steps_done())
             self.optimizer.apply(
                 [summed * scale for summed in sums], [variable for _, variable in reached]
             )

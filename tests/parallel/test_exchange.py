@@ -265,8 +265,8 @@ def test_steps_on_all_ranks_equal_steps_on_one(name):
         routes = sharded.routes(keys)
         located = sharded.locate(routes, step, training=True)
         rows = sharded.fetch(routes, located)
-        sums = sharded.return_gradients(gradients, routes).sums
-        sharded.apply_gradients(located, sums, optimizer, step)
+        updates = sharded.return_gradients(gradients, routes, located).updates
+        sharded.apply_gradients(updates, optimizer, step)
         return rows
 
     for step in range(NUM_STEPS):
@@ -338,7 +338,8 @@ def test_rows_and_gradients_travel_rounded_and_add_up_in_float32(wire):
     embedding = gm.ShardedEmbedding(TWO_WIDTHS, 3, wire=wire, world=WORLD, scale=0.9)
     keys = {"embedded": np.arange(5) + RANK, "embedded_2": np.arange(7)}
     routes = embedding.routes({group: tf.constant(k, tf.int64) for group, k in keys.items()})
-    rows = embedding.fetch(routes, embedding.locate(routes))
+    located = embedding.locate(routes)
+    rows = embedding.fetch(routes, located)
     for group, wanted in keys.items():
         exact = embedding.all_rows(group).numpy()[wanted]
         rounded = tf.cast(tf.cast(exact, wire), tf.float32).numpy()
@@ -346,9 +347,9 @@ def test_rows_and_gradients_travel_rounded_and_add_up_in_float32(wire):
         assert rows[group].dtype == tf.float32
         np.testing.assert_array_equal(rows[group], rounded)
     thirds = {group: tf.fill(tf.shape(value), (1 + RANK) / 3) for group, value in rows.items()}
-    sums = embedding.return_gradients(thirds, routes).sums
+    updates = embedding.return_gradients(thirds, routes, located).updates
     each = [float(tf.cast(tf.cast((1 + rank) / 3, wire), tf.float32)) for rank in RANKS]
-    summed = sums["embedded_2"]
+    _, summed = updates["embedded_2"]
     assert sorted(routes["embedded_2"].owned.numpy()) == [
         key for key in range(7) if key % SIZE == RANK
     ]

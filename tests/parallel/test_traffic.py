@@ -95,8 +95,8 @@ def test_a_plan_says_what_each_rank_sends_and_gets(schema, tmp_path, monkeypatch
     monkeypatch.setattr(parcels, "alltoall", counted)
     for batch in batches.dataset().take(NUM_STEPS):
         routes = embedding.routes(batch["keys"], batch["keys_of_rank"])
-        rows = embedding.fetch(routes, embedding.locate(routes))
-        embedding.return_gradients(rows, routes)
+        located = embedding.locate(routes)
+        embedding.return_gradients(embedding.fetch(routes, located), routes, located)
     plan = plan_of(batches, Wire())
     # A message of several groups' keys says how many there are of each, to each other rank.
     groups = len(embedding.shards)
