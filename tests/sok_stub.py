@@ -14,6 +14,7 @@ import tarfile
 import types
 import warnings
 
+import sok_dictionary
 import tensorflow as tf
 from tensorflow.python.framework import load_library, ops
 
@@ -46,7 +47,9 @@ def gather_ex(grads, indices):
     return tf.gather(grads, indices)
 
 
-KERNELS = types.SimpleNamespace(dist_select=dist_select, reorder=reorder, gather_ex=gather_ex)
+KERNELS = types.SimpleNamespace(
+    dist_select=dist_select, reorder=reorder, gather_ex=gather_ex, **sok_dictionary.KERNELS
+)
 
 
 def import_sok(folder):

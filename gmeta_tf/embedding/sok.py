@@ -212,8 +212,8 @@ class SokShard:
         """
         # SOK's kernels take the rest of `key / W` of unsigned numbers, and its Python of signed.
         message = (
-            f"the key of a table of {self.name!r} is negative: SOK needs keys from 0. Take the "
-            "keys modulo 2**63, or use backend='horovod'."
+            f"a key of the tables of {self.name} is negative, and SOK needs keys from 0: take them "
+            "modulo 2**63, or make the tables with backend=horovod"
         )
         checked = tf.debugging.assert_non_negative(route.keys, message)
         with (
@@ -326,9 +326,9 @@ class SokDynamicShard(SokShard):
     """Rows of keys without a limit, in SOK's `DynamicVariable` over HierarchicalKV.
 
     A look-up inserts keys that are not there. Their rows are marked as unset, and whoever reads one
-    takes its initial row, a function of the key, instead; the first update writes it. When the
+    takes its initial row, a function of the key, instead; the first update writes it. When a
     table is full, HierarchicalKV drops the rows least recently used, which are new when they come
-    back.
+    back; rows and slots are tables of their own, and drop each by itself.
 
     Attributes:
         slots: name -> `DynamicVariable` of the same width.
@@ -406,7 +406,8 @@ class SokDynamicShard(SokShard):
         keys, rows = self._sok.export(self._variable)
         keys = tf.boolean_mask(keys, ~_is_unset(rows))
         variables = {"rows": self._variable, **self.slots}
-        return keys, {name: _values_of(self._sok, v, keys) for name, v in variables.items()}
+        values = {name: self._exported(variable, keys) for name, variable in variables.items()}
+        return keys, values
 
     def load_shard(self, keys: tf.Tensor, values: Mapping[str, tf.Tensor]) -> None:
         """Writes rows and slots, of any world's keys; keeps those that this rank owns.
@@ -423,6 +424,21 @@ class SokDynamicShard(SokShard):
                 own_values = tf.boolean_mask(values[name], own)
             if len(own_keys):
                 self._sok.assign(variable, own_keys, own_values)
+
+    def _exported(self, variable: Any, keys: tf.Tensor) -> tf.Tensor:
+        """A variable's values of keys, `[N, D]`: what it starts from where it has dropped a key.
+
+        Each variable exports in an order of its own, and drops keys by itself when it is full.
+        """
+        found, values = self._sok.export(variable)
+        start = float(variable.initializer_str)
+        found = tf.concat([found, [-1]], axis=0)  # keys are 0 or more, so this one is nobody's
+        values = tf.concat([values, tf.fill([1, self.width], start)], axis=0)
+        order = tf.argsort(found)
+        places = tf.searchsorted(tf.gather(found, order), keys)
+        places = tf.gather(order, tf.minimum(places, tf.size(found) - 1))
+        there = tf.gather(found, places) == keys
+        return tf.where(there[:, tf.newaxis], tf.gather(values, places), start)
 
     def _rows_of(self, keys: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         return tf.where(_is_unset(found)[:, tf.newaxis], self._initial_rows(keys), found)
@@ -443,11 +459,3 @@ class SokDynamicShard(SokShard):
 def _is_unset(rows: tf.Tensor) -> tf.Tensor:
     """Which rows `[N, D]` were inserted and never written: bool `[N]`."""
     return rows[:, 0] == tf.constant(_UNSET, rows.dtype)
-
-
-def _values_of(sok: Any, variable: Any, keys: tf.Tensor) -> tf.Tensor:
-    """The values of keys, which a variable exports in an order of its own."""
-    found, values = sok.export(variable)
-    order = tf.argsort(found)
-    places = tf.searchsorted(tf.gather(found, order), keys)
-    return tf.gather(values, tf.gather(order, places))
