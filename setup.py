@@ -45,11 +45,11 @@ setup(
             f"tensorflow-cpu==2.16.2; {x86_linux}",
             f"tensorflow==2.16.2; {not_x86_linux}",
         ],
+        # SOK is no extra: PyPI's release does not compile with TensorFlow 2.16 (docs/gpu.md).
         "gpu": ["tensorflow[and-cuda]==2.16.2"],
         "distributed": ["horovod==0.28.1", "cffi", "cloudpickle", "packaging", "psutil"],
         "remote": ["tensorflow-io==0.37.1"],
         "spark": ["pyspark>=3.5,<4"],  # 3.5 runs on Java 17; 4 needs Java 17 or 21
-        "sok": ["merlin-sok==2.1.0"],
         "bench": ["torch==2.13.0"],
         "dev": [
             "pytest",
