@@ -17,7 +17,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-
 import tensorflow as tf
 
 import gmeta_tf as gm
