@@ -125,8 +125,11 @@ def latest_checkpoint(folder: str | pathlib.Path) -> pathlib.Path | None:
 
 
 def _static_shards(model: MetaModel) -> dict[str, StaticShard | SokStaticShard]:
-    shards = model.embedding.shards.items()
-    return {group: shard for group, shard in shards if isinstance(shard, StaticShard | SokStaticShard)}
+    return {
+        group: shard
+        for group, shard in model.embedding.shards.items()
+        if isinstance(shard, StaticShard | SokStaticShard)
+    }
 
 
 def _variables(shard: StaticShard | SokStaticShard) -> dict[str, tf.Variable]:

@@ -6,7 +6,7 @@ import json
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
@@ -129,7 +129,7 @@ class _ServedDynamic(tf.Module):
 
     def __init__(self, embedding: ShardedEmbedding, group: str, step: int) -> None:
         super().__init__()
-        shard = embedding.shards[group]
+        shard = cast(DynamicShard, embedding.shards[group])
         held = embedding.all_keys(group, step)
         self._shard = shard
         self._num_ranks = embedding.world.size

@@ -63,8 +63,9 @@ def step_of(tables, optimizer):
 
     def step(keys, gradients, number):
         routes = tables.routes(keys)
-        rows = tables.fetch(routes)
-        sums = tables.return_gradients(gradients, routes)
+        located = tables.locate(routes, number, training=True)
+        rows = tables.fetch(routes, located)
+        sums = tables.return_gradients(gradients, routes, located).updates
         # Scaled by the caller, once: here by a number that could be that of the tasks.
         means = {group: (owned, summed / 7.0) for group, (owned, summed) in sums.items()}
         tables.apply_gradients(means, optimizer, number)
@@ -94,7 +95,10 @@ def slow_run(initial, optimizer, size, num_steps=5):
     """All rows after the same steps: a loop over ranks and keys, on whole tables."""
     rows = {group: value.copy() for group, value in initial.items()}
     slots = {
-        group: {name: np.full_like(v, start) for name, start in optimizer.slot_values().items()}
+        group: {
+            name: np.full([len(v), slot.width], slot.start, np.float32)
+            for name, slot in optimizer.slots(v.shape[1]).items()
+        }
         for group, v in rows.items()
     }
     for number in range(num_steps):

@@ -321,7 +321,8 @@ def test_a_negative_key_is_refused(sok):
     tables = gm.ShardedEmbedding(made_batches.SCHEMA, 4, world=ONE, backend="sok")
 
     def fetch(keys):
-        return tables.fetch(tables.routes({"embedded": keys}))
+        routes = tables.routes({"embedded": keys})
+        return tables.fetch(routes, tables.locate(routes))
 
     for function in (fetch, tf.function(fetch)):
         with pytest.raises(
@@ -335,7 +336,16 @@ def test_gradients_before_rows(sok):
     tables = gm.ShardedEmbedding(made_batches.SCHEMA, 4, world=ONE, backend="sok")
     routes = tables.routes({"embedded": tf.constant([3], tf.int64)})
     with pytest.raises(ValueError, match="expected a route that rows were fetched by"):
-        tables.return_gradients({"embedded": tf.ones([1, 4])}, routes)
+        tables.return_gradients({"embedded": tf.ones([1, 4])}, routes, tables.locate(routes))
+
+
+def test_what_sok_does_not_do_is_refused(sok):
+    schema = gm.Schema((gm.Field("item"),), "l", "u", tables=(gm.Table("item", keys="raw"),))
+    with pytest.raises(ValueError, match=r"backend='sok' has no dynamic tables \(item\)"):
+        gm.ShardedEmbedding(schema, 4, world=ONE, backend="sok")
+    with pytest.raises(ValueError, match="backend='sok' has no wire='bfloat16'"):
+        gm.ShardedEmbedding(made_batches.SCHEMA, 4, wire="bfloat16", world=ONE, backend="sok")
+    assert gm.ShardedEmbedding(schema, 4, world=ONE).backend == "horovod"
 
 
 def test_looking_ahead_is_refused(sok):
@@ -399,7 +409,7 @@ def slow_dynamic_run(optimizer):
         for place, key in enumerate(keys):
             row = rows.get(key, fresh(tf.constant([key], tf.int64)))
             old = slots.get(key) or {
-                name: tf.fill([1, 4], value) for name, value in optimizer.slot_values().items()
+                name: slot.values(1) for name, slot in optimizer.slots(4).items()
             }
             gradient = tf.fill([1, 4], 0.1 * (1 + place) * (-1.0) ** number)
             rows[key], slots[key] = optimizer.update(

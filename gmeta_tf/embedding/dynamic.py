@@ -202,11 +202,6 @@ class DynamicShard:
             lambda: self._insert_unknown(keys, places, step),
         )
 
-    @property
-    def key_type(self) -> tf.DType:
-        """The type that its keys travel as."""
-        return tf.int64
-
     def gather(self, places: tf.Tensor) -> tf.Tensor:
         """The rows `[V, D]` at places `[V]`."""
         return self.store.rows.gather(places)

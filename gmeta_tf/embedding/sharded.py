@@ -169,7 +169,9 @@ class ShardedEmbedding(tf.Module):
         wanted = "horovod" if backend == "auto" and beyond else backend
         self.backend = choose_backend(wanted, widths, self.world)
         self.shards = {
-            group: self._make_shard(tables, name=f"tables_{index}")
+            group: self._make_shard(
+                tables, name=f"dynamic_{index}" if tables[0] in self.dynamic else group
+            )
             for index, (group, tables) in enumerate(groups.items())
         }
 
@@ -211,7 +213,7 @@ class ShardedEmbedding(tf.Module):
         """
         return {
             group: departure_of(
-                keys[group], counts[group] if counts else None, self.world, shard.key_type
+                keys[group], counts[group] if counts else None, self.world, _key_type(shard)
             )
             for group, shard in self.shards.items()
         }
@@ -247,7 +249,8 @@ class ShardedEmbedding(tf.Module):
             step: int64 scalar, the training steps done before.
             training: whether dynamic tables see the keys, and give rows to new ones.
         """
-        places, problems = {}, {}
+        places: dict[str, tf.Tensor] = {}
+        problems: dict[str, tf.Tensor] = {}
         if self.backend == "sok":
             return Located(places, problems)
         for group, shard in self.shards.items():
@@ -403,6 +406,11 @@ class ShardedEmbedding(tf.Module):
             ranges.append(TableRange(name, first_row, num_rows, _table_seed(self.seed, name)))
             first_row += num_rows
         return tuple(ranges)
+
+
+def _key_type(shard: Shard) -> tf.DType:
+    """The narrowest type that a shard's keys fit in."""
+    return shard.key_type if isinstance(shard, StaticShard) else tf.int64
 
 
 def _beyond_sok(dynamic: Mapping[str, DynamicTable], wire: str) -> str | None:

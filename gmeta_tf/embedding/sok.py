@@ -231,18 +231,18 @@ class SokShard:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The owners' sums of the gradients; one AlltoAll. Every rank must call it.
 
-        Two ranks, of which both have looked up key 4, which rank 0 owns:
+        Two ranks, of which both have looked up key 4, which rank 0 owns as its row 2:
 
-            rank 0 gives [g4 g3]  has keys [4], sums [g4 + h4]
-            rank 1 gives [h4]     has keys [3], sums [g3]
+            rank 0 gives [g4 g3]  has rows [2], sums [g4 + h4]
+            rank 1 gives [h4]     has rows [1], sums [g3]
 
         Args:
             gradients: float32 `[U, D]`, in the order of the keys that were fetched.
             route: what `fetch` was given.
 
         Returns:
-            This rank's own touched keys, int64 `[V]`, distinct; and the *sum* over the ranks of
-            their gradients, float32 `[V, D]`.
+            The places of this rank's own touched rows, int64 `[V]`, distinct (of a dynamic table
+            the keys); and the *sum* over the ranks of their gradients, float32 `[V, D]`.
 
         Raises:
             ValueError: nothing has been fetched by the route.
@@ -259,10 +259,6 @@ class SokShard:
     def _rows_of(self, keys: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         """What a key's row is, given what the variable holds."""
         return found
-
-    def _keys_of(self, indices: tf.Tensor) -> tf.Tensor:
-        """The keys of what the variable's gradient calls them."""
-        return indices
 
 
 class SokStaticShard(SokShard):
@@ -318,9 +314,6 @@ class SokStaticShard(SokShard):
         """What the row optimizer keeps: plain variables, a row for each of this rank's."""
         return self._shard.slots
 
-    def _keys_of(self, indices: tf.Tensor) -> tf.Tensor:
-        return indices * self.world.size + self.world.rank
-
 
 class SokDynamicShard(SokShard):
     """Rows of keys without a limit, in SOK's `DynamicVariable` over HierarchicalKV.
@@ -370,7 +363,8 @@ class SokDynamicShard(SokShard):
     def make_slots(self, optimizer: RowOptimizer) -> None:
         """Makes the variables that the optimizer keeps, of the rows' width."""
         self.slots = {
-            name: self._dynamic(name, value) for name, value in optimizer.slot_values().items()
+            name: self._dynamic(name, slot.start, slot.width)
+            for name, slot in optimizer.slots(self.width).items()
         }
 
     def gather(self, keys: tf.Tensor) -> tf.Tensor:
@@ -433,7 +427,7 @@ class SokDynamicShard(SokShard):
         found, values = self._sok.export(variable)
         start = float(variable.initializer_str)
         found = tf.concat([found, [-1]], axis=0)  # keys are 0 or more, so this one is nobody's
-        values = tf.concat([values, tf.fill([1, self.width], start)], axis=0)
+        values = tf.concat([values, tf.fill([1, variable.dimension], start)], axis=0)
         order = tf.argsort(found)
         places = tf.searchsorted(tf.gather(found, order), keys)
         places = tf.gather(order, tf.minimum(places, tf.size(found) - 1))
@@ -443,9 +437,9 @@ class SokDynamicShard(SokShard):
     def _rows_of(self, keys: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
         return tf.where(_is_unset(found)[:, tf.newaxis], self._initial_rows(keys), found)
 
-    def _dynamic(self, name: str, initial_value: float) -> Any:
+    def _dynamic(self, name: str, initial_value: float, width: int | None = None) -> Any:
         return self._sok.DynamicVariable(
-            dimension=self.width,
+            dimension=width or self.width,
             initializer=repr(float(initial_value)),
             var_type="hybrid",
             name=f"{self.name}_{name}",

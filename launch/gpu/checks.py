@@ -220,8 +220,9 @@ def memory(world: gm.World) -> str:
     tables.make_slots(optimizer)
     keys = {"embedded": tf.range(100_000, dtype=tf.int64) * 7}
     routes = tables.routes(keys)
-    sums = tables.return_gradients(tables.fetch(routes), routes)
-    tables.apply_gradients(sums, optimizer, tf.constant(0, tf.int64))
+    located = tables.locate(routes)
+    returned = tables.return_gradients(tables.fetch(routes, located), routes, located)
+    tables.apply_gradients(returned.updates, optimizer, tf.constant(0, tf.int64))
     peak = tf.config.experimental.get_memory_info("GPU:0")["peak"] - before
     raw = 2 * num_rows // world.size * width * 4
     assert peak <= 1.3 * raw, f"peak {peak:,} bytes for {raw:,} of rows and slots"

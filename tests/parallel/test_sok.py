@@ -255,7 +255,7 @@ def test_a_dynamic_table_against_a_dictionary(sok, optimizer):
                 sums[key] += gradient
         for key, gradient in sums.items():
             old = slots.get(key) or {
-                name: tf.fill([1, 4], value) for name, value in optimizer.slot_values().items()
+                name: slot.values(1) for name, slot in optimizer.slots(4).items()
             }
             row, slots[key] = optimizer.update(
                 rows.get(key, fresh(tf.constant([key], tf.int64))),
