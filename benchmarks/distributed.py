@@ -209,10 +209,12 @@ def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
 
     from benchmarks.training_job import Job
     from gmeta_tf.collectives import allreduce_sum, barrier, broadcast_json
+    from gmeta_tf.meta_io.pipeline import with_next_keys
 
     job = Job.prepared(MadeLog.cached(options.rows, options.cache))
     model = job.model(world, **_INNER_OPTIONS)
-    batches = iter(job.batches(options.tasks, world).dataset())
+    data = job.batches(options.tasks, world).dataset()
+    batches = iter(with_next_keys(data) if model.look_ahead else data)
     samples = tf.Variable(0.0, dtype=tf.float64)
 
     @tf.function(autograph=False)

@@ -21,12 +21,14 @@ share, plus the bare AlltoAlls of keys, rows and gradients, measured apart.
 `ratio.step_1e7_over_1e5` is a step (Adagrad) on the larger table over the same number of keys of
 the smaller.
 
+`ratio.dynamic` is ours (lazy Adam) on a dynamic table that has all the keys, over the static one.
+
 `memory_over_raw` is the resident memory of both ranks at its peak, above what it was when all was
 imported and connected and there was no table, over the bytes of rows and slots (Adagrad): while the
-tables are built and while they are trained.
+tables are built and while they are trained; a dynamic table is given all its keys by steps.
 
-The keys of a step are distinct, over the ranks too, so that each owner has as many rows to do as
-keys were asked for by each rank, but for chance.
+A step has 100 000 keys, half of them each rank's (`--keys`). They are distinct, over the ranks too,
+so that each owner has as many rows to do as keys were asked for by each rank, but for chance.
 """
 
 from __future__ import annotations
@@ -65,8 +67,6 @@ _RANKS = 2
 _KEY_SETS = 4  # the steps of a turn take these in turn
 _GRADIENT_SHARE = 0.01
 _KINDS = ("static", "dynamic")
-_LEFT_OUT = {"dynamic": "ShardedEmbedding builds static tables only"}
-"""Kind of table -> why it is not measured."""
 _ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",
     "HOROVOD_CYCLE_TIME": "0.1",
@@ -94,7 +94,7 @@ class Sizes:
 
     num_rows: int = 1_000_000
     width: int = 32
-    num_keys: int = 100_000
+    num_keys: int = 50_000
     small_rows: int = 100_000
     large_rows: int = 10_000_000
     few_keys: int = 20_000
@@ -112,18 +112,15 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
         raise RuntimeError("expected two cores, one for each rank: only one may be used here.")
     speed = speed_result(_start_ranks("speed", cores, options)["rounds"])
     memory: dict[str, Any] = {
-        kind: _start_ranks(f"memory {kind}", cores, options)
-        for kind in _KINDS
-        if kind not in _LEFT_OUT
+        kind: _start_ranks(f"memory {kind}", cores, options) for kind in _KINDS
     }
     result = {
         "benchmark": "embedding",
         "ratio": speed["ratio"],
         "memory_over_raw": {kind: each["peak_over_raw"] for kind, each in memory.items()},
-        "left_out": _LEFT_OUT,
         **{name: value for name, value in speed.items() if name != "ratio"},
         "memory": memory,
-        "sizes": dataclasses.asdict(Sizes()),
+        "sizes": dataclasses.asdict(Sizes(num_keys=options.keys)),
         "ranks": _RANKS,
         "rounds": options.rounds,
         "seconds": options.seconds,
@@ -170,8 +167,6 @@ def _report(result: dict[str, Any]) -> None:
         _say(f"{'ratio.' + name:24s} {ratio:>9.2f}")
     for kind, ratio in result["memory_over_raw"].items():
         _say(f"{'memory_over_raw.' + kind:24s} {ratio:>9.3f}")
-    for kind, reason in result["left_out"].items():
-        _say(f"{kind} tables are left out: {reason}")
 
 
 # The ranks.
@@ -186,6 +181,7 @@ def _start_ranks(task: str, cores: list[int], options: argparse.Namespace) -> di
             *("-np", str(_RANKS), sys.executable, "-m", "benchmarks.embedding"),
             *("--as-rank", str(answer), "--task", task, "--on-cores", ",".join(map(str, cores))),
             *("--rounds", str(options.rounds), "--seconds", str(options.seconds)),
+            *("--keys", str(options.keys)),
         ]
         done = subprocess.run(
             command, env=os.environ | _ENVIRONMENT, capture_output=True, text=True, check=False
@@ -209,13 +205,14 @@ def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
     from gmeta_tf.collectives import start
 
     start(world)
+    sizes = Sizes(num_keys=options.keys)
     task, *kind = options.task.split()
     if task == "speed":
         answer: dict[str, Any] = {
-            "rounds": timed_rounds(world, Sizes(), options.rounds, options.seconds)
+            "rounds": timed_rounds(world, sizes, options.rounds, options.seconds)
         }
     else:
-        answer = measure_memory(kind[0], world, Sizes())
+        answer = measure_memory(kind[0], world, sizes)
     if world.is_chief:
         pathlib.Path(options.as_rank).write_text(json.dumps(answer), encoding="utf-8")
     return answer
@@ -225,11 +222,9 @@ def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def make_embedding(kind: str, num_rows: int, width: int, world: Any) -> Any:
-    """One table, of a kind that is not left out."""
+    """One table, static or dynamic, of the same keys."""
     import gmeta_tf as gm
 
-    if kind in _LEFT_OUT:
-        raise ValueError(f"tables of the kind {kind!r} are left out: {_LEFT_OUT[kind]}.")
     table = gm.Table("item", None if kind == "dynamic" else num_rows, keys="raw")
     schema = gm.Schema((gm.Field("item"),), "label", "user", tables=(table,))
     return gm.ShardedEmbedding(schema, width, world=world)
@@ -344,7 +339,7 @@ def timed_rounds(
 
     num_steps = {}
     for name in steps:
-        turn(name, 2)  # traces
+        turn(name, _KEY_SETS)  # traces, and gives a dynamic table all its keys
         num_steps[name] = max(2, round(seconds / turn(name, 2)))
     num_steps = broadcast_json(num_steps, world, name="num_steps")
     return [{name: turn(name, num_steps[name]) for name in steps} for _ in range(num_rounds)]
@@ -368,11 +363,7 @@ def _contestants(
         for index in range(_KEY_SETS)
     ]
     whole = tf.random.stateless_uniform([sizes.num_rows, sizes.width], [0, 1], -0.05, 0.05)
-    contestants = {
-        f"{kind}_adam": (embedded(kind, gm.LazyAdam(0.001)), keys)
-        for kind in _KINDS
-        if kind not in _LEFT_OUT
-    }
+    contestants = {f"{kind}_adam": (embedded(kind, gm.LazyAdam(0.001)), keys) for kind in _KINDS}
     contestants |= {
         "dense_adam": (make_dense_adam_step(whole, 0.001)[0], keys),
         "static_sgd": (embedded("static", gm.SGD(0.1)), keys),
@@ -411,6 +402,11 @@ def measure_memory(kind: str, world: Any, sizes: Sizes, num_steps: int = 20) -> 
     embedding = make_embedding(kind, sizes.memory_rows, sizes.memory_width, world)
     step = tf.function(make_step(embedding, gm.Adagrad(0.1)), autograph=False)
     built = resident_bytes("VmHWM")
+    if kind == "dynamic":
+        own = np.random.default_rng(0).permutation(sizes.memory_rows)[world.rank :: world.size]
+        for first in range(0, len(own), sizes.num_keys):
+            step(tf.constant(own[first : first + sizes.num_keys]))
+        del own
     key_sets = made_keys(sizes.memory_rows, sizes.num_keys, world)
     for index in range(num_steps):
         step(tf.constant(key_sets[index % _KEY_SETS]))
@@ -457,6 +453,13 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, metavar="N", help="turns of each (9; quick: 3)")
     parser.add_argument(
         "--seconds", type=float, metavar="X", help="of a turn, at least 2 steps (2; quick: 0.3)"
+    )
+    parser.add_argument(
+        "--keys",
+        type=int,
+        default=Sizes.num_keys,
+        metavar="N",
+        help=f"of a rank's step ({Sizes.num_keys:,})",
     )
     for name in ("--as-rank", "--on-cores", "--task"):
         parser.add_argument(name, help=argparse.SUPPRESS)

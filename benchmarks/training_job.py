@@ -70,7 +70,7 @@ class Job:
         )
 
     def model(
-        self, world: gm.World, *, look_ahead: bool = False, **inner_options: Any
+        self, world: gm.World, *, look_ahead: bool = True, **inner_options: Any
     ) -> gm.MetaModel:
         """The compiled model."""
         schema = gm.Records.open(self.records).schema

@@ -27,7 +27,9 @@ class RunFolder(keras.callbacks.Callback):
         metrics.json               the last epoch's losses and metrics, and the speed
 
     Each epoch's values have `input_wait`: the share of rank 0's training time that its steps spent
-    waiting for `TaskBatches`. Above a few per cent the input is what bounds the speed.
+    waiting for `TaskBatches`. Above a few per cent the input is what bounds the speed. Of a dynamic
+    table they have its counts over all ranks: `<table>_occupancy`, `<table>_evictions`, and so on
+    (`DynamicShard.metrics`).
 
     Attributes:
         path: the folder.
@@ -112,6 +114,8 @@ class RunFolder(keras.callbacks.Callback):
         waited = float(self.model.input_seconds) - self._input_seconds
         values = {name: float(value) for name, value in (logs or {}).items()}
         values |= {"samples_per_second": self._speeds[-1], "input_wait": waited / seconds}
+        for table, counts in self.model.embedding.metrics().items():
+            values |= {f"{table}_{name}": float(count) for name, count in counts.items()}
         if self._is_chief:
             self._write(epoch, values)
         if (epoch + 1) % self._checkpoint_every == 0:

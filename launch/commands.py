@@ -198,7 +198,18 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
     """The compiled model that the options describe."""
     learner, inner = build_learner(options)
     embedding = gm.ShardedEmbedding(
-        schema, options.width, seed=options.seed, scale=options.embedding_scale, world=world
+        schema,
+        options.width,
+        seed=options.seed,
+        scale=options.embedding_scale,
+        wire=options.wire,
+        dynamic=gm.DynamicTable(
+            capacity=options.capacity,
+            when_full=options.when_full,
+            admit_after=options.admit_after,
+            time_to_live=options.time_to_live,
+        ),
+        world=world,
     )
     model = gm.MetaModel(learner, embedding, inner)
     optimizer = keras.optimizers.get(options.optimizer)
@@ -211,6 +222,7 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
         loss=options.loss,
         metrics=options.metrics,
         look_ahead=options.look_ahead,
+        non_finite=options.non_finite,
     )
     return model
 

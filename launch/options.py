@@ -126,7 +126,8 @@ class PlanOptions:
         model: the learner, "melu" or "maml_dlrm"; its weights are what the AllReduce adds up.
         hidden: the widths of the learner's hidden layers.
         width: D, the numbers in an embedding row.
-        row_optimizer: "adagrad", "lazy_adam" or "sgd"; it decides how many slots a row has.
+        row_optimizer: "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl" or "sgd"; it decides how
+            many slots a row has.
         wire: how rows and gradients travel: "float32", "bfloat16" or "float16".
         tasks: T, the tasks in a step of one rank.
         support: S, the rows a task adapts on.
@@ -205,8 +206,19 @@ class TrainOptions:
         optimizer: a Keras optimizer, for the dense weights.
         learning_rate: its learning rate.
         weight_decay: its weight decay; None is its own.
-        row_optimizer: "adagrad", "lazy_adam" or "sgd", for embedding rows.
+        row_optimizer: "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl" or "sgd", for embedding
+            rows.
         row_learning_rate: its learning rate.
+        wire: how rows and gradients travel between ranks: "float32", "bfloat16" or "float16".
+        non_finite: a step with a gradient that is no number is an error ("raise"), or passed over
+            and counted ("skip").
+        capacity: of each table without a limit (hashed or raw keys without num_rows), the most keys
+            over all ranks; None is without limit.
+        when_full: of such a table: "evict" the keys seen longest ago, let new keys read the
+            "default" row, or "error".
+        admit_after: of such a table, the steps that have to see a key before it gets a row.
+        time_to_live: of such a table, the steps without a sighting after which a key gives its row
+            up; None is never.
         embedding_scale: the largest absolute value of an initial embedding row.
         loss: "binary_crossentropy" or "mean_squared_error".
         metrics: what `evaluate` reports.
@@ -243,6 +255,12 @@ class TrainOptions:
     weight_decay: float | None = None
     row_optimizer: str = "adagrad"
     row_learning_rate: float = 0.1
+    wire: str = "float32"
+    non_finite: str = "raise"
+    capacity: int | None = None
+    when_full: str = "evict"
+    admit_after: int = 1
+    time_to_live: int | None = None
     embedding_scale: float = 0.05
     loss: str = "binary_crossentropy"
     metrics: list[str] = dataclasses.field(default_factory=lambda: ["auc", "task_auc", "log_loss"])

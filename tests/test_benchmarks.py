@@ -205,9 +205,16 @@ def test_keys_of_a_step_are_distinct_over_the_ranks():
     assert (of_ranks[0][0] != of_ranks[0][1]).any()
 
 
-def test_tables_that_are_left_out_are_named_with_the_reason():
-    with pytest.raises(ValueError, match="kind 'dynamic' are left out: ShardedEmbedding builds"):
-        embedding.make_embedding("dynamic", 10, 4, gm.World())
+def test_a_dynamic_table_does_the_step_of_a_static_one():
+    rows = {}
+    for kind in ("static", "dynamic"):
+        table = embedding.make_embedding(kind, 10, 4, gm.World())
+        step = embedding.make_step(table, gm.SGD(0.5))
+        step(tf.constant([7, 2], tf.int64))
+        routes = table.routes(dict.fromkeys(table.shards, tf.constant([2, 7], tf.int64)))
+        (rows[kind],) = table.fetch(routes, table.locate(routes)).values()
+    np.testing.assert_allclose(rows["dynamic"], rows["static"], rtol=1e-6)
+    assert (rows["static"].numpy() != 0).all()
 
 
 @pytest.mark.skipif(not pathlib.Path("/proc/self/status").exists(), reason="read from /proc")

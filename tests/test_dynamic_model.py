@@ -134,7 +134,7 @@ def test_a_dynamic_table_trains_as_a_static_one(fixture, rows, request):
 
 
 def test_evaluation_and_prediction_insert_nothing(both):
-    model = make_model(both["dynamic"])
+    model = make_model(both["dynamic"], dynamic=gm.DynamicTable(capacity=99))
     model.evaluate(batches_of(both["dynamic"]), verbose=0)
     model.predict(batches_of(both["dynamic"]), verbose=0)
     assert {counts["occupancy"] for counts in model.embedding.metrics().values()} == {0}
@@ -146,7 +146,7 @@ def test_evaluation_and_prediction_insert_nothing(both):
 def test_an_unknown_key_reads_zeros_and_a_bucket_where_the_rules_say_so(both):
     outputs = {}
     for policy in ("default", "bucket"):
-        rules = gm.DynamicTable(unknown_otherwise=policy, num_buckets=8)
+        rules = gm.DynamicTable(capacity=99, unknown_otherwise=policy, num_buckets=8)
         outputs[policy] = make_model(both["dynamic"], dynamic=rules).predict(
             batches_of(both["dynamic"]), verbose=0
         )["unadapted"]
@@ -203,15 +203,16 @@ def test_resuming_equals_never_having_stopped(both, tmp_path):
 
 def test_a_checkpoint_that_does_not_fit_or_lacks_a_part_changes_nothing(both, tmp_path):
     records = both["dynamic"]
-    saved = make_model(records)
+    rules = gm.DynamicTable(capacity=99)
+    saved = make_model(records, dynamic=rules)
     saved.fit(batches_of(records), verbose=0)
     gm.save_checkpoint(saved, tmp_path / "c")
-    other = make_model(records, rows=gm.RowWiseAdagrad())
+    other = make_model(records, rows=gm.RowWiseAdagrad(), dynamic=rules)
     other.fit(batches_of(records), verbose=0)
     before = rows_by_key(other)
     with pytest.raises(ValueError, match="does not fit the model: the dynamic table 'item' has"):
         gm.load_checkpoint(other, tmp_path / "c")
-    model = make_model(records)
+    model = make_model(records, dynamic=rules)
     (tmp_path / "c" / "keys-00000-of-00001-001-0000.safetensors").unlink()
     with pytest.raises(ValueError, match="damaged or incomplete"):
         gm.load_checkpoint(model, tmp_path / "c")
@@ -225,7 +226,7 @@ def test_a_checkpoint_that_does_not_fit_or_lacks_a_part_changes_nothing(both, tm
 def test_a_served_model_predicts_as_the_model_does(both, tmp_path, policy):
     """Trained on one split and asked about the other, where some keys are unknown."""
     records = both["dynamic"]
-    rules = gm.DynamicTable(unknown_otherwise=policy, num_buckets=8, admit_after=4)
+    rules = gm.DynamicTable(capacity=99, unknown_otherwise=policy, num_buckets=8, admit_after=4)
     model = make_model(records, dynamic=rules)
     model.fit(batches_of(records), epochs=2, verbose=0)
     gm.export_saved_model(model, tmp_path / "m", records)

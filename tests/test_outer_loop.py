@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
+from gmeta_tf.embedding.finiteness import tables_not_finite
 from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
 
 WIDTH = 3
@@ -537,6 +538,69 @@ def test_a_loose_variable_has_no_update_rule(make):
         meta_model(learner)
 
 
+def with_nan_price():
+    """A step whose first task has a price that is no number, and no genre."""
+    task = made_batches.made_tasks(1)[0]
+    keys, dense = task.keys.copy(), task.dense.copy()
+    keys[:, 1:] = -1
+    dense[-1] = np.nan
+    broken = made_batches.Task(task.number, task.num_support, keys, dense, task.label)
+    return made_batches.batch([broken, *made_batches.made_tasks(1)[3:]])
+
+
+def test_gradients_that_are_no_numbers_raise_with_the_table_and_update_nothing():
+    model = meta_model(row_optimizer="adagrad", optimizer="adam")
+    before = state_of(model)
+    with pytest.raises(
+        tf.errors.InvalidArgumentError,
+        match=r"NaN or infinite. Tables.*\[\\'item\\' \\'genre\\'\]|\[item genre\] \[1 0\]",
+    ):
+        tf.function(model.train_step, autograph=False)(with_nan_price())
+    for name, value in state_of(model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
+def test_gradients_that_are_no_numbers_are_skipped_and_counted():
+    model = meta_model(row_optimizer="adagrad", optimizer="adam", non_finite="skip")
+    plain = meta_model(row_optimizer="adagrad", optimizer="adam")
+    good = made_batches.batch(STEPS[1])
+    step = tf.function(model.train_step, autograph=False)
+    before = state_of(model)
+    assert step(with_nan_price())["skipped_steps"] == 1
+    for name, value in state_of(model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+    logs = step(good)
+    assert logs["skipped_steps"] == 1
+    tf.function(plain.train_step, autograph=False)(good)
+    for name, value in state_of(plain).items():
+        np.testing.assert_allclose(state_of(model)[name], value, err_msg=name, rtol=1e-6)
+    assert np.isfinite(logs["loss"])
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "bad", "expected"),
+    [
+        ([3, 2, 4], [], [0, 0, 0]),
+        ([3, 2, 4], [2], [1, 0, 0]),
+        ([3, 2, 4], [3, 8], [0, 1, 1]),
+        ([None], [-(2**60)], [1]),
+        ([None], [], [0]),
+    ],
+)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_tables_whose_gradients_are_not_finite(num_rows, bad, expected, value):
+    keys = np.array([-(2**60), 5] if num_rows == [None] else [8, 0, 3, 4, 2, 1])
+    gradients = np.ones([len(keys), 2], np.float32)
+    gradients[np.isin(keys, bad), 1] = value
+    found = tables_not_finite(tf.constant(gradients), tf.constant(keys), num_rows)
+    assert found.numpy().tolist() == expected
+
+
+def test_finite_gradients_whose_sum_is_not_are_fine():
+    largest = tf.fill([4, 2], 3e38)
+    assert tables_not_finite(largest, tf.range(4, dtype=tf.int64), [4]).numpy().tolist() == [0]
+
+
 def test_save_is_refused():
     model = meta_model()
     for save in (model.save, model.save_weights):
@@ -550,6 +614,7 @@ def test_save_is_refused():
         ({"loss": "mse"}, r"expected a loss of binary_crossentropy, mean_squared_error .*'mse'"),
         ({"row_optimizer": "adam"}, r"a row optimizer of sgd, .*, got 'adam'"),
         ({"optimizer": "adamant"}, r"adamant"),
+        ({"non_finite": "ignore"}, r"expected non_finite of raise, skip, got 'ignore'"),
         ({"metrics": ["auroc"]}, r"metric: expected one of auc, .*received 'auroc'"),
     ],
     ids=str,

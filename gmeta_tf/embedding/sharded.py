@@ -23,6 +23,7 @@ from gmeta_tf.embedding.exchange import (
     return_gradients,
     send_keys,
 )
+from gmeta_tf.embedding.finiteness import tables_not_finite
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sok import SokStaticShard, choose_backend
 from gmeta_tf.embedding.table import StaticShard, TableRange
@@ -322,6 +323,24 @@ class ShardedEmbedding(tf.Module):
             },
             dict(zip(following, arrivals, strict=True)),
             totals,
+        )
+
+    def not_finite(self, gradients: Rows, keys: Keys) -> tf.Tensor:
+        """1 for each table whose rows have gradients that are NaN or infinite on this rank.
+
+        Returns:
+            float32 `[tables]`, in the order of `table_names`.
+        """
+        return tf.concat(
+            [
+                tables_not_finite(
+                    gradients[group],
+                    keys[group],
+                    [self.schema.table(name).num_rows for name in tables],
+                )
+                for group, tables in key_groups(self.schema).items()
+            ],
+            axis=0,
         )
 
     def apply_gradients(self, updates: Updates, optimizer: RowOptimizer, step: tf.Tensor) -> None:

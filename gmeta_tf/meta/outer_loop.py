@@ -26,11 +26,13 @@ from gmeta_tf.meta.inner_loop import InnerLoop, adapt, descend_values
 from gmeta_tf.meta.lanes import lanes_of
 from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
 from gmeta_tf.meta.ranked_model import RankedModel
-from gmeta_tf.meta_io.pipeline import Batch, key_groups
+from gmeta_tf.meta.refusals import not_finite_check, refusal_checks, refusals
+from gmeta_tf.meta_io.pipeline import Batch
 from gmeta_tf.threads import num_lanes
 
 __all__ = ["MetaModel"]
 
+_NON_FINITE = ("raise", "skip")
 _METRICS = ("auc", "task_auc", "log_loss")
 
 
@@ -103,14 +105,15 @@ class MetaModel(RankedModel):
         metrics: Sequence[str] = _METRICS,
         *,
         look_ahead: bool = True,
+        non_finite: str = "raise",
         **options: Any,
     ) -> None:
         """Chooses the update rules, the loss and the metrics.
 
         Args:
             optimizer: a Keras optimizer; the one update rule of every dense weight.
-            row_optimizer: `"sgd"`, `"adagrad"`, `"lazy_adam"` or a `RowOptimizer`; the one update
-                rule of every embedding row.
+            row_optimizer: `"sgd"`, `"adagrad"`, `"row_wise_adagrad"`, `"lazy_adam"`, `"ftrl"` or a
+                `RowOptimizer`; the one update rule of every embedding row.
             loss: `"binary_crossentropy"`, `"mean_squared_error"` or a `RowLoss`; of the support
                 rows in the inner loop and of the query rows in the outer.
             metrics: names that `gmeta_tf.metrics` knows; `evaluate` gives each for adapted and
@@ -118,13 +121,23 @@ class MetaModel(RankedModel):
             look_ahead: send the keys of the next step with the gradients of this one. Rows are
                 fetched after the step, so results are the same, and each step has one collective
                 less to wait for. `fit` does so where it reads `TaskBatches` or a tf.data.Dataset.
+            non_finite: what becomes of a step in which a gradient, of any rank, is NaN or infinite:
+                `"raise"` names the tables; `"skip"` updates nothing and counts `skipped_steps`.
             options: `run_eagerly`, `steps_per_execution`.
 
         Raises:
-            ValueError: a name that is not known, a trainable variable without an update rule, or
-                ranks that were given different configurations (on every rank).
+            ValueError: a name that is not known, another `non_finite`, a trainable variable
+                without an update rule, or ranks that were given different configurations (on every
+                rank).
         """
+        if non_finite not in _NON_FINITE:
+            raise ValueError(
+                f"MetaModel.compile: expected non_finite of {', '.join(_NON_FINITE)}, "
+                f"got {non_finite!r}."
+            )
         super().compile(optimizer=optimizer, jit_compile=False, **options)
+        self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
+        self.non_finite = non_finite
         self.row_optimizer = row_optimizers.row_optimizer(row_optimizer)
         self.row_loss = row_loss(loss)
         self.judged = JudgementSums(metrics)
@@ -233,7 +246,6 @@ class MetaModel(RankedModel):
         divided by the number of tasks of all ranks, which is summed in the same message.
         """
         reached = [(g, v) for g, v in zip(gradients, self.trainable_variables) if g is not None]
-        refused = _refusals(batch, located)
         following = None if self.look_ahead is None else self.look_ahead.following(batch)
         returned = self.embedding.return_gradients(
             row_gradients,
@@ -241,21 +253,17 @@ class MetaModel(RankedModel):
             located,
             following=following,
             totals=[
-                *(tf.convert_to_tensor(g) for g, _ in reached),
+                *(tf.convert_to_tensor(gradient) for gradient, _ in reached),
                 loss,
                 _num_tasks(batch),
-                refused,
+                refusals(batch, located),
+                self.embedding.not_finite(row_gradients, batch["keys"]),
             ],
         )
-        *sums, loss_sum, num_tasks, refused = returned.totals
-        kept = []
-        if self.look_ahead is not None:
-            # A step that is refused has sent the next keys, and the step behind it finds them.
-            kept = self.look_ahead.keep(following, returned.following, batch)
-        with tf.control_dependencies(kept):
-            checked = self._refuse(refused, batch, located)
-        with tf.control_dependencies(checked):
-            scale = 1.0 / tf.maximum(num_tasks, 1.0)
+        *sums, loss_sum, num_tasks, refused, not_finite = returned.totals
+        scale = 1.0 / tf.maximum(num_tasks, 1.0)
+
+        def update() -> None:
             row_means = {
                 group: (places, summed * scale)
                 for group, (places, summed) in returned.updates.items()
@@ -265,6 +273,23 @@ class MetaModel(RankedModel):
                 [summed * scale for summed in sums], [variable for _, variable in reached]
             )
             self.loss_metric.update_state(loss_sum * scale, sample_weight=num_tasks)
+
+        kept = []
+        if self.look_ahead is not None:
+            # A step that is refused has sent the next keys, and the step behind it finds them.
+            kept = self.look_ahead.keep(following, returned.following, batch)
+        with tf.control_dependencies(kept):
+            checks = refusal_checks(refused, batch, located, self.embedding)
+            is_finite = _are_finite([*sums, loss_sum])
+            if self.non_finite == "raise":
+                checks.append(not_finite_check(is_finite, not_finite, self.embedding))
+        with tf.control_dependencies(checks):
+            if self.non_finite == "raise":
+                update()
+            else:
+                may_update = is_finite & tf.reduce_all(not_finite <= 0)
+                tf.cond(may_update, update, lambda: None)
+                self.skipped_steps.update_state(tf.cast(~may_update, tf.float32))
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Judges the query rows of this rank's tasks. Every rank must call it."""
@@ -289,7 +314,8 @@ class MetaModel(RankedModel):
         """The query rows of this rank's tasks: task, label, adapted and unadapted prediction."""
         judged = self.test_step(batch)
         located = Located({}, judged["problems"])
-        with tf.control_dependencies(self._refuse(_refusals(batch, located), batch, located)):
+        refused = refusals(batch, located)
+        with tf.control_dependencies(refusal_checks(refused, batch, located, self.embedding)):
             names = ("task", "label", "adapted", "unadapted")
             return {name: tf.identity(judged[name]) for name in names}
 
@@ -301,7 +327,8 @@ class MetaModel(RankedModel):
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """What Keras resets at the start of an epoch."""
-        return [self.loss_metric]
+        skips = getattr(self, "non_finite", "raise") == "skip"
+        return [self.loss_metric, self.skipped_steps] if skips else [self.loss_metric]
 
     def summary(self, *arguments: Any, **options: Any) -> None:
         """Keras' summary, how a step is computed, and the tables."""
@@ -402,53 +429,9 @@ class MetaModel(RankedModel):
             "row_optimizer": str(self.row_optimizer),
             "loss": self.row_loss.name,
             "look_ahead": self.look_ahead is not None,
+            "non_finite": self.non_finite,
             "tables": self.embedding.describe(),
         }
-
-    def _refuse(self, refused: tf.Tensor, batch: Batch, located: Located) -> list[tf.Operation]:
-        """Raises where a rank has met what it can not train on; see `_refusals`."""
-        names = self.embedding.table_names
-        checks = [
-            tf.debugging.Assert(
-                tf.reduce_all(refused[: len(names)] <= 0),
-                [
-                    "a key lies outside its static table, or is negative. Tables, how many ranks "
-                    "met one in each, and the largest on this rank (-1 is none):",
-                    list(names),
-                    refused[: len(names)],
-                    batch["out_of_range"],
-                    "Nothing was updated. Prepare the data and build the tables from one schema.",
-                ],
-                summarize=len(names),
-            )
-        ]
-        for index, (group, problem) in enumerate(located.problems.items()):
-            table = key_groups(self.embedding.schema)[group][0]
-            checks.append(
-                tf.debugging.Assert(
-                    refused[len(names) + index] <= 0,
-                    [
-                        f"the dynamic table {table} has met keys without a row, or is full, and "
-                        "its policy is error. Unknown keys on this rank, and the largest:",
-                        *tf.unstack(problem[:2]),
-                        "Keys that found it full, and the largest:",
-                        *tf.unstack(problem[2:]),
-                        "No row was updated. Check the data, raise the capacity, or state another "
-                        "policy (DynamicTable).",
-                    ],
-                )
-            )
-        return checks
-
-
-def _refusals(batch: Batch, located: Located) -> tf.Tensor:
-    """1 where this rank can not train: for each table, then for each dynamic one's policies."""
-    of_tables = tf.cast(batch["out_of_range"] >= 0, tf.float32)
-    if not located.problems:
-        return of_tables
-    problems = tf.stack(list(located.problems.values()))
-    of_policies = tf.cast((problems[:, 0] > 0) | (problems[:, 2] > 0), tf.float32)
-    return tf.concat([of_tables, of_policies], axis=0)
 
 
 def _rows_of_pairs(rows: Rows, batch: Batch) -> Rows:
@@ -466,6 +449,10 @@ def _leaves(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [leaf for part in value for leaf in _leaves(part)]
     return [value]
+
+
+def _are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_all([tf.math.is_finite(tf.reduce_sum(tensor)) for tensor in tensors])
 
 
 def _num_tasks(batch: Batch) -> tf.Tensor:

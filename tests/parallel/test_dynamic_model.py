@@ -1,0 +1,158 @@
+"""Dynamic tables on several ranks: as on one, and refused together."""
+
+import dataclasses
+import pathlib
+import tempfile
+
+import keras
+import made_batches
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import gmeta_tf as gm
+from gmeta_tf.collectives import barrier, broadcast_json
+from gmeta_tf.meta_io.pipeline import key_groups
+
+WORLD = gm.World.detect()
+ALONE = gm.World()
+
+pytestmark = pytest.mark.skipif(
+    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
+)
+
+SCHEMA = dataclasses.replace(
+    made_batches.SCHEMA, tables=(gm.Table("item", keys="raw"), gm.Table("genre", 7))
+)
+SLOTS = 7
+STEPS = [made_batches.made_tasks(seed, count=SLOTS) for seed in range(1, 6)]
+FLOAT32 = {"rtol": 1e-4, "atol": 5e-6}
+# In turn, so that each rank is the empty one, too.
+SIZES = {2: [4, 3, 7, 0], 3: [3, 2, 2, 5, 0, 2]}
+
+
+def own_tasks(world):
+    if not world.is_distributed:
+        return STEPS
+    steps = []
+    for index, tasks in enumerate(STEPS):
+        sizes = SIZES[world.size]
+        turned = np.roll(sizes[: world.size] if index % 2 else sizes[world.size :], index)
+        ends = np.cumsum(turned)
+        steps.append(tasks[ends[world.rank] - turned[world.rank] : ends[world.rank]])
+    return steps
+
+
+def meta_model(world, rules, **compiled):
+    keras.utils.set_random_seed(7)
+    embedding = gm.ShardedEmbedding(SCHEMA, 3, scale=0.8, dynamic=rules, world=world)
+    model = gm.MetaModel(gm.models.MeLU((5,)), embedding, gm.InnerLoop(1, 0.4))
+    compiled = {"row_optimizer": gm.Adagrad(0.3), **compiled}
+    model.compile(keras.optimizers.Adam(0.03, epsilon=1e-2), **compiled)
+    return model
+
+
+def train(model, tasks):
+    step = tf.function(model.train_step, autograph=False)
+    for batch in made_batches.dataset(tasks, SLOTS, schema=SCHEMA):
+        step(batch)
+
+
+def rows_of(model):
+    (group,) = [g for g, tables in key_groups(SCHEMA).items() if tables == ("item",)]
+    held = model.embedding.all_keys(group, int(model.optimizer.iterations))
+    return dict(zip(held.keys.tolist(), held.rows, strict=True))
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        gm.DynamicTable(),
+        gm.DynamicTable(capacity=99, admit_after=2, admit_probability=0.7, time_to_live=2),
+    ],
+    ids=["plain", "all rules"],
+)
+def test_ranks_train_as_one(rules):
+    together, alone = meta_model(WORLD, rules), meta_model(ALONE, rules)
+    train(together, own_tasks(WORLD))
+    train(alone, own_tasks(ALONE))
+    for found, expected in zip(
+        together.trainable_variables, alone.trainable_variables, strict=True
+    ):
+        np.testing.assert_allclose(np.array(found), np.array(expected), **FLOAT32)
+    found, expected = rows_of(together), rows_of(alone)
+    assert found.keys() == expected.keys()
+    assert len(found) > 3
+    for key, row in expected.items():
+        np.testing.assert_allclose(found[key], row, **FLOAT32)
+    counts, of_one = together.embedding.metrics()["item"], alone.embedding.metrics()["item"]
+    assert counts["insertions"] == of_one["insertions"]
+    assert counts["not_admitted"] == of_one["not_admitted"]
+
+
+def test_a_checkpoint_of_ranks_is_read_by_one():
+    made = tempfile.mkdtemp() if WORLD.is_chief else None
+    folder = pathlib.Path(broadcast_json(made, WORLD, name="folder_dynamic"))
+    rules = gm.DynamicTable(capacity=99, admit_after=2)
+    together, alone = meta_model(WORLD, rules), meta_model(ALONE, rules)
+    train(together, own_tasks(WORLD))
+    gm.save_checkpoint(together, folder / "c")
+    gm.load_checkpoint(alone, folder / "c")
+    found, expected = rows_of(alone), rows_of(together)
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        np.testing.assert_array_equal(found[key], row)
+    # What waits, and the slots, are there too: the next steps are the same.
+    train(together, own_tasks(WORLD))
+    train(alone, own_tasks(ALONE))
+    found, expected = rows_of(alone), rows_of(together)
+    assert found.keys() == expected.keys()
+    for key, row in expected.items():
+        np.testing.assert_allclose(found[key], row, **FLOAT32)
+    barrier(WORLD, name="dynamic_checkpoint_end")
+
+
+def steps_where_rank_1(broken_tasks):
+    """Three tasks of the first step for each rank, of which rank 1's are others."""
+    return [broken_tasks if WORLD.rank == 1 else STEPS[0][:3]]
+
+
+def with_item(task, key):
+    keys = task.keys.copy()
+    keys[0, 0] = key
+    return dataclasses.replace(task, keys=keys)
+
+
+def test_a_table_that_one_rank_finds_full_stops_every_rank():
+    capacity = 12 * WORLD.size
+    model = meta_model(WORLD, gm.DynamicTable(capacity=capacity, when_full="error"))
+    before = [np.array(variable) for variable in model.trainable_variables]
+    many = [with_item(STEPS[0][0], WORLD.size * key) for key in range(20, 60)]
+    data = made_batches.dataset(steps_where_rank_1(many), 40, schema=SCHEMA)
+    step = tf.function(model.train_step, autograph=False)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"dynamic table item has met"):
+        step(next(iter(data)))
+    for found, expected in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(np.array(found), expected)
+
+
+@pytest.mark.parametrize("non_finite", ["raise", "skip"])
+def test_a_gradient_that_is_no_number_on_one_rank(non_finite):
+    model = meta_model(WORLD, gm.DynamicTable(capacity=99), non_finite=non_finite)
+    task = STEPS[0][0]
+    broken = dataclasses.replace(task, dense=np.full_like(task.dense, np.nan))
+    data = made_batches.dataset(steps_where_rank_1([broken]), SLOTS, schema=SCHEMA)
+    before = [np.array(variable) for variable in model.trainable_variables]
+    step = tf.function(model.train_step, autograph=False)
+    if non_finite == "skip":
+        assert step(next(iter(data)))["skipped_steps"] == 1
+    else:
+        with pytest.raises(tf.errors.InvalidArgumentError, match="NaN or infinite"):
+            step(next(iter(data)))
+    for found, expected in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(np.array(found), expected)
+
+
+def test_ranks_of_other_rules_are_refused():
+    with pytest.raises(ValueError, match=r"dynamic\.item\.capacity is 5 on rank 0 and None"):
+        meta_model(WORLD, gm.DynamicTable(capacity=None if WORLD.rank else 5))
