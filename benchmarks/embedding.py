@@ -306,7 +306,8 @@ def make_allreduce_step(num_rows: int, width: int, world: Any) -> Callable[[Any]
 
     gradients = tf.zeros([num_rows, width])
 
-    def allreduce(_: Any) -> Any:
+    def allreduce(keys: Any) -> Any:
+        del keys
         return allreduce_sum([gradients], world, name="dense_gradients")[0][0, 0]
 
     return allreduce

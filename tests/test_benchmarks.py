@@ -165,6 +165,7 @@ def test_every_contestant_of_the_tables_runs():
     assert set(result["ratio"]) == {
         "dense_adam",
         "dense_adam_unsent",
+        "dynamic",
         "plain_loop",
         "step_1e7_over_1e5",
     }

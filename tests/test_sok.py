@@ -45,7 +45,9 @@ def no_sok(monkeypatch):
 @pytest.fixture
 def log(caplog):
     sok_module._log_once.cache_clear()
-    caplog.set_level(logging.INFO, logger="gmeta_tf")
+    caplog.set_level(logging.INFO, logger=sok_module.__name__)
+    # Who else logs, such as the sharing of the cores at the first start, is another test's matter.
+    caplog.handler.addFilter(logging.Filter(sok_module.__name__))
     return caplog
 
 
