@@ -227,7 +227,10 @@ def make_embedding(kind: str, num_rows: int, width: int, world: Any) -> Any:
 
     table = gm.Table("item", None if kind == "dynamic" else num_rows, keys="raw")
     schema = gm.Schema((gm.Field("item"),), "label", "user", tables=(table,))
-    return gm.ShardedEmbedding(schema, width, world=world)
+    rules = gm.DynamicTable(capacity=num_rows)
+    return gm.ShardedEmbedding(
+        schema, width, dynamic={"item": rules} if kind == "dynamic" else None, world=world
+    )
 
 
 def make_step(embedding: Any, optimizer: Any) -> Callable[[Any], None]:
@@ -404,10 +407,11 @@ def measure_memory(kind: str, world: Any, sizes: Sizes, num_steps: int = 20) -> 
     step = tf.function(make_step(embedding, gm.Adagrad(0.1)), autograph=False)
     built = resident_bytes("VmHWM")
     if kind == "dynamic":
-        own = np.random.default_rng(0).permutation(sizes.memory_rows)[world.rank :: world.size]
-        for first in range(0, len(own), sizes.num_keys):
-            step(tf.constant(own[first : first + sizes.num_keys]))
-        del own
+        at_once = world.size * sizes.num_keys
+        for first in range(world.rank * sizes.num_keys, sizes.memory_rows, at_once):
+            numbers = np.arange(first, min(first + sizes.num_keys, sizes.memory_rows))
+            # A prime, so that every key comes once, in no order; a shuffled list would be counted.
+            step(tf.constant(numbers * 7_368_787 % sizes.memory_rows))
     key_sets = made_keys(sizes.memory_rows, sizes.num_keys, world)
     for index in range(num_steps):
         step(tf.constant(key_sets[index % _KEY_SETS]))
