@@ -33,8 +33,6 @@ import json
 import os
 import pathlib
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -42,6 +40,7 @@ from typing import Any
 
 from benchmarks.made_log import MadeLog
 from benchmarks.meta_io import Process
+from benchmarks.ranks import run_on_ranks
 
 __all__ = ["count_traffic", "main"]
 
@@ -52,12 +51,6 @@ _TUNED = ((128, 2), (128, 4), (256, 1), (256, 2), (512, 1), (512, 2))
 _TUNED_QUICK = ((512, 1),)  # our T: nothing is tuned
 _SAVED_STEPS = {1: 400, 128: 30, 256: 15, 512: 8}
 _INNER_OPTIONS: dict[str, Any] = {}  # of gm.InnerLoop, for ours and the parameter server's alike
-_THREADS = {
-    "OMP_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "2",
-    "HOROVOD_CYCLE_TIME": "0.1",
-}
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
@@ -175,26 +168,13 @@ def _horovodrun(
     ranks: int, cores: list[int], options: argparse.Namespace, *, count: bool
 ) -> dict[str, Any]:
     """One run of so many ranks, each on a core of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = pathlib.Path(folder) / "answer.json"
-        command = [
-            str(pathlib.Path(sys.executable).parent / "horovodrun"),
-            *("-np", str(ranks), sys.executable, "-m", "benchmarks.distributed"),
-            *("--as-rank", str(answer), "--on-cores", ",".join(map(str, cores))),
-            *("--rows", str(options.rows), "--tasks", str(options.tasks)),
-            *("--seconds", str(options.seconds)),
-            *(["--cache", options.cache] if options.cache else []),
-            *(["--count-bytes"] if count else []),
-        ]
-        done = subprocess.run(
-            command, env=os.environ | _THREADS, capture_output=True, text=True, check=False
-        )
-        if done.returncode or not answer.is_file():
-            raise RuntimeError(
-                f"horovodrun -np {ranks} ended with status {done.returncode}:\n"
-                f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-            )
-        return json.loads(answer.read_text(encoding="utf-8"))
+    arguments = [
+        *("--rows", str(options.rows), "--tasks", str(options.tasks)),
+        *("--seconds", str(options.seconds)),
+        *(["--cache", options.cache] if options.cache else []),
+        *(["--count-bytes"] if count else []),
+    ]
+    return run_on_ranks("benchmarks.distributed", ranks, cores, arguments)
 
 
 def _run_rank(options: argparse.Namespace) -> dict[str, Any]:

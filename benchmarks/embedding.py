@@ -40,14 +40,13 @@ import os
 import pathlib
 import re
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+
+from benchmarks.ranks import run_on_ranks
 
 __all__ = [
     "Sizes",
@@ -67,14 +66,6 @@ _RANKS = 2
 _KEY_SETS = 4  # the steps of a turn take these in turn
 _GRADIENT_SHARE = 0.01
 _KINDS = ("static", "dynamic")
-_ENVIRONMENT = {
-    "CUDA_VISIBLE_DEVICES": "-1",
-    "HOROVOD_CYCLE_TIME": "0.1",
-    "OMP_NUM_THREADS": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
-    "TF_NUM_INTEROP_THREADS": "2",
-    "TF_NUM_INTRAOP_THREADS": "1",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,24 +165,11 @@ def _report(result: dict[str, Any]) -> None:
 
 def _start_ranks(task: str, cores: list[int], options: argparse.Namespace) -> dict[str, Any]:
     """What rank 0 answers; each rank has a core of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        answer = pathlib.Path(folder) / "answer.json"
-        command = [
-            str(pathlib.Path(sys.executable).parent / "horovodrun"),
-            *("-np", str(_RANKS), sys.executable, "-m", "benchmarks.embedding"),
-            *("--as-rank", str(answer), "--task", task, "--on-cores", ",".join(map(str, cores))),
-            *("--rounds", str(options.rounds), "--seconds", str(options.seconds)),
-            *("--keys", str(options.keys)),
-        ]
-        done = subprocess.run(
-            command, env=os.environ | _ENVIRONMENT, capture_output=True, text=True, check=False
-        )
-        if done.returncode or not answer.is_file():
-            raise RuntimeError(
-                f"horovodrun -np {_RANKS} ended with status {done.returncode} at {task}:\n"
-                f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-            )
-        return json.loads(answer.read_text(encoding="utf-8"))
+    arguments = [
+        *("--task", task, "--keys", str(options.keys)),
+        *("--rounds", str(options.rounds), "--seconds", str(options.seconds)),
+    ]
+    return run_on_ranks("benchmarks.embedding", _RANKS, cores, arguments)
 
 
 def _run_rank(options: argparse.Namespace) -> dict[str, Any]:

@@ -16,6 +16,8 @@ __all__ = ["Came", "Part", "exchange_parts"]
 # What a message may grow by to save a collective of its own: at 1 GB/s, 0.1 ms.
 _MOST_EXTRA_BYTES = 1 << 17
 _MOST_RIDING_BYTES = 1 << 22
+# Lengths and splits are int32, as Horovod's are.
+_MOST_WORDS = (1 << 31) - 1
 
 
 class Part(NamedTuple):
@@ -68,12 +70,19 @@ def exchange_parts(
 
     Returns:
         What came of each part; and the sums of the totals, to the last bit the same on every rank.
+
+    Raises:
+        tf.errors.InvalidArgumentError: more than 2**31 - 1 numbers in a rank's parts.
     """
     if not world.is_distributed:
         return [Came(part.values, part.sent) for part in parts], list(totals)
-    rides = bool(totals) and _may_ride(totals, world)
+    rides = bool(totals) and bool(parts) and _may_ride(totals, world)
     if totals and not rides:
         totals = allreduce_sum(totals, world, name=f"{name}_totals")
+    if not parts:
+        return [], list(totals)
+    with tf.control_dependencies([_fits(parts, name)]):
+        parts = [part._replace(values=tf.identity(part.values)) for part in parts]
     if len(parts) == 1 and not rides:
         (part,) = parts
         return [Came(*alltoall(part.values, part.sent, world, name=name))], list(totals)
@@ -81,6 +90,20 @@ def exchange_parts(
     words, lengths = alltoall(*message.packed(), world, name=name)
     arrived, sums = message.unpacked(words, lengths)
     return arrived, sums if rides else list(totals)
+
+
+def _fits(parts: Sequence[Part], name: str) -> tf.Operation:
+    """Raises where a message would have more values than are counted by int32."""
+    num_values = tf.add_n([tf.size(part.values, tf.int64) for part in parts])
+    return tf.debugging.Assert(
+        num_values <= _MOST_WORDS,
+        [
+            f"the message {name} of this rank's step has more numbers than the {_MOST_WORDS:,} "
+            "that an AlltoAll may carry:",
+            num_values,
+            "Lower the tasks of a step (T), or the widths of tables.",
+        ],
+    )
 
 
 def _may_ride(totals: Sequence[tf.Tensor], world: World) -> bool:

@@ -235,7 +235,13 @@ def test_fetch_as_its_docstring_says():
 
 # ShardedEmbedding ----------------------------------------------------------------------------
 
-OPTIMIZERS = {"sgd": gm.SGD(0.5), "adagrad": gm.Adagrad(0.5), "lazy_adam": gm.LazyAdam(0.05)}
+OPTIMIZERS = {
+    "momentum": gm.SGD(0.5, momentum=0.9, nesterov=True),
+    "adagrad": gm.Adagrad(0.5),
+    "row_wise_adagrad": gm.RowWiseAdagrad(0.5),
+    "lazy_adam": gm.LazyAdam(0.05),
+    "ftrl": gm.Ftrl(0.3, l1=0.01),
+}
 NUM_STEPS = 3
 
 

@@ -129,6 +129,22 @@ def test_totals_that_do_not_ride_are_summed_too(monkeypatch):
     assert sums[0].numpy().tolist() == [sum(range(SIZE + 1)), 10 * sum(range(SIZE + 1))]
 
 
+def test_a_message_of_too_many_numbers(monkeypatch):
+    """All ranks refuse here: one that refused alone would be left by the others' `fit`."""
+    monkeypatch.setattr(parcels, "_MOST_WORDS", 5)
+    part = Part(tf.zeros([2 * SIZE, 3]), tf.fill([SIZE], 2))
+    with pytest.raises(
+        tf.errors.InvalidArgumentError, match=r"too_long of this rank's step has more"
+    ):
+        exchange_parts([part], WORLD, name="too_long")
+
+
+def test_totals_without_parts_are_summed():
+    came, (summed,) = exchange_parts([], WORLD, name="no_parts", totals=[tf.constant([2.0])])
+    assert came == []
+    assert summed.numpy().tolist() == [2.0 * SIZE]
+
+
 def test_the_example_of_the_docstring():
     """Further ranks send and get nothing but the totals."""
     first, second, total = {
