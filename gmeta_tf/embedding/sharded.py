@@ -328,13 +328,15 @@ class ShardedEmbedding(tf.Module):
     def not_finite(self, gradients: Rows, keys: Keys) -> tf.Tensor:
         """1 for each table whose rows have gradients that are NaN or infinite on this rank.
 
+        They are looked at as they travel: a large one may be infinite in 16 bits.
+
         Returns:
             float32 `[tables]`, in the order of `table_names`.
         """
         return tf.concat(
             [
                 tables_not_finite(
-                    gradients[group],
+                    self._as_sent(gradients[group]),
                     keys[group],
                     [self.schema.table(name).num_rows for name in tables],
                 )
@@ -342,6 +344,11 @@ class ShardedEmbedding(tf.Module):
             ],
             axis=0,
         )
+
+    def _as_sent(self, gradients: tf.Tensor) -> tf.Tensor:
+        if self.wire == "float32" or not self.world.is_distributed:
+            return gradients
+        return tf.cast(tf.cast(gradients, self.wire), gradients.dtype)
 
     def apply_gradients(self, updates: Updates, optimizer: RowOptimizer, step: tf.Tensor) -> None:
         """Updates the touched rows with `Returned.updates`, scaled. No collective."""

@@ -364,6 +364,14 @@ def test_rows_and_gradients_travel_rounded_and_add_up_in_float32(wire):
     np.testing.assert_array_equal(summed, np.full(summed.shape, expected))
 
 
+def test_gradients_that_are_infinite_on_the_wire_are_told():
+    keys = {"embedded": tf.constant([1, 2], tf.int64), "embedded_2": tf.constant([3], tf.int64)}
+    gradients = {"embedded": tf.fill([2, 3], 7e4), "embedded_2": tf.ones([1, 2])}
+    for wire, expected in (("float32", [0, 0]), ("bfloat16", [0, 0]), ("float16", [1, 0])):
+        embedding = gm.ShardedEmbedding(TWO_WIDTHS, 3, wire=wire, world=WORLD)
+        assert embedding.not_finite(gradients, keys).numpy().tolist() == expected
+
+
 @pytest.mark.parametrize(("num_rows", "key_type"), [(2**31, "int32"), (2**31 + 1, "int64")])
 def test_keys_travel_as_the_narrowest_integers_that_fit(monkeypatch, num_rows, key_type):
     sent = []
