@@ -53,9 +53,11 @@ def meta_model(world, rules, **compiled):
 
 
 def train(model, tasks):
-    step = tf.function(model.train_step, autograph=False)
-    for batch in made_batches.dataset(tasks, SLOTS, schema=SCHEMA):
-        step(batch)
+    # By the iterator, whose batches leave U open: the step is traced once.
+    batches = iter(made_batches.dataset(tasks, SLOTS, schema=SCHEMA))
+    step = tf.function(lambda batches: model.train_step(next(batches)), autograph=False)
+    for _ in tasks:
+        step(batches)
 
 
 def rows_of(model):

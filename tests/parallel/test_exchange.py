@@ -324,7 +324,7 @@ def test_all_rows_are_the_table_of_one_rank(sizes):
         (TWO_WIDTHS, {"width": 4}, "tables is .*'width': (None|2).*rank 0"),
         (SCHEMA, {"width": 8}, "width is [48] on rank 0 and [48] on rank"),
         (SCHEMA, {"width": 4, "seed": 1}, "seed is [01] on rank 0 and [01] on rank"),
-        (SCHEMA, {"width": 4, "wire": "bfloat16"}, r"wire is (float32|bfloat16) on rank 0 and"),
+        (SCHEMA, {"width": 4, "wire": "bfloat16"}, "wire is '(float32|bfloat16)' on rank 0 and"),
         (SCHEMA, {"width": 4, "scale": 0.5}, r"scale is 0\.0?5 on rank 0 and 0\.0?5 on rank"),
     ],
     ids=["num_rows", "table_width", "width", "seed", "wire", "scale"],
