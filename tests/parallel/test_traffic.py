@@ -49,9 +49,10 @@ def test_the_bytes_that_ranks_send():
     dense = (2 * WIDTH + 1) * 6 + 6 + 6 + 1
     assert remote > 0
     assert traffic["least"] == pytest.approx(remote * (8 + 8 * WIDTH) + ring * dense)
-    # Keys that fit in 4 bytes travel so. Beside the weights: the loss, the number of tasks, and
-    # whether a key of a table is refused. So few numbers go from each rank to every other.
-    totals = (WORLD.size - 1) * 4 * (dense + 2 + len(embedding.table_names))
+    # Keys that fit in 4 bytes travel so. Beside the weights: the loss, the number of tasks, and of
+    # each table whether a key is refused and whether gradients are no numbers. So few numbers go
+    # from each rank to every other.
+    totals = (WORLD.size - 1) * 4 * (dense + 2 + 2 * len(embedding.table_names))
     rank_steps = WORLD.size * len(STEPS)
     assert traffic["sent"] == pytest.approx(remote * (4 + 8 * WIDTH) + totals * rank_steps)
 
@@ -121,5 +122,5 @@ def test_a_plan_says_what_the_exchanges_of_training_steps_send(tmp_path):
     traffic = count_traffic(model, iter(batches.dataset()), steps=NUM_STEPS)
     plan = plan_of(batches, Wire())
     dense = (2 * WIDTH + 1) * 6 + 6 + 6 + 1
-    riding = (WORLD.size - 1) * 4 * (dense + 2 + len(embedding.table_names))
+    riding = (WORLD.size - 1) * 4 * (dense + 2 + 2 * len(embedding.table_names))
     assert traffic["alltoall_bytes_a_rank_step"] == round(plan.sent.mean() + riding)
