@@ -25,7 +25,7 @@ SCHEMA = gm.Schema(
     "user",
 ).with_num_rows({"item": 13, "genre": 7})
 
-# The same fields; genre's rows are of width 2 and travel in an exchange of their own.
+# The same fields; genre's rows are of width 2, and a tensor of their own.
 TWO_WIDTHS = dataclasses.replace(
     SCHEMA, tables=(gm.Table("item", 13), gm.Table("genre", 7, width=2))
 )

@@ -26,7 +26,7 @@ SCHEMA = gm.Schema(
     positive_from=4.0,
 ).with_num_rows({"item": 17, "genre": 7})
 
-# The same fields; genre's rows are of width 2 and travel in an exchange of their own.
+# The same fields; genre's rows are of width 2, and a tensor of their own.
 TWO_WIDTHS = dataclasses.replace(
     SCHEMA, tables=(gm.Table("item", 17), gm.Table("genre", 7, width=2))
 )
