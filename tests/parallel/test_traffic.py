@@ -121,6 +121,6 @@ def test_a_plan_says_what_the_exchanges_of_training_steps_send(tmp_path):
     model.compile("sgd", "sgd")
     traffic = count_traffic(model, iter(batches.dataset()), steps=NUM_STEPS)
     plan = plan_of(batches, Wire())
-    dense = (2 * WIDTH + 1) * 6 + 6 + 6 + 1
+    dense = (3 * WIDTH + 1) * 6 + 6 + 6 + 1
     riding = (WORLD.size - 1) * 4 * (dense + 2 + 2 * len(embedding.table_names))
     assert traffic["alltoall_bytes_a_rank_step"] == round(plan.sent.mean() + riding)
