@@ -339,6 +339,16 @@ def test_unequal_tables_raise_on_every_rank(differing, schema, settings, message
 
 
 @pytest.mark.parametrize("wire", ["bfloat16", "float16"])
+def test_rows_of_one_width_travel_rounded(wire):
+    embedding = gm.ShardedEmbedding(SCHEMA, 3, wire=wire, world=WORLD, scale=0.9)
+    keys = tf.range(10, dtype=tf.int64)
+    routes = embedding.routes({"embedded": keys})
+    rows = embedding.fetch(routes, embedding.locate(routes))["embedded"]
+    exact = embedding.all_rows("embedded").numpy()[:10]
+    np.testing.assert_array_equal(rows, tf.cast(tf.cast(exact, wire), tf.float32))
+
+
+@pytest.mark.parametrize("wire", ["bfloat16", "float16"])
 def test_rows_and_gradients_travel_rounded_and_add_up_in_float32(wire):
     """A rank's own rows are rounded as those of the others are."""
     embedding = gm.ShardedEmbedding(TWO_WIDTHS, 3, wire=wire, world=WORLD, scale=0.9)

@@ -32,7 +32,7 @@ KINDS = {
     "nans": lambda rng, n: np.full(n, 0x7FA00001FF800001) + rng.integers(0, 9, size=n),
     "int32": lambda rng, n: rng.integers(-(2**31), 2**31 - 1, size=[n, 1, 2], dtype=np.int32),
     "float64": lambda rng, n: rng.normal(size=[n, 2, 2]),
-    "bfloat16": lambda rng, n: tf.cast(rng.normal(size=[n, 4]), tf.bfloat16).numpy(),
+    "bfloat16": lambda rng, n: tf.cast(rng.normal(size=[n, 3]), tf.bfloat16).numpy(),
     "float16": lambda rng, n: rng.normal(size=[n, 3]).astype(np.float16),
 }
 
@@ -61,6 +61,8 @@ def totals_of(rank):
 CASES = {
     "one known": ["float32"],
     "one told": ["int64?"],
+    "bfloat16 alone": ["bfloat16"],
+    "float16 alone": ["float16"],
     "known and told": ["float32", "int64?", "nans?", "int32"],
     "every kind": [*KINDS],
     "two told of one kind": ["bfloat16?", "bfloat16?"],
