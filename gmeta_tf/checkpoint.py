@@ -149,17 +149,25 @@ def _own_rows(path: pathlib.Path, name: str, saved_size: int, model: MetaModel) 
     parts, keys = [], []
     for saved_rank in range(saved_size):
         with safe_open(path / _rows_name(saved_rank, saved_size), framework="numpy") as file:
-            if name not in file.keys():  # noqa: SIM118, it is no dict
-                raise ValueError(
-                    f"the checkpoint {path} does not fit the model: it has no {name}. "
-                    "Compile the model with the row optimizer that it was trained with."
-                )
+            _check_slots(set(file.keys()), name.rsplit("/", 1)[0], model, path)
             rows = file.get_tensor(name)
         saved_keys = np.arange(len(rows)) * saved_size + saved_rank
         own = saved_keys % size == rank
         parts.append(rows[own])
         keys.append(saved_keys[own])
     return np.concatenate(parts)[np.argsort(np.concatenate(keys))]
+
+
+def _check_slots(found: set[str], group: str, model: MetaModel, path: pathlib.Path) -> None:
+    """The group's slots are the row optimizer's: Adagrad's is one of Ftrl's, by its name."""
+    expected = {f"{group}/{name}" for name in _variables(_static_shards(model)[group])}
+    found = {name for name in found if name.rsplit("/", 1)[0] == group}
+    for lacks, names in (("the checkpoint", expected - found), ("the model", found - expected)):
+        if names:
+            raise ValueError(
+                f"the checkpoint {path} does not fit the model: {lacks} has no {min(names)}. "
+                "Compile the model with the row optimizer that it was trained with."
+            )
 
 
 def _check_manifest(manifest: dict[str, Any], model: MetaModel, path: pathlib.Path) -> None:

@@ -26,6 +26,7 @@ from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.launch.options import (
     EvaluateOptions,
     ExportOptions,
+    PlanOptions,
     PredictOptions,
     PrepareOptions,
     TrainOptions,
@@ -43,6 +44,7 @@ __all__ = ["build_learner", "build_model", "evaluate", "export", "predict", "pre
 
 _JUDGED_QUERY_ROWS = 64
 _JUDGED_TASKS = 16
+TRAIN_SPLIT = "train"
 
 
 def prepare(options: PrepareOptions) -> None:
@@ -108,19 +110,7 @@ def train(options: TrainOptions) -> None:
         if "progress" in saved:
             begin = gm.Progress.from_json(saved["progress"])
         _say(world, f"resuming after epoch {saved['epoch']} from {checkpoint}")
-    batches = gm.TaskBatches(
-        records,
-        "train",
-        tasks=options.tasks,
-        support=options.support,
-        query=options.query,
-        every_row=options.every_row,
-        in_time_order=options.in_time_order,
-        buckets=options.buckets,
-        seed=options.seed,
-        world=world,
-        begin=begin,
-    )
+    batches = training_batches(options, records, world, begin)
     folder = gm.RunFolder(
         run,
         batches,
@@ -225,6 +215,28 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
         non_finite=options.non_finite,
     )
     return model
+
+
+def training_batches(
+    options: TrainOptions | PlanOptions,
+    records: gm.Records,
+    world: gm.World,
+    begin: gm.Progress = gm.Progress(),  # noqa: B008, frozen
+) -> gm.TaskBatches:
+    """The steps that `train` takes with the options, and that `plan` counts."""
+    return gm.TaskBatches(
+        records,
+        TRAIN_SPLIT,
+        tasks=options.tasks,
+        support=options.support,
+        query=options.query,
+        every_row=options.every_row,
+        in_time_order=options.in_time_order,
+        buckets=options.buckets,
+        seed=options.seed,
+        world=world,
+        begin=begin,
+    )
 
 
 def build_learner(options: TrainOptions) -> tuple[keras.Model, gm.InnerLoop]:

@@ -63,6 +63,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(records, tmp_path):
         (make_model(records, hidden=(7,)), "does not fit the model"),
         (make_model(records, optimizer="sgd"), "does not fit the model"),
         (make_model(records, rows=gm.Adagrad()), "no embedded/slot_accumulator.*row optimizer"),
+        (make_model(records, rows=gm.SGD()), "the model has no embedded/slot_mean"),
     ):
         before = state_of(model)
         with pytest.raises(ValueError, match=match):

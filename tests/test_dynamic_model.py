@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+import made_batches
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -174,6 +175,40 @@ def test_a_full_table_that_says_error(both):
     model = make_model(both["dynamic"], dynamic=rules)
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"found it full.*\[\d+\]"):
         model.fit(batches_of(both["dynamic"]), verbose=0)
+
+
+@pytest.mark.parametrize("key", [-5, -(2**63)])
+def test_a_negative_key_is_refused(key):
+    schema = dataclasses.replace(
+        made_batches.SCHEMA, tables=(gm.Table("item", keys="raw"), gm.Table("genre", 7))
+    )
+    task = made_batches.made_tasks(1)[0]
+    keys = task.keys.copy()
+    keys[0, 0] = key
+    data = made_batches.dataset([[dataclasses.replace(task, keys=keys)]], 1, schema=schema)
+    embedding = gm.ShardedEmbedding(schema, 3, dynamic=gm.DynamicTable(capacity=99), world=ONE)
+    model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(1, 0.2))
+    model.compile()
+    with pytest.raises(ValueError, match="dynamic table 'item' from 0, got a negative one"):
+        model.evaluate(data, verbose=0)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="or is negative"):
+        model.fit(data, verbose=0)
+
+
+def test_another_row_optimizer_takes_the_place_of_the_first(both):
+    records = both["dynamic"]
+    model = make_model(records, rows="ftrl", dynamic=gm.DynamicTable(capacity=99))
+    model.fit(batches_of(records), verbose=0)
+    model.compile("adam", gm.SGD(0.1))
+    for shard in model.embedding.shards.values():
+        assert shard.store.slots == {}
+    model.compile("adam", gm.Adagrad(0.1))
+    model.fit(batches_of(records), verbose=0)
+    for shard in model.embedding.shards.values():
+        assert set(shard.store.slots) == {"accumulator"}
+        held = shard.store.slots["accumulator"].gather(tf.range(1, shard.index.used))
+        assert held.shape[0] > 3
+        assert (held.numpy() >= gm.Adagrad().initial_accumulator).all()
 
 
 def test_rules_of_a_table_that_is_not_dynamic():

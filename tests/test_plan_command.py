@@ -64,6 +64,21 @@ def test_a_bound_is_no_less_than_a_count(folder, capsys):
         assert 0 < ours["distinct_keys"] < theirs["distinct_keys"]
 
 
+def test_tables_that_grow(tmp_path, capsys):
+    """Their keys can not be counted yet; their rows and the learner's weights are told."""
+    tables = (gm.Table("item", keys="raw"), gm.Table("genre", 7))
+    schema = dataclasses.replace(made_data.SCHEMA, tables=tables)
+    folder = str(tmp_path)
+    made_data.make_records(folder, 40, schema=schema)
+    words = ("--world-size", "2", "--keys-from", "uniform")
+    assert "grows" in run(folder, capsys, *words)
+    shown = json.loads(run(folder, capsys, *words, "--json"))
+    model = build_model(TrainOptions(folder, "", width=4, hidden=[6]), schema, gm.World())
+    assert shown["dense_weights"] == sum(
+        int(variable.shape.num_elements()) for variable in model.trainable_variables
+    )
+
+
 def test_the_seed_and_the_wire_matter(folder, capsys):
     first, seeded, half = (
         json.loads(run(folder, capsys, "--world-size", "2", "--json", *words))["sent_bytes"]["mean"]

@@ -208,6 +208,10 @@ class ArrayGroup:
         self._arrays.append(made)
         return made
 
+    def drop(self, array: GrowingArray) -> None:
+        """Forgets an array of the group, and so its memory."""
+        self._arrays.remove(array)
+
     def reach(self, num_places: tf.Tensor) -> None:
         """Makes the blocks that the first `num_places` places lie in."""
         for block in range(1, self.blocks.count):

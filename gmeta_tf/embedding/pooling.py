@@ -9,7 +9,7 @@ import tensorflow as tf
 from gmeta_tf.meta_io.pipeline import input_groups, key_groups
 from gmeta_tf.schema import Schema
 
-__all__ = ["field_slots", "join_groups", "pool_fields", "take_rows"]
+__all__ = ["field_slots", "join_groups", "one_row", "pool_fields", "take_rows"]
 
 
 def field_slots(schema: Schema) -> dict[str, tuple[int, ...]]:
@@ -46,6 +46,27 @@ def join_groups(pooled: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Te
         joined = tf.concat([pooled[group] for group in groups], axis=-2)
         inputs[name] = tf.gather(joined, order, axis=-2)
     return inputs
+
+
+def one_row(schema: Schema, width: int) -> dict[str, tf.Tensor]:
+    """What a learner is built on: its inputs for one row, all zeros.
+
+    Args:
+        schema: what a row is.
+        width: D of the tables that state none.
+
+    Returns:
+        input -> float32 `[1, F, D]`, and `"dense"` -> float32 `[1, num_dense]` where there are any.
+    """
+    tables_of = key_groups(schema)
+    pooled = {
+        group: tf.zeros([1, len(slots), schema.table(tables_of[group][0]).width or width])
+        for group, slots in field_slots(schema).items()
+    }
+    features = join_groups(pooled, schema)
+    if schema.dense_fields:
+        features["dense"] = tf.zeros([1, len(schema.dense_fields)])
+    return features
 
 
 @tf.custom_gradient

@@ -40,7 +40,13 @@ class RowStore:
         self._starts: dict[str, float] = {}
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
-        """Makes the optimizer's slots. What they hold is not defined before `begin_slots`."""
+        """Makes the optimizer's slots; those of an earlier one go.
+
+        What they hold is not defined before `begin_slots`.
+        """
+        for slot in self.slots.values():
+            self.group.drop(slot)
+        self.slots, self._starts = {}, {}
         for name, (start, width) in slot_starts(optimizer, self.width).items():
             self._starts[name] = start
             self.slots[name] = self.group.array(width, tf.float32, name)

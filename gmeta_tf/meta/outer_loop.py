@@ -15,7 +15,13 @@ from gmeta_tf.embedding.exchange import Route
 from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.placement import table_sizes
 from gmeta_tf.embedding.placement_report import size_lines
-from gmeta_tf.embedding.pooling import field_slots, join_groups, pool_fields, take_rows
+from gmeta_tf.embedding.pooling import (
+    field_slots,
+    join_groups,
+    one_row,
+    pool_fields,
+    take_rows,
+)
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sharded import Located, Rows, ShardedEmbedding
 from gmeta_tf.judgement import JudgementSums
@@ -83,11 +89,11 @@ class MetaModel(RankedModel):
         if lanes is not None and lanes < 1:
             raise ValueError(f"MetaModel: expected lanes of at least 1, got {lanes}.")
         self.lanes = num_lanes(self.world) if lanes is None else lanes
-        one_row = _one_row(embedding)
-        learner(one_row)
+        example = one_row(embedding.schema, embedding.width)
+        learner(example)
         self._slots = field_slots(embedding.schema)
         self._tasks = TaskLearner(
-            learner, self.inner.adapt_dense, one_row, form=self.inner.fast_weights
+            learner, self.inner.adapt_dense, example, form=self.inner.fast_weights
         )
         self._rates = self._inner_rates()
         for index, variable in enumerate(self.trainable_variables):
@@ -459,16 +465,3 @@ def _num_tasks(batch: Batch) -> tf.Tensor:
     """The tasks that have a row to judge, a float32 scalar."""
     judged = tf.reduce_any(batch["query"]["weight"] > 0, axis=1)
     return tf.reduce_sum(tf.cast(judged, tf.float32))
-
-
-def _one_row(embedding: ShardedEmbedding) -> dict[str, tf.Tensor]:
-    features = join_groups(
-        {
-            group: tf.zeros([1, len(slots), embedding.shards[group].width])
-            for group, slots in field_slots(embedding.schema).items()
-        },
-        embedding.schema,
-    )
-    if embedding.schema.dense_fields:
-        features["dense"] = tf.zeros([1, len(embedding.schema.dense_fields)])
-    return features

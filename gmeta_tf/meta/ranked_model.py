@@ -209,6 +209,11 @@ class RankedModel(keras.Model):
             if message:
                 raise ValueError(message)
         for name, key in zip(self.embedding.table_names, largest, strict=True):
+            if key >= 0 and name in self.embedding.dynamic:
+                raise ValueError(
+                    f"expected keys of the dynamic table {name!r} from 0, got a negative one "
+                    f"(-{key}). Prepare the data anew: raw keys are integers from 0."
+                )
             if key >= 0:
                 raise ValueError(
                     f"the key {key} lies outside the static table {name!r}, which has "

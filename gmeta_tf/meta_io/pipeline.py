@@ -537,7 +537,8 @@ def _group_keys(
         keys = tf.where(is_wide, whole, keys)
     if num_keys is None:
         least = tf.cast(tf.reduce_min(keys), tf.int64)
-        wrong = tf.where(least < PADDING_KEY, tf.abs(least), -1)
+        # The smallest int64 has no positive one.
+        wrong = tf.where(least < PADDING_KEY, tf.maximum(tf.abs(least), 0), -1)
         return keys, keys > PADDING_KEY, tf.reshape(wrong, [1])
     sizes = [_num_rows(schema, name) for name in tables]
     limits = np.array(sizes, keys.dtype.as_numpy_dtype)[table_of_slot]
