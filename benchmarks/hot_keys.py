@@ -5,8 +5,9 @@ step. So the rows of the H hottest keys leave the exchange, and their gradients 
 AllReduce. What is counted: the distinct keys that each rank asks of each owner in the steps that it
 would really have, all of them and without the H hottest. The hottest are those that the most steps
 of all ranks ask for, found in the counted steps themselves; a cache that has to guess does worse.
-Bytes follow from the counts: keys of 8 bytes, rows and gradients of 4 D, and `2 (W - 1) / W` times
-4 bytes for each number of a ring AllReduce. No rank is started. The last line is JSON.
+Bytes follow from the counts: keys of 4 bytes, as those that fit in 32 bits travel, rows and
+gradients of 4 D, and `2 (W - 1) / W` times 4 bytes for each number of a ring AllReduce. No rank is
+started. The last line is JSON.
 
     python -m benchmarks.hot_keys                                  # the made log
     gmeta-tf prepare --movielens download --output ml-100k
@@ -28,7 +29,7 @@ import numpy as np
 
 __all__ = ["main", "without_hottest"]
 
-_KEY_BYTES = 8
+_KEY_BYTES = 4
 _WORLD_SIZES = (2, 8, 32)
 _HOTTEST = (100, 1_000, 10_000)
 _TRIED = tuple(digit * 10**power for power in range(5) for digit in (1, 2, 5))
