@@ -14,8 +14,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from gmeta_tf.embedding import dynamic_state
-from gmeta_tf.embedding.dynamic import DynamicShard
-from gmeta_tf.embedding.dynamic_state import DynamicState
+from gmeta_tf.embedding.dynamic_state import DynamicState, KeyedShard
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.world import World
 
@@ -62,7 +61,7 @@ def check_dynamic(embedding: ShardedEmbedding, folder: pathlib.Path, size: int) 
     """
     for index, shard in enumerate(_shards(embedding)):
         expected: dict[str, int | None] = {"rows": shard.width}
-        expected |= {f"slots/{name}": slot.width for name, slot in shard.store.slots.items()}
+        expected |= {f"slots/{name}": slot_width for name, slot_width in shard.slot_widths.items()}
         for file in _files(folder, size, index):
             with safe_open(file, framework="numpy") as opened:
                 names = [n for n in opened.keys() if n == "rows" or n.startswith("slots/")]  # noqa: SIM118
@@ -98,8 +97,8 @@ def _files(folder: pathlib.Path, size: int, index: int) -> list[pathlib.Path]:
     return files
 
 
-def _shards(embedding: ShardedEmbedding) -> list[DynamicShard]:
-    return [shard for shard in embedding.shards.values() if isinstance(shard, DynamicShard)]
+def _shards(embedding: ShardedEmbedding) -> list[KeyedShard]:
+    return [shard for shard in embedding.shards.values() if isinstance(shard, KeyedShard)]
 
 
 def _name(rank: int, size: int, index: int, part: int) -> str:

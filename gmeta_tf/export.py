@@ -13,6 +13,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from gmeta_tf.embedding.dynamic import DynamicShard
+from gmeta_tf.embedding.dynamic_state import KeyedShard
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.meta.outer_loop import MetaModel
 from gmeta_tf.meta_io.encode import read_vocabulary
@@ -69,7 +70,7 @@ def export_saved_model(
     _check_vocabularies(schema, vocabularies)
     tables = {
         group: _ServedDynamic(model.embedding, group, int(model.optimizer.iterations))
-        if isinstance(shard, DynamicShard)
+        if isinstance(shard, KeyedShard)
         else _ServedStatic(model.embedding.all_rows(group), group)
         for group, shard in model.embedding.shards.items()
     }
@@ -129,7 +130,7 @@ class _ServedDynamic(tf.Module):
 
     def __init__(self, embedding: ShardedEmbedding, group: str, step: int) -> None:
         super().__init__()
-        shard = cast(DynamicShard, embedding.shards[group])
+        shard = cast(KeyedShard, embedding.shards[group])
         held = embedding.all_keys(group, step)
         self._shard = shard
         self._num_ranks = embedding.world.size
@@ -153,7 +154,8 @@ class _ServedDynamic(tf.Module):
         shard = self._shard
         policy = shard.options.unknown_otherwise
         if policy == "bucket":
-            return 1 + keys % self._num_ranks * shard.options.num_buckets + shard.bucket_of(keys)
+            bucket = cast(DynamicShard, shard).bucket_of(keys)  # which SOK's tables do not have
+            return 1 + keys % self._num_ranks * shard.options.num_buckets + bucket
         if policy == "error":
             message = f"the table {shard.table!r} has no row for a key of this request"
             checked = tf.debugging.Assert(tf.reduce_all(known), [message])

@@ -9,6 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 import gmeta_tf as gm
+from gmeta_tf.embedding import dynamic_state
+from gmeta_tf.embedding.dynamic_state import KeyedShard
 
 WIDTH = 4  # SOK copies four floats at a time
 
@@ -17,12 +19,26 @@ TWO_WIDTHS = dataclasses.replace(
     made_batches.SCHEMA, tables=(gm.Table("item", 13), gm.Table("genre", 7, width=8))
 )
 
+# The same with keys that nobody lists, and what their groups are called then.
+DYNAMIC = dataclasses.replace(
+    TWO_WIDTHS, tables=(gm.Table("item", keys="raw"), gm.Table("genre", keys="raw", width=8))
+)
+DYNAMIC_GROUPS = {"embedded": "embedded:item", "embedded_8": "embedded_8:genre"}
+RULES = gm.DynamicTable(capacity=99)
+FAR = 2**55
+
 # Adam divides by the root of the squares: a large epsilon keeps the rounding of a gradient near 0
 # from being made a step of full size.
 ROW_OPTIMIZERS = {
     "sgd": gm.SGD(0.3),
     "adagrad": gm.Adagrad(0.3),
     "lazy_adam": gm.LazyAdam(0.05, epsilon=1e-2),
+}
+ALL_ROW_OPTIMIZERS = {
+    **ROW_OPTIMIZERS,
+    "momentum": gm.SGD(0.2, momentum=0.9),
+    "row_wise_adagrad": gm.RowWiseAdagrad(0.3),
+    "ftrl": gm.Ftrl(0.3),
 }
 
 # Both back-ends add a row's gradients up in the order of the ranks; only the last bit is left open.
@@ -33,6 +49,10 @@ def embedding(backend, world, schema=TWO_WIDTHS, **options):
     return gm.ShardedEmbedding(
         schema, WIDTH, seed=3, scale=0.8, world=world, backend=backend, **options
     )
+
+
+def dynamic_embedding(backend, world, **options):
+    return embedding(backend, world, DYNAMIC, **{"dynamic": RULES, **options})
 
 
 def keys_of(rank, step):
@@ -59,7 +79,10 @@ def gradients_of(rank, step, keys):
 
 
 def step_of(tables, optimizer):
-    """One step as a function of keys, gradients and its number: fetched rows, and owners' sums."""
+    """One step as a function of keys, gradients and its number: fetched rows, and owners' sums.
+
+    Sums come with the places of static tables, and with the keys of dynamic ones.
+    """
 
     def step(keys, gradients, number):
         routes = tables.routes(keys)
@@ -69,9 +92,12 @@ def step_of(tables, optimizer):
         # Scaled by the caller, once: here by a number that could be that of the tasks.
         means = {group: (owned, summed / 7.0) for group, (owned, summed) in sums.items()}
         tables.apply_gradients(means, optimizer, number)
+        if tables.dynamic and tables.backend == "horovod":
+            sums = {group: (routes[group].owned, summed) for group, (_, summed) in sums.items()}
         return rows, sums
 
-    return tf.function(step, reduce_retracing=True)
+    # To trace dynamic tables over Horovod takes seconds; those of a model are traced in its tests.
+    return step if tables.dynamic else tf.function(step, reduce_retracing=True)
 
 
 def run_steps(tables, optimizer, world, num_steps=5):
@@ -81,6 +107,9 @@ def run_steps(tables, optimizer, world, num_steps=5):
     for number in range(num_steps):
         keys = keys_of(world.rank, number)
         gradients = gradients_of(world.rank, number, keys)
+        if tables.dynamic:
+            keys = {DYNAMIC_GROUPS[group]: far for group, far in far_keys(keys).items()}
+            gradients = {DYNAMIC_GROUPS[group]: value for group, value in gradients.items()}
         outcomes.append(
             step(
                 tf.nest.map_structure(tf.constant, keys),
@@ -89,6 +118,11 @@ def run_steps(tables, optimizer, world, num_steps=5):
             )
         )
     return tf.nest.map_structure(np.asarray, outcomes)
+
+
+def far_keys(keys):
+    """As many keys that no table could list."""
+    return {group: some + FAR for group, some in keys.items()}
 
 
 def slow_run(initial, optimizer, size, num_steps=5):
@@ -123,6 +157,18 @@ def slow_run(initial, optimizer, size, num_steps=5):
 
 def all_rows(tables):
     return {group: tables.all_rows(group).numpy() for group in tables.shards}
+
+
+def held_by_key(tables):
+    """What this rank holds of each dynamic table, in the order of the keys: they, rows, slots."""
+    held = {}
+    for group, shard in tables.shards.items():
+        if isinstance(shard, KeyedShard):
+            (state,) = dynamic_state.export(shard, 0)
+            order = np.argsort(state.keys)
+            arrays = {"keys": state.keys, "rows": state.rows, **state.slots}
+            held[group] = {name: array[order] for name, array in arrays.items()}
+    return held
 
 
 def assert_same(found, expected, **tolerance):

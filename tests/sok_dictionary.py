@@ -1,9 +1,11 @@
 """A dictionary in the place of the hash table that SOK's `DynamicVariable` keeps on a GPU.
 
 It does what HierarchicalKV is documented and written to do, the awkward parts included: a read
-inserts, an update of a key that is not there does nothing, and an export has an order of its own.
+inserts, an update of a key that is not there does nothing, a full table drops the key used least
+recently, an export has an order of its own, and no keys are an error to an export or an assignment.
 """
 
+import json
 import types
 
 import numpy as np
@@ -15,31 +17,39 @@ _TABLES = {}
 
 
 class Dictionary:
-    """Key -> row, of one variable."""
+    """Key -> row, of one variable; the one used least recently comes first."""
 
     def __init__(self, dim):
-        self.dim, self.rows, self.initial = dim, {}, None
+        self.dim, self.rows, self.initial, self.capacity = dim, {}, None, None
+
+    def use(self, key, row):
+        self.rows.pop(key, None)
+        self.rows[key] = row
+        if len(self.rows) > self.capacity:
+            del self.rows[next(iter(self.rows))]
+        return row
 
     def read(self, keys):
-        for key in keys.tolist():
-            self.rows.setdefault(key, np.full([self.dim], self.initial, np.float32))
-        return self.find(keys)
+        new = np.full([self.dim], self.initial, np.float32)
+        found = [self.use(key, self.rows.get(key, new)) for key in keys.tolist()]
+        return np.array(found, np.float32).reshape(-1, self.dim)
 
     def find(self, keys):
-        found = [self.rows[key] for key in keys.tolist()]
-        return np.array(found, np.float32).reshape(-1, self.dim)
+        return np.array([self.rows[key] for key in keys.tolist()], np.float32)
 
     def update(self, keys, values):
         for key, value in zip(keys.tolist(), values, strict=True):
             if key in self.rows:
-                self.rows[key] = np.array(value)
+                self.use(key, np.array(value))
         return np.int64(len(keys))
 
     def assign(self, keys, values):
+        assert len(keys), "cudaMallocManaged of 0 bytes"
         self.read(keys)
         return self.update(keys, values)
 
     def export(self):
+        assert self.rows, "cudaMallocManaged of 0 bytes"
         keys = np.array(sorted(self.rows), np.int64)
         # Of two tables of one content, two orders.
         keys = np.random.default_rng([self.dim, len(_TABLES), id(self) % 97]).permutation(keys)
@@ -58,7 +68,8 @@ def dummy_var_handle(*, container, shared_name, key_type, dtype, shape):
 
 
 def dummy_var_initialize(handle, *, initializer, var_type, unique_name, key_type, dtype, config):
-    _TABLES[id(handle)][1].initial = np.float32(initializer)
+    table = _TABLES[id(handle)][1]
+    table.initial, table.capacity = np.float32(initializer), json.loads(config)["max_capacity"]
 
 
 def dummy_var_shape(handle, *, key_type, dtype):

@@ -5,6 +5,7 @@ adapter to SOK's contract, and says nothing of its kernels: launch/gpu_check.sh 
 """
 
 import logging
+import re
 import sys
 
 import keras
@@ -12,7 +13,6 @@ import made_batches
 import made_sok
 import numpy as np
 import pytest
-import sok_dictionary
 import sok_stub
 import tensorflow as tf
 
@@ -20,13 +20,11 @@ import gmeta_tf as gm
 from gmeta_tf.embedding import sok as sok_module
 from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.sok import (
-    SokDynamicShard,
     SokStaticShard,
     choose_backend,
     start_sok,
     sum_duplicates,
 )
-from gmeta_tf.embedding.table import initial_rows
 
 ONE = gm.World()
 WIDTHS = {"embedded": 4}
@@ -341,13 +339,13 @@ def test_gradients_before_rows(sok):
         tables.return_gradients({"embedded": tf.ones([1, 4])}, routes, tables.locate(routes))
 
 
-def test_what_sok_does_not_do_is_refused(sok):
-    schema = gm.Schema((gm.Field("item"),), "l", "u", tables=(gm.Table("item", keys="raw"),))
-    with pytest.raises(ValueError, match=r"backend='sok' has no dynamic tables \(item\)"):
-        gm.ShardedEmbedding(schema, 4, world=ONE, backend="sok")
-    with pytest.raises(ValueError, match="backend='sok' has no wire='bfloat16'"):
-        gm.ShardedEmbedding(made_batches.SCHEMA, 4, wire="bfloat16", world=ONE, backend="sok")
-    assert gm.ShardedEmbedding(schema, 4, world=ONE).backend == "horovod"
+@pytest.mark.parametrize("wire", ["bfloat16", "float16"])
+def test_sixteen_bits_on_the_wire_are_refused(sok, log, wire):
+    expected = rf"expected wire='float32', which is what SOK's kernels move, got '{wire}'\. State"
+    with pytest.raises(ValueError, match=rf"^backend='sok': {expected}"):
+        made_sok.embedding("sok", ONE, wire=wire)
+    assert made_sok.embedding("auto", ONE, wire=wire).backend == "horovod"
+    assert re.match(rf"embedding back-end: horovod \({expected}", log.records[-1].message)
 
 
 def test_looking_ahead_is_refused(sok):
@@ -388,140 +386,3 @@ def test_a_checkpoint_goes_over_to_the_other_backend(sok, tmp_path):
             model.fit(made_data(), verbose=0)
         for found, expected in zip(weights_of(resumed), weights_of(saved), strict=True):
             np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
-
-
-# DynamicVariable ------------------------------------------------------------------------------
-
-FAR = 2**62 + 5
-KEYS = [[3, FAR, 0], [FAR, 8], [3, 5, FAR], [], [0, 3]]
-
-
-def fresh(keys):
-    return initial_rows(keys, 4, 11, 0.8)
-
-
-def dynamic_shard(name, capacity=100):
-    return SokDynamicShard(4, ONE, fresh, capacity=capacity, name=name)
-
-
-def slow_dynamic_run(optimizer):
-    """Key -> row after the steps of KEYS: a loop over a dictionary."""
-    rows, slots = {}, {}
-    for number, keys in enumerate(KEYS):
-        for place, key in enumerate(keys):
-            row = rows.get(key, fresh(tf.constant([key], tf.int64)))
-            old = slots.get(key) or {
-                name: slot.values(1) for name, slot in optimizer.slots(4).items()
-            }
-            gradient = tf.fill([1, 4], 0.1 * (1 + place) * (-1.0) ** number)
-            rows[key], slots[key] = optimizer.update(
-                row, gradient, old, tf.constant(number, tf.int64)
-            )
-    return rows, slots
-
-
-def train_dynamic(shard, optimizer):
-    """The fetched rows of each step of KEYS."""
-
-    @tf.function(reduce_retracing=True)
-    def step(keys, gradients, number):
-        route = shard.route(keys)
-        rows = shard.fetch(route)
-        owned, sums = shard.return_gradients(gradients, route)
-        shard.update(owned, sums, optimizer, number)
-        return rows
-
-    fetched = []
-    for number, keys in enumerate(KEYS):
-        gradients = [[0.1 * (1 + place) * (-1.0) ** number] * 4 for place in range(len(keys))]
-        fetched.append(
-            step(
-                tf.constant(keys, tf.int64, [len(keys)]),
-                tf.constant(gradients, tf.float32, [len(keys), 4]),
-                tf.constant(number, tf.int64),
-            ).numpy()
-        )
-    return fetched
-
-
-@pytest.mark.parametrize("optimizer", list(made_sok.ROW_OPTIMIZERS))
-def test_a_dynamic_table_against_a_dictionary(sok, optimizer):
-    optimizer = made_sok.ROW_OPTIMIZERS[optimizer]
-    shard = dynamic_shard(f"against_{type(optimizer).__name__}")
-    shard.make_slots(optimizer)
-    fetched = train_dynamic(shard, optimizer)
-    np.testing.assert_array_equal(fetched[0], fresh(tf.constant(KEYS[0], tf.int64)))
-    rows, slots = slow_dynamic_run(optimizer)
-    keys, values = shard.export_shard()
-    assert sorted(keys.numpy()) == sorted(rows)
-    for place, key in enumerate(keys.numpy()):
-        np.testing.assert_allclose(values["rows"][place], rows[key][0], rtol=1e-6, atol=1e-7)
-        for name, slot in slots[key].items():
-            np.testing.assert_allclose(values[name][place], slot[0], rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(shard.gather(keys), values["rows"], rtol=1e-6)
-
-
-def test_a_look_up_alone_changes_nothing(sok):
-    shard = dynamic_shard("looked_up")
-    keys = tf.constant([4, FAR], tf.int64)
-    for _ in range(2):
-        np.testing.assert_array_equal(shard.fetch(shard.route(keys)), fresh(keys))
-    assert sorted(sok_dictionary.table_of(shard._variable).rows) == [4, FAR]  # SOK has inserted
-    assert shard.export_shard()[0].shape == (0,)
-
-
-def test_a_row_that_training_made_nan_is_not_taken_for_a_new_one(sok):
-    optimizer, shard = gm.SGD(0.1), dynamic_shard("not_a_number")
-    keys = tf.constant([4], tf.int64)
-    shard.gather(keys)
-    shard.update(keys, tf.fill([1, 4], np.nan), optimizer, tf.constant(0, tf.int64))
-    assert np.isnan(shard.gather(keys)).all()
-
-
-def test_a_dynamic_table_goes_on_elsewhere(sok, monkeypatch):
-    optimizer = gm.Adagrad(0.3)
-    shard = dynamic_shard("before")
-    shard.make_slots(optimizer)
-    train_dynamic(shard, optimizer)
-    keys, values = shard.export_shard()
-    halves = []
-    for rank in range(2):
-        half = dynamic_shard(f"half_{rank}")
-        half.make_slots(optimizer)
-        half.world = gm.World(rank, 2)
-        half.load_shard(keys, values)
-        own, own_values = half.export_shard()
-        assert set(own.numpy() % 2) <= {rank}
-        halves.append((own, own_values))
-    together = np.concatenate([own for own, _ in halves])
-    for name in ("rows", "accumulator"):
-        found = np.concatenate([held[name] for _, held in halves])
-        np.testing.assert_array_equal(
-            made_sok.by_key(together, found), made_sok.by_key(keys, values[name])
-        )
-
-
-def test_a_slot_that_was_dropped_starts_anew(sok):
-    """Rows and slots are two tables, which may be full at two times."""
-    optimizer = gm.Adagrad(0.3, initial_accumulator=0.25)
-    shard = dynamic_shard("dropped")
-    shard.make_slots(optimizer)
-    train_dynamic(shard, optimizer)
-    _, before = shard.export_shard()
-    del sok_dictionary.table_of(shard.slots["accumulator"]).rows[FAR]
-    keys, values = shard.export_shard()
-    assert before["accumulator"].shape == values["accumulator"].shape
-    dropped = keys.numpy() == FAR
-    np.testing.assert_array_equal(values["accumulator"][dropped], np.full([1, 4], 0.25))
-    assert (values["accumulator"].numpy()[~dropped] > 0.25).all()
-
-
-@pytest.mark.parametrize(("asked", "made"), [(1, 1024), (1025, 2048), (2**20, 2**20)])
-def test_the_capacity_is_a_power_of_two(sok, asked, made):
-    config = dynamic_shard(f"capacity_{asked}", asked)._variable.config_dict
-    assert config == {"init_capacity": min(made, 2**16), "max_capacity": made}
-
-
-def test_a_capacity_below_one():
-    with pytest.raises(ValueError, match="'t': expected a capacity of at least 1 row, got 0"):
-        SokDynamicShard(4, ONE, fresh, capacity=0, name="t")

@@ -177,6 +177,11 @@ class DynamicShard:
             last = min(first + (1 << 18), int(self.index.used))
             self.store.begin_slots(tf.range(first, last, dtype=tf.int64))
 
+    @property
+    def slot_widths(self) -> dict[str, int | None]:
+        """How many numbers the optimizer keeps of a row, by name."""
+        return {name: slot.width for name, slot in self.store.slots.items()}
+
     def locate(self, keys: tf.Tensor, step: tf.Tensor, *, training: bool) -> Located:
         """Finds the places of keys; in training also sees them, and gives places by the rules.
 

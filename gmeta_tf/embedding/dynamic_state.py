@@ -10,8 +10,11 @@ import tensorflow as tf
 
 from gmeta_tf.embedding.dynamic import DynamicShard
 from gmeta_tf.embedding.row_store import RowStore
+from gmeta_tf.embedding.sok_dynamic import SokDynamicShard
 
-__all__ = ["DynamicState", "export", "load"]
+__all__ = ["DynamicState", "KeyedShard", "export", "load"]
+
+KeyedShard = DynamicShard | SokDynamicShard
 
 _KEYS_AT_A_TIME = 1 << 18
 
@@ -47,9 +50,12 @@ class DynamicState(NamedTuple):
 
 
 def export(
-    shard: DynamicShard, step: int, *, keys_at_a_time: int = _KEYS_AT_A_TIME
+    shard: KeyedShard, step: int, *, keys_at_a_time: int = _KEYS_AT_A_TIME
 ) -> Iterator[DynamicState]:
     """What a shard holds, in parts, so that no second copy of it is held.
+
+    SOK gives all at once, in the host's memory, and keeps no steps: its keys are taken to have been
+    seen in the last step.
 
     Args:
         shard: the shard.
@@ -59,6 +65,9 @@ def export(
     Yields:
         At least one part.
     """
+    if isinstance(shard, SokDynamicShard):
+        yield from _export_sok(shard, step, keys_at_a_time)
+        return
     keys, places = shard.index.keys_and_places()
     alive = shard.index.find(tf.constant(keys), tf.constant(step, tf.int64)).numpy() >= 0
     keys, places = keys[alive], places[alive]
@@ -80,12 +89,15 @@ def export(
         )
 
 
-def load(shard: DynamicShard, states: Iterable[DynamicState]) -> None:
+def load(shard: KeyedShard, states: Iterable[DynamicState]) -> None:
     """Makes a shard hold what is its own of a table's states; what it held is forgotten.
 
     A shard of another W, or of another capacity, keeps the keys seen last where they are too many.
     The buckets are those of the same rank of the same W, and otherwise the mean over all ranks,
     because a key's bucket is on its owner; of another number they begin anew. Counts begin at 0.
+
+    SOK takes keys, rows and slots, and leaves what waits and buckets; a rank's own are held once in
+    the host's memory.
 
     Args:
         shard: the shard, its slots made if it is to train.
@@ -94,6 +106,9 @@ def load(shard: DynamicShard, states: Iterable[DynamicState]) -> None:
     Raises:
         ValueError: rows of another width, other slots, or a key that comes twice.
     """
+    if isinstance(shard, SokDynamicShard):
+        _load_sok(shard, states)
+        return
     shard.clear()
     num_ranks, mean, exact = 0, None, None
     for state in states:
@@ -126,13 +141,56 @@ def _load_keys(shard: DynamicShard, state: DynamicState) -> None:
         room.sightings.scatter(tf.constant(places), tf.constant(state.sightings[own][stays]))
 
 
-def _check(shard: DynamicShard, state: DynamicState) -> None:
+def _export_sok(shard: SokDynamicShard, step: int, keys_at_a_time: int) -> Iterator[DynamicState]:
+    keys, values = shard.export_shard()
+    rows = values.pop("rows")
+    last_seen = np.full(len(keys), max(step - 1, 0), np.int32)
+    for first in range(0, max(len(keys), 1), keys_at_a_time):
+        some = slice(first, first + keys_at_a_time)
+        yield DynamicState(
+            shard.world.rank,
+            shard.world.size,
+            keys[some],
+            last_seen[some],
+            rows[some],
+            {name: slot[some] for name, slot in values.items()},
+            *_nobody(),
+            rows[:0],
+            {name: slot[:0] for name, slot in values.items()},
+        )
+
+
+def _load_sok(shard: SokDynamicShard, states: Iterable[DynamicState]) -> None:
+    parts: list[dict[str, np.ndarray]] = []
+    for state in states:
+        _check(shard, state)
+        slots = {name: state.slots[name] for name in shard.slots}
+        arrays = {"keys": state.keys, "last_seen": state.last_seen, "rows": state.rows, **slots}
+        own = state.keys % shard.world.size == shard.world.rank
+        parts.append({name: array[own] for name, array in arrays.items()})
+    values = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    keys, last_seen = values.pop("keys"), values.pop("last_seen")
+    distinct, counts = np.unique(keys, return_counts=True)
+    if len(distinct) < len(keys):
+        raise ValueError(
+            f"the table {shard.table!r}: the key {distinct[counts > 1][0]} comes twice among the "
+            "keys to load. Load each rank's part of one checkpoint once."
+        )
+    shard.clear()
+    # What SOK meets last it drops last.
+    order = np.lexsort((keys, last_seen))[-shard.capacity :]
+    for first in range(0, len(order), _KEYS_AT_A_TIME):
+        some = order[first : first + _KEYS_AT_A_TIME]
+        shard.load_shard(keys[some], {name: value[some] for name, value in values.items()})
+
+
+def _check(shard: KeyedShard, state: DynamicState) -> None:
     if state.rows.shape[1] != shard.width:
         raise ValueError(
             f"the table {shard.table!r}: expected rows of width {shard.width} to load, got "
             f"{state.rows.shape[1]}. Build the table with the width of the checkpoint."
         )
-    expected = {name: slot.width for name, slot in shard.store.slots.items()}
+    expected = shard.slot_widths
     got = {name: slot.shape[1] for name, slot in state.slots.items()}
     if expected and expected != got:
         raise ValueError(
@@ -157,8 +215,12 @@ def _write(
 def _waiting(shard: DynamicShard, *, some: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The waiting keys, their last steps and their sightings; none where `some` is false."""
     if shard.waiting is None or not some:
-        return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)
+        return _nobody()
     keys, places = shard.waiting.index.keys_and_places()
     where = tf.constant(places)
     last_seen = shard.waiting.index.last_seen.gather(where).numpy()
     return keys, last_seen, shard.waiting.sightings.gather(where).numpy()
+
+
+def _nobody() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32)

@@ -19,6 +19,8 @@ class DynamicTable:
     key that gets a row starts from its initial row, a pure function of (seed, key), and the
     optimizer's slots from their start values, whether or not it had a row before.
 
+    Over SOK a table keeps some of these rules, and not all: `sok_dynamic.unkept_rule`.
+
     Attributes:
         capacity: the most keys of the table. Each of the W ranks holds at most
             `ceil(capacity / W)`. None is as many as the machines' memory holds.

@@ -13,6 +13,7 @@ import tensorflow as tf
 from gmeta_tf.collectives import agree, allgather_rows, allreduce_sum, start
 from gmeta_tf.embedding import dynamic_state
 from gmeta_tf.embedding.dynamic import DynamicShard
+from gmeta_tf.embedding.dynamic_state import KeyedShard
 from gmeta_tf.embedding.dynamic_table import DynamicTable
 from gmeta_tf.embedding.exchange import (
     Arrival,
@@ -25,7 +26,8 @@ from gmeta_tf.embedding.exchange import (
 )
 from gmeta_tf.embedding.finiteness import tables_not_finite
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
-from gmeta_tf.embedding.sok import SokStaticShard, choose_backend
+from gmeta_tf.embedding.sok import SokShard, SokStaticShard, choose_backend
+from gmeta_tf.embedding.sok_dynamic import SokDynamicShard, unkept_rule
 from gmeta_tf.embedding.table import StaticShard, TableRange
 from gmeta_tf.meta_io.pipeline import key_groups
 from gmeta_tf.schema import Schema
@@ -84,7 +86,7 @@ class Returned(NamedTuple):
     totals: list[tf.Tensor]
 
 
-Shard = StaticShard | DynamicShard | SokStaticShard
+Shard = StaticShard | DynamicShard | SokStaticShard | SokDynamicShard
 
 
 class ShardedEmbedding(tf.Module):
@@ -131,13 +133,15 @@ class ShardedEmbedding(tf.Module):
             world: None detects it.
             backend: what exchanges. `"horovod"`, on CPUs and GPUs; `"sok"`, NVIDIA's Sparse
                 Operation Kit, on GPUs (docs/gpu.md); `"auto"` takes SOK where every rank can, and
-                logs which it took.
+                logs which it took. Of the rules of dynamic tables SOK keeps a part, and evaluation
+                inserts keys there, which read zeros: see `SokDynamicShard`.
 
         Raises:
             ValueError: a vocabulary without `num_rows`, a width below 1, another `wire`, rules of a
                 table that is not dynamic, an unknown backend, what SOK can not do (widths not
-                divisible by 4, dynamic tables, a `wire` of 16 bits), or ranks that list different
-                tables (on every rank).
+                divisible by 4, a `wire` of 16 bits, a dynamic table without a capacity or with
+                another rule of `sok_dynamic.unkept_rule`), or ranks that list different tables (on
+                every rank).
             RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok (on every rank).
         """
         super().__init__(name="embedding")
@@ -164,11 +168,8 @@ class ShardedEmbedding(tf.Module):
         agree({**self.describe(), "backend": backend}, self.world, name="the embedding tables")
         groups = key_groups(schema)
         widths = {group: schema.table(names[0]).width or width for group, names in groups.items()}
-        beyond = _beyond_sok(self.dynamic, wire)
-        if backend == "sok" and beyond:
-            raise ValueError(f"ShardedEmbedding: backend='sok' has no {beyond}. Use 'horovod'.")
-        wanted = "horovod" if backend == "auto" and beyond else backend
-        self.backend = choose_backend(wanted, widths, self.world)
+        beyond = _unfit_wire(wire) or unkept_rule(self.dynamic)
+        self.backend = choose_backend(backend, widths, self.world, beyond=beyond)
         self.shards = {
             group: self._make_shard(
                 tables, name=f"dynamic_{index}" if tables[0] in self.dynamic else group
@@ -181,7 +182,8 @@ class ShardedEmbedding(tf.Module):
         if tables[0] not in self.dynamic:
             make = SokStaticShard if self.backend == "sok" else StaticShard
             return make(self._ranges(tables), width, self.world, scale=self.scale, name=name)
-        return DynamicShard(
+        make_dynamic = SokDynamicShard if self.backend == "sok" else DynamicShard
+        return make_dynamic(
             self.dynamic[tables[0]],
             table=tables[0],
             width=width,
@@ -253,6 +255,8 @@ class ShardedEmbedding(tf.Module):
         places: dict[str, tf.Tensor] = {}
         problems: dict[str, tf.Tensor] = {}
         if self.backend == "sok":
+            for route in routes.values():
+                route.trains = training
             return Located(places, problems)
         for group, shard in self.shards.items():
             owned = routes[group].owned
@@ -367,7 +371,7 @@ class ShardedEmbedding(tf.Module):
             ValueError: a dynamic table, which has `all_keys`.
         """
         shard, size = self.shards[group], self.world.size
-        if isinstance(shard, DynamicShard):
+        if isinstance(shard, KeyedShard):
             raise ValueError(
                 f"all_rows: expected a group of tables of known size, got that of the dynamic "
                 f"table {shard.table!r}. Use all_keys."
@@ -387,7 +391,7 @@ class ShardedEmbedding(tf.Module):
             ValueError: a group of tables of known size, which has `all_rows`.
         """
         shard = self.shards[group]
-        if not isinstance(shard, DynamicShard):
+        if not isinstance(shard, KeyedShard):
             raise ValueError(
                 f"all_keys: expected the group of a dynamic table, got {group!r}. Use all_rows."
             )
@@ -405,8 +409,8 @@ class ShardedEmbedding(tf.Module):
         order = np.argsort(keys)
         return KeyedRows(keys[order], rows[order], buckets)
 
-    def _sok(self, group: str) -> SokStaticShard:
-        return cast(SokStaticShard, self.shards[group])
+    def _sok(self, group: str) -> SokShard:
+        return cast(SokShard, self.shards[group])
 
     @property
     def table_names(self) -> tuple[str, ...]:
@@ -414,8 +418,11 @@ class ShardedEmbedding(tf.Module):
         return tuple(name for names in key_groups(self.schema).values() for name in names)
 
     def metrics(self) -> dict[str, dict[str, int]]:
-        """Dynamic table -> its counts over all ranks (see `DynamicShard.metrics`). A collective."""
-        shards = {s.table: s.metrics() for s in self.shards.values() if isinstance(s, DynamicShard)}
+        """Dynamic table -> its counts over all ranks (see `DynamicShard.metrics`). A collective.
+
+        SOK keeps one, `occupancy` (see `SokDynamicShard.metrics`).
+        """
+        shards = {s.table: s.metrics() for s in self.shards.values() if isinstance(s, KeyedShard)}
         if not shards:
             return {}
         counts = tf.stack([tf.stack(list(counts.values())) for counts in shards.values()])
@@ -439,11 +446,13 @@ def _key_type(shard: Shard) -> tf.DType:
     return shard.key_type if isinstance(shard, StaticShard) else tf.int64
 
 
-def _beyond_sok(dynamic: Mapping[str, DynamicTable], wire: str) -> str | None:
-    """What is asked for that SOK's exchange does not do, in words."""
-    if dynamic:
-        return f"dynamic tables ({', '.join(dynamic)})"
-    return f"wire={wire!r}" if wire != "float32" else None
+def _unfit_wire(wire: str) -> str | None:
+    if wire == "float32":
+        return None
+    return (
+        f"expected wire='float32', which is what SOK's kernels move, got {wire!r}. State that, or "
+        "use backend='horovod'."
+    )
 
 
 def _rules(

@@ -10,21 +10,20 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import tensorflow as tf
 
 from gmeta_tf.collectives import gather_json, start
-from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.table import StaticShard, TableRange
 from gmeta_tf.gpus import physical_gpus
 from gmeta_tf.world import World
 
 __all__ = [
     "BACKENDS",
-    "SokDynamicShard",
     "SokRoute",
+    "SokShard",
     "SokStaticShard",
     "choose_backend",
     "start_sok",
@@ -40,16 +39,14 @@ _HOW = (
 )
 # The widths that SOK's kernels copy: vectors of four floats.
 _WIDTH_STEP = 4
-# What HierarchicalKV writes into a row when it first meets the key. Finite, since a row that
-# training has made NaN must not pass for one that is new.
-_UNSET = -3e38
-_SMALLEST_CAPACITY = 1024
 
 
 # Which back-end -------------------------------------------------------------------------------
 
 
-def choose_backend(backend: str, widths: Mapping[str, int], world: World) -> str:
+def choose_backend(
+    backend: str, widths: Mapping[str, int], world: World, *, beyond: str | None = None
+) -> str:
     """The back-end that the tables get, `"horovod"` or `"sok"`; the same on every rank.
 
     Every rank must call it with the same arguments, after `collectives.start`.
@@ -59,9 +56,10 @@ def choose_backend(backend: str, widths: Mapping[str, int], world: World) -> str
             otherwise Horovod. Rank 0 logs which and why.
         widths: group of tables -> D.
         world: the ranks.
+        beyond: what else is asked for that SOK does not do, in words; None where nothing is.
 
     Raises:
-        ValueError: another name, or `"sok"` for a width that SOK can not copy.
+        ValueError: another name, or `"sok"` for a width that SOK can not copy or with `beyond`.
         RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok (on every rank).
     """
     if backend not in BACKENDS:
@@ -70,7 +68,7 @@ def choose_backend(backend: str, widths: Mapping[str, int], world: World) -> str
         )
     if backend == "horovod":
         return backend
-    obstacle = _unfit_width(widths)
+    obstacle = beyond or _unfit_width(widths)
     if obstacle and backend == "sok":
         raise ValueError(f"backend='sok': {obstacle}")
     if obstacle is None:
@@ -157,11 +155,14 @@ class SokRoute:
 
     Attributes:
         keys: int64 `[U]`, this rank's distinct keys.
+        trains: whether the step trains, in which new keys of a dynamic table read their initial
+            rows; otherwise they read zeros.
         rows: float32 `[U, D]`, what the look-up gave; None before `fetch`.
         tape: what recorded it.
     """
 
     keys: tf.Tensor
+    trains: bool = False
     rows: tf.Tensor | None = None
     tape: tf.GradientTape | None = None
 
@@ -224,7 +225,7 @@ class SokShard:
             keys = tf.identity(route.keys)
             rows = _sparse_operation_kit().all2all_dense_embedding(self._variable, keys)
         route.rows, route.tape = rows, tape
-        return self._rows_of(keys, tf.ensure_shape(rows, [None, self.width]))
+        return self._rows_of(route, tf.ensure_shape(rows, [None, self.width]))
 
     def return_gradients(
         self, gradients: tf.Tensor, route: SokRoute
@@ -256,8 +257,8 @@ class SokShard:
         indices, sums = sum_duplicates(slices)
         return tf.cast(indices, tf.int64), sums
 
-    def _rows_of(self, keys: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        """What a key's row is, given what the variable holds."""
+    def _rows_of(self, route: SokRoute, found: tf.Tensor) -> tf.Tensor:
+        """What the rows of the route's keys are, given what the variable holds."""
         return found
 
 
@@ -313,143 +314,3 @@ class SokStaticShard(SokShard):
     def slots(self) -> dict[str, tf.Variable]:
         """What the row optimizer keeps: plain variables, a row for each of this rank's."""
         return self._shard.slots
-
-
-class SokDynamicShard(SokShard):
-    """Rows of keys without a limit, in SOK's `DynamicVariable` over HierarchicalKV.
-
-    A look-up inserts keys that are not there. Their rows are marked as unset, and whoever reads one
-    takes its initial row, a function of the key, instead; the first update writes it. When a
-    table is full, HierarchicalKV drops the rows least recently used, which are new when they come
-    back; rows and slots are tables of their own, and drop each by itself.
-
-    Attributes:
-        slots: name -> `DynamicVariable` of the same width.
-    """
-
-    def __init__(
-        self,
-        width: int,
-        world: World,
-        initial_rows: Callable[[tf.Tensor], tf.Tensor],
-        *,
-        capacity: int,
-        name: str,
-    ) -> None:
-        """Builds an empty shard. Starts SOK.
-
-        Args:
-            width: D.
-            world: whose shard.
-            initial_rows: int64 `[N]` -> float32 `[N, D]`, what rows hold before training.
-            capacity: the most rows on this rank; rounded up to a power of two.
-            name: of the variables.
-
-        Raises:
-            ValueError: a capacity below 1.
-        """
-        if capacity < 1:
-            raise ValueError(
-                f"the dynamic table {name!r}: expected a capacity of at least 1 row, "
-                f"got {capacity}."
-            )
-        self._sok = start_sok(world)
-        self._capacity = max(_SMALLEST_CAPACITY, 1 << (capacity - 1).bit_length())
-        self._initial_rows = initial_rows
-        self.slots: dict[str, Any] = {}
-        self.name, self.width = name, width
-        super().__init__(self._dynamic("rows", _UNSET), width, world, name=name)
-
-    def make_slots(self, optimizer: RowOptimizer) -> None:
-        """Makes the variables that the optimizer keeps, of the rows' width."""
-        self.slots = {
-            name: self._dynamic(name, slot.start, slot.width)
-            for name, slot in optimizer.slots(self.width).items()
-        }
-
-    def gather(self, keys: tf.Tensor) -> tf.Tensor:
-        """The rows `[N, D]` of distinct keys `[N]` that this rank owns; inserts new ones."""
-        return self._rows_of(keys, self._variable.sparse_read(keys))
-
-    def update(
-        self, keys: tf.Tensor, gradients: tf.Tensor, optimizer: RowOptimizer, step: tf.Tensor
-    ) -> None:
-        """Applies the optimizer to the rows of `keys`.
-
-        Args:
-            keys: int64 `[N]`, distinct and this rank's own.
-            gradients: float32 `[N, D]`.
-            optimizer: the one that `make_slots` was called with.
-            step: int64 scalar, the steps done before this one.
-        """
-
-        def apply() -> tf.Tensor:
-            # HierarchicalKV's scatter_update passes over keys that are not there. Reading inserts.
-            old = {name: slot.sparse_read(keys) for name, slot in self.slots.items()}
-            rows, slots = optimizer.update(self.gather(keys), gradients, old, step)
-            self._variable.scatter_update(tf.IndexedSlices(rows, keys))
-            for name, slot in self.slots.items():
-                slot.scatter_update(tf.IndexedSlices(slots[name], keys))
-            return tf.size(keys)
-
-        # No keys would be kernels of no blocks, which CUDA refuses.
-        tf.cond(tf.size(keys) > 0, apply, lambda: tf.constant(0))
-
-    def export_shard(self) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """What has been trained: keys, int64 `[N]`, and `rows` and each slot, `[N, D]`, on CPU."""
-        keys, rows = self._sok.export(self._variable)
-        keys = tf.boolean_mask(keys, ~_is_unset(rows))
-        variables = {"rows": self._variable, **self.slots}
-        values = {name: self._exported(variable, keys) for name, variable in variables.items()}
-        return keys, values
-
-    def load_shard(self, keys: tf.Tensor, values: Mapping[str, tf.Tensor]) -> None:
-        """Writes rows and slots, of any world's keys; keeps those that this rank owns.
-
-        Args:
-            keys: int64 `[N]`.
-            values: `rows` and each slot -> float32 `[N, D]`.
-        """
-        own = keys % self.world.size == self.world.rank
-        variables = {"rows": self._variable, **self.slots}
-        for name, variable in variables.items():
-            with tf.device("CPU"):
-                own_keys = tf.boolean_mask(keys, own)
-                own_values = tf.boolean_mask(values[name], own)
-            if len(own_keys):
-                self._sok.assign(variable, own_keys, own_values)
-
-    def _exported(self, variable: Any, keys: tf.Tensor) -> tf.Tensor:
-        """A variable's values of keys, `[N, D]`: what it starts from where it has dropped a key.
-
-        Each variable exports in an order of its own, and drops keys by itself when it is full.
-        """
-        found, values = self._sok.export(variable)
-        start = float(variable.initializer_str)
-        found = tf.concat([found, [-1]], axis=0)  # keys are 0 or more, so this one is nobody's
-        values = tf.concat([values, tf.fill([1, variable.dimension], start)], axis=0)
-        order = tf.argsort(found)
-        places = tf.searchsorted(tf.gather(found, order), keys)
-        places = tf.gather(order, tf.minimum(places, tf.size(found) - 1))
-        there = tf.gather(found, places) == keys
-        return tf.where(there[:, tf.newaxis], tf.gather(values, places), start)
-
-    def _rows_of(self, keys: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        return tf.where(_is_unset(found)[:, tf.newaxis], self._initial_rows(keys), found)
-
-    def _dynamic(self, name: str, initial_value: float, width: int | None = None) -> Any:
-        return self._sok.DynamicVariable(
-            dimension=width or self.width,
-            initializer=repr(float(initial_value)),
-            var_type="hybrid",
-            name=f"{self.name}_{name}",
-            key_type=tf.int64,
-            dtype=tf.float32,
-            init_capacity=min(self._capacity, 1 << 16),
-            max_capacity=self._capacity,
-        )
-
-
-def _is_unset(rows: tf.Tensor) -> tf.Tensor:
-    """Which rows `[N, D]` were inserted and never written: bool `[N]`."""
-    return rows[:, 0] == tf.constant(_UNSET, rows.dtype)

@@ -21,7 +21,9 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 from gmeta_tf.collectives import alltoall, barrier, start
-from gmeta_tf.embedding.sok import SokDynamicShard, start_sok
+from gmeta_tf.embedding import dynamic_state
+from gmeta_tf.embedding.sok import SokRoute, start_sok
+from gmeta_tf.embedding.sok_dynamic import SokDynamicShard
 from gmeta_tf.embedding.table import initial_rows
 from gmeta_tf.gpus import physical_gpus, pin_gpu
 
@@ -113,37 +115,34 @@ def static(world: gm.World) -> str:
 
 
 def dynamic(world: gm.World) -> str:
-    """A `DynamicVariable` over 5 steps against a loop over keys."""
-    whole = made_sok.all_rows(
-        made_sok.embedding(
-            "horovod",
-            gm.World(),
-        )
-    )["embedded"]
-
-    def fresh(keys: tf.Tensor) -> tf.Tensor:
-        return tf.gather(tf.constant(whole), keys % len(whole))
-
-    for name, optimizer in made_sok.ROW_OPTIMIZERS.items():
-        shard = SokDynamicShard(made_sok.WIDTH, world, fresh, capacity=4096, name=f"check_{name}")
-        shard.make_slots(optimizer)
-        for number in range(5):
-            drawn = made_sok.keys_of(world.rank, number)
-            # Keys no table could list; a multiple of the ranks and of the rows keeps each its own.
-            far = (2**55 // (world.size * len(whole))) * world.size * len(whole)
-            keys = tf.constant(drawn["embedded"] + far, tf.int64)
-            route = shard.route(keys)
-            shard.fetch(route)
-            gradients = made_sok.gradients_of(world.rank, number, drawn)["embedded"]
-            owned, sums = shard.return_gradients(tf.constant(gradients), route)
-            shard.update(owned, sums / 7.0, optimizer, tf.constant(number, tf.int64))
-        twin = made_sok.slow_run({"embedded": whole}, optimizer, world.size)["embedded"]
-        found, values = shard.export_shard()
-        assert len(found) > 0, "nothing was exported"
-        rows = values["rows"].numpy()
-        same(rows, twin[found.numpy() % len(whole)], f"{name}: exported rows")
-        same(shard.gather(found).numpy(), rows, f"{name}: rows read")
-    return "a DynamicVariable of 55-bit keys after 5 steps with a loop over keys"
+    """Dynamic tables over SOK against those over Horovod, and what one loads of the other."""
+    for name, optimizer in made_sok.ALL_ROW_OPTIMIZERS.items():
+        tables, outcomes = {}, {}
+        for backend in ("sok", "horovod"):
+            tables[backend] = made_sok.dynamic_embedding(backend, world)
+            tables[backend].make_slots(optimizer)
+            outcomes[backend] = made_sok.run_steps(tables[backend], optimizer, world)
+        for (found, _), (expected, _) in zip(outcomes["sok"], outcomes["horovod"], strict=True):
+            for group, rows in expected.items():
+                same(found[group], rows, f"{name}: fetched rows of {group}")
+        held = {backend: made_sok.held_by_key(each) for backend, each in tables.items()}
+        for group, arrays in held["horovod"].items():
+            assert len(arrays["keys"]) > 0, "no key was trained"
+            for what, values in arrays.items():
+                same(held["sok"][group][what], values, f"{name}: {what} of {group} after 5 steps")
+            shard = tables["sok"].shards[group]
+            keys = tf.constant(arrays["keys"])
+            same(shard.gather(keys).numpy(), held["sok"][group]["rows"], f"{name}: rows read")
+            unknown = SokRoute(tf.constant([made_sok.FAR + 5000 + world.rank], tf.int64))
+            same(shard.fetch(unknown).numpy(), np.zeros([1, shard.width]), f"{name}: unknown keys")
+            dynamic_state.load(shard, dynamic_state.export(tables["horovod"].shards[group], 0))
+        loaded = made_sok.held_by_key(tables["sok"])
+        for group, arrays in held["horovod"].items():
+            for what, values in arrays.items():
+                same(
+                    loaded[group][what], values, f"{name}: {what} of {group}, loaded", exactly=True
+                )
+    return "rows, slots and tables of 5 steps by each row optimizer with Horovod's, and loaded"
 
 
 def small_reads(world: gm.World) -> str:
@@ -181,22 +180,24 @@ def _leave_over(shape: list[int]) -> None:
 
 def empty_reads(world: gm.World) -> str:
     """A rank without keys: CUDA refuses kernels of no blocks, which is what SOK starts then."""
-    shard = SokDynamicShard(
-        4, world, lambda keys: initial_rows(keys, 4, 1, 0.5), capacity=1024, name="empty"
-    )
+    shard = _shard(world, "empty", scale=0.5)
     some = tf.range(3, dtype=tf.int64) * world.size + world.rank
     for keys in (some[:0], some, some[:0]):
-        rows = shard.fetch(shard.route(keys))
+        rows = shard.fetch(SokRoute(keys, trains=True))
         same(rows.numpy(), initial_rows(keys, 4, 1, 0.5).numpy(), f"rows of {len(keys)} keys")
     same(shard.gather(some).numpy(), initial_rows(some, 4, 1, 0.5).numpy(), "rows after that")
     return "rows of 0 keys, of 3, and of 0 again with the initial rows"
 
 
+def _shard(world: gm.World, name: str, *, scale: float) -> SokDynamicShard:
+    """1024 rows of width 4 on each rank, whose initial rows are of seed 1."""
+    rules = gm.DynamicTable(capacity=1024 * world.size)
+    return SokDynamicShard(rules, table=name, width=4, seed=1, world=world, scale=scale, name=name)
+
+
 def eviction(world: gm.World) -> str:
     """A table of 1024 rows that is shown 8192 keys: its size, and the rows it still has."""
-    shard = SokDynamicShard(
-        4, world, lambda keys: tf.zeros([len(keys), 4]), capacity=1024, name="evict"
-    )
+    shard = _shard(world, "evict", scale=0.0)
     for first in range(0, 8192, 256):
         keys = (first + tf.range(256, dtype=tf.int64)) * world.size + world.rank
         shard.gather(keys)
@@ -204,8 +205,8 @@ def eviction(world: gm.World) -> str:
         shard.update(keys, -values, gm.SGD(1.0), tf.constant(0, tf.int64))
     found, exported = shard.export_shard()
     assert 0 < len(found) <= 1024, f"{len(found)} rows in a table of at most 1024"
-    same(exported["rows"].numpy()[:, 0], found.numpy().astype(np.float32), "rows that are left")
-    late = np.mean(found.numpy() // world.size >= 8192 - 1024)
+    same(exported["rows"][:, 0], found.astype(np.float32), "rows that are left")
+    late = np.mean(found // world.size >= 8192 - 1024)
     return f"{len(found)} rows left of 8192 keys with their values; {late:.0%} of the last 1024"
 
 

@@ -15,8 +15,7 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 from gmeta_tf.embedding import sok as sok_module
-from gmeta_tf.embedding.sok import SokDynamicShard, choose_backend
-from gmeta_tf.embedding.table import initial_rows
+from gmeta_tf.embedding.sok import choose_backend
 
 WORLD = gm.World.detect()
 RANK, SIZE = WORLD.rank, WORLD.size
@@ -201,70 +200,3 @@ def test_looking_ahead_is_nothing_to_sok(sok):
     model = meta_model("sok")
     model.compile(look_ahead=True)
     assert model.look_ahead is None
-
-
-# DynamicVariable ------------------------------------------------------------------------------
-
-
-def fresh(keys):
-    return initial_rows(keys, 4, 11, 0.8)
-
-
-def dynamic_keys(rank, step):
-    """Keys of any size; every rank's first is the same, and rank 1 has none in step 1."""
-    if rank == 1 and step == 1:
-        return np.zeros([0], np.int64)
-    rng = np.random.default_rng([rank, step, 3])
-    return np.unique(
-        np.concatenate([[2**62 + 5], rng.integers(0, 2**62, 3), rng.integers(0, 9, 4)])
-    )
-
-
-@pytest.mark.parametrize("optimizer", list(made_sok.ROW_OPTIMIZERS))
-def test_a_dynamic_table_against_a_dictionary(sok, optimizer):
-    optimizer = made_sok.ROW_OPTIMIZERS[optimizer]
-    shard = SokDynamicShard(4, WORLD, fresh, capacity=100, name=f"ranks_{type(optimizer).__name__}")
-    shard.make_slots(optimizer)
-
-    @tf.function(reduce_retracing=True)
-    def step(keys, gradients, number):
-        route = shard.route(keys)
-        rows = shard.fetch(route)
-        owned, sums = shard.return_gradients(gradients, route)
-        shard.update(owned, sums, optimizer, number)
-        return rows
-
-    rows, slots = {}, {}
-    for number in range(4):
-        gradients = {
-            rank: np.random.default_rng([rank, number]).normal(size=[len(keys), 4])
-            for rank, keys in ((rank, dynamic_keys(rank, number)) for rank in RANKS)
-        }
-        keys = dynamic_keys(RANK, number)
-        fetched = step(
-            tf.constant(keys),
-            tf.constant(gradients[RANK], tf.float32),
-            tf.constant(number, tf.int64),
-        )
-        for key, row in zip(keys, fetched.numpy(), strict=True):
-            expected = rows.get(key, fresh(tf.constant([key], tf.int64)).numpy())
-            np.testing.assert_allclose(row, expected[0], rtol=1e-5, atol=1e-6)
-        sums = collections.defaultdict(float)
-        for rank in RANKS:
-            for key, gradient in zip(dynamic_keys(rank, number), gradients[rank], strict=True):
-                sums[key] += gradient
-        for key, gradient in sums.items():
-            old = slots.get(key) or {
-                name: slot.values(1) for name, slot in optimizer.slots(4).items()
-            }
-            row, slots[key] = optimizer.update(
-                rows.get(key, fresh(tf.constant([key], tf.int64))),
-                tf.constant([gradient], tf.float32),
-                old,
-                tf.constant(number, tf.int64),
-            )
-            rows[key] = row.numpy()
-    keys, values = shard.export_shard()
-    assert sorted(keys.numpy()) == sorted(key for key in rows if key % SIZE == RANK)
-    for key, row in zip(keys.numpy(), values["rows"].numpy(), strict=True):
-        np.testing.assert_allclose(row, rows[key][0], rtol=1e-5, atol=1e-6)
