@@ -13,8 +13,10 @@ It needs the two cores for itself: a step takes as long as the slower rank's, so
 core is waited for by both.
 
 `efficiency` is the rate of 2 ranks over twice that of 1, at the same T a rank. 1 rank exchanges
-nothing. `core_microseconds_per_sample` is what both take of the cores' time, all threads together:
-a busy machine disturbs it less, and what it grows by is what the exchange costs.
+nothing. `efficiency.2_apart` is that of two runs of 1 rank at the same time, which know nothing of
+one another: what the cores' shared cache and memory leave of a core, and so the most that 2 ranks
+can reach. `core_microseconds_per_sample` is what both take of the cores' time, all threads
+together: a busy machine disturbs it less, and what it grows by is what the exchange costs.
 
 `bytes_over_bound` is what the ranks sent over what they had to send. Sent, of a rank and a step:
 the bytes that its AlltoAlls carry to *other* ranks (keys, rows, gradients, dense sums that ride
@@ -28,6 +30,7 @@ counts what Horovod's negotiation sends. Both are summed over ranks and steps.
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -84,6 +87,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
                 figures[f"ranks_{ranks}"] = ran["samples"] / ran["seconds"]
                 figures[f"core_{ranks}"] = ran["core_seconds"] / ran["samples"] * 1e6
                 traffic = ran.get("traffic", traffic)
+            figures["apart"] = _apart(cores, options)
             for variant in (_PER_TASK, *tuned):
                 figures[variant] = server.ask("run", variant, options.seconds)
             rounds.append(figures)
@@ -117,7 +121,10 @@ def _result(
 
     best = max(tuned, key=median)
     return {
-        "efficiency": {"2": ratio("ranks_2", "ranks_1", 2.0)},
+        "efficiency": {
+            "2": ratio("ranks_2", "ranks_1", 2.0),
+            "2_apart": ratio("apart", "ranks_1", 2.0),
+        },
         "ratio": {
             "parameter_server_per_task": ratio("ranks_2", _PER_TASK),
             "parameter_server_tuned": ratio("ranks_2", best),
@@ -127,6 +134,7 @@ def _result(
         "samples_per_second": {
             "ranks_1": round(median("ranks_1")),
             "ranks_2": round(median("ranks_2")),
+            "apart": round(median("apart")),
             "parameter_server_per_task": round(median(_PER_TASK)),
             "parameter_server_tuned": round(median(best)),
         },
@@ -155,7 +163,9 @@ def _report(result: dict[str, Any]) -> None:
     for name, rate in result["samples_per_second"].items():
         _say(f"{name:26s} {rate:>10,} samples/s")
     _say(f"core time a sample, in us, of 1 and 2 ranks: {result['core_microseconds_per_sample']}")
-    _say(f"2 ranks do {result['efficiency']['2']:.3f} of twice what 1 does")
+    efficiency = result["efficiency"]
+    _say(f"2 ranks do {efficiency['2']:.3f} of twice what 1 does")
+    _say(f"two runs of 1 rank, side by side, do {efficiency['2_apart']:.3f} of it")
     for name, ratio in result["ratio"].items():
         _say(f"2 ranks / {name:26s} {ratio:.2f}")
     _say(f"sent {result['bytes_over_bound']:.4f} of the least that must be sent")
@@ -175,6 +185,13 @@ def _horovodrun(
         *(["--count-bytes"] if count else []),
     ]
     return run_on_ranks("benchmarks.distributed", ranks, cores, arguments)
+
+
+def _apart(cores: list[int], options: argparse.Namespace) -> float:
+    """Samples a second of two runs of 1 rank together, at the same time, each on its core."""
+    with concurrent.futures.ThreadPoolExecutor(len(cores)) as pool:
+        runs = list(pool.map(lambda core: _horovodrun(1, [core], options, count=False), cores))
+    return sum(run["samples"] / run["seconds"] for run in runs)
 
 
 def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
