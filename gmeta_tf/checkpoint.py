@@ -3,7 +3,8 @@
 <path>/manifest.json                     format, W, tables, variables, what the caller adds
 <path>/dense.safetensors                 the dense weights and the Keras optimizer's variables
 <path>/rows-00001-of-00002.safetensors   rank 1's rows and slots: local row r is the key
-                                         r * W + rank of its group
+                                         r * W + rank of its group, whether the group is sharded
+                                         or copied to every rank
 <path>/keys-00001-of-00002-...           rank 1's keys, rows and slots of dynamic tables
                                          (dynamic_files.py)
 """
@@ -22,9 +23,11 @@ from safetensors.numpy import load_file, save_file
 
 from gmeta_tf.collectives import barrier
 from gmeta_tf.dynamic_files import check_dynamic, load_dynamic, save_dynamic
+from gmeta_tf.embedding.replicated import ReplicatedShard
 from gmeta_tf.embedding.sok import SokStaticShard
 from gmeta_tf.embedding.table import StaticShard
 from gmeta_tf.meta.outer_loop import MetaModel
+from gmeta_tf.world import World
 
 __all__ = ["latest_checkpoint", "load_checkpoint", "save_checkpoint"]
 
@@ -50,7 +53,7 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
         partial.mkdir(parents=True)
     barrier(world, name="checkpoint_begin")
     rows = {
-        f"{group}/{name}": variable.numpy()
+        f"{group}/{name}": _rows_to_save(shard, variable, world)
         for group, shard in _static_shards(model).items()
         for name, variable in _variables(shard).items()
     }
@@ -132,6 +135,16 @@ def _static_shards(model: MetaModel) -> dict[str, StaticShard | SokStaticShard]:
     }
 
 
+def _rows_to_save(
+    shard: StaticShard | SokStaticShard, variable: tf.Variable, world: World
+) -> np.ndarray:
+    """What this rank writes: its rows, or of a copy those that would be its own."""
+    values = variable.numpy()
+    if isinstance(shard, ReplicatedShard):
+        values = np.ascontiguousarray(values[world.rank :: world.size])
+    return values
+
+
 def _variables(shard: StaticShard | SokStaticShard) -> dict[str, tf.Variable]:
     return {"rows": shard.rows, **{f"slot_{name}": slot for name, slot in shard.slots.items()}}
 
@@ -144,15 +157,15 @@ def _dense(model: MetaModel) -> dict[str, Any]:
 
 
 def _own_rows(path: pathlib.Path, name: str, saved_size: int, model: MetaModel) -> np.ndarray:
-    """This rank's rows out of the files of the ranks that wrote them."""
-    rank, size = model.world.rank, model.world.size
+    """This rank's rows out of the files of the ranks that wrote them; of a copy all rows."""
+    holder = _static_shards(model)[name.rsplit("/", 1)[0]].world
     parts, keys = [], []
     for saved_rank in range(saved_size):
         with safe_open(path / _rows_name(saved_rank, saved_size), framework="numpy") as file:
             _check_slots(set(file.keys()), name.rsplit("/", 1)[0], model, path)
             rows = file.get_tensor(name)
         saved_keys = np.arange(len(rows)) * saved_size + saved_rank
-        own = saved_keys % size == rank
+        own = saved_keys % holder.size == holder.rank
         parts.append(rows[own])
         keys.append(saved_keys[own])
     return np.concatenate(parts)[np.argsort(np.concatenate(keys))]

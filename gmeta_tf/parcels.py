@@ -11,10 +11,13 @@ import tensorflow as tf
 from gmeta_tf.collectives import allreduce_sum, alltoall
 from gmeta_tf.world import World
 
-__all__ = ["Came", "Part", "exchange_parts"]
+__all__ = ["Came", "Part", "exchange_parts", "may_ride"]
 
 # What a message may grow by to save a collective of its own: at 1 GB/s, 0.1 ms.
 _MOST_EXTRA_BYTES = 1 << 17
+# The same of totals that have a message for themselves: an AllReduce of a few kB takes about 3 ms
+# longer than an AlltoAll of them (`python -m benchmarks.replicated`), of which this takes 1 ms.
+_MOST_EXTRA_BYTES_ALONE = 1 << 20
 _MOST_RIDING_BYTES = 1 << 22
 # Lengths and splits are int32, as Horovod's are.
 _MOST_WORDS = (1 << 31) - 1
@@ -55,7 +58,7 @@ def exchange_parts(
     A collective costs a step the time in which the ranks agree on it, whatever it carries. So one
     AlltoAll carries all parts, and the totals as well where that costs few bytes: every rank sends
     its totals to every other, `(W - 1) K`, where a ring would send `2 K (W - 1) / W` in
-    `2 (W - 1)` turns.
+    `2 (W - 1)` turns. Without parts, the totals are a message of their own by the same rule.
 
     Two ranks, two parts and one total; a message to a rank lies in one piece:
 
@@ -76,12 +79,12 @@ def exchange_parts(
     """
     if not world.is_distributed:
         return [Came(part.values, part.sent) for part in parts], list(totals)
-    rides = bool(totals) and bool(parts) and _may_ride(totals, world)
+    rides = bool(totals) and _may_ride(totals, world, alone=not parts)
     if totals and not rides:
         totals = allreduce_sum(totals, world, name=f"{name}_totals")
-    if not parts:
+    if not parts and not rides:
         return [], list(totals)
-    with tf.control_dependencies([_fits(parts, name)]):
+    with tf.control_dependencies([_fits(parts, name)] if parts else []):
         parts = [part._replace(values=tf.identity(part.values)) for part in parts]
     if len(parts) == 1 and not rides:
         return [_exchange_alone(parts[0], world, name=name)], list(totals)
@@ -113,12 +116,24 @@ def _fits(parts: Sequence[Part], name: str) -> tf.Operation:
     )
 
 
-def _may_ride(totals: Sequence[tf.Tensor], world: World) -> bool:
+def may_ride(numbers: int, world_size: int, *, alone: bool = False) -> bool:
+    """Whether so many float32 numbers are summed by an AlltoAll, and not by an AllReduce.
+
+    Args:
+        numbers: how many a rank has.
+        world_size: W.
+        alone: nothing else travels with them.
+    """
+    riding = 4 * numbers
+    to_all, ring = (world_size - 1) * riding, 2 * riding * (world_size - 1) / world_size
+    extra = _MOST_EXTRA_BYTES_ALONE if alone else _MOST_EXTRA_BYTES
+    return riding <= _MOST_RIDING_BYTES and to_all - ring <= extra
+
+
+def _may_ride(totals: Sequence[tf.Tensor], world: World, *, alone: bool) -> bool:
     if any(total.dtype != tf.float32 for total in totals):
         return False
-    riding = 4 * sum(_size(total) for total in totals)
-    to_all, ring = (world.size - 1) * riding, 2 * riding * (world.size - 1) / world.size
-    return riding <= _MOST_RIDING_BYTES and to_all - ring <= _MOST_EXTRA_BYTES
+    return may_ride(sum(_size(total) for total in totals), world.size, alone=alone)
 
 
 class _Message:

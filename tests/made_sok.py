@@ -47,7 +47,13 @@ FLOAT32 = {"rtol": 1e-6, "atol": 1e-7}
 
 def embedding(backend, world, schema=TWO_WIDTHS, **options):
     return gm.ShardedEmbedding(
-        schema, WIDTH, seed=3, scale=0.8, world=world, backend=backend, **options
+        schema,
+        WIDTH,
+        seed=3,
+        scale=0.8,
+        world=world,
+        backend=backend,
+        **{"replicate": False, **options},
     )
 
 

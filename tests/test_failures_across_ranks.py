@@ -60,7 +60,7 @@ def failing_pipeline():
 
 
 schema = made_data.SCHEMA if failure == "record" else made_batches.SCHEMA
-embedding = gm.ShardedEmbedding(schema, 3, world=world)
+embedding = gm.ShardedEmbedding(schema, 3, replicate=False, world=world)
 model = gm.MetaModel(gm.models.MeLU((4,)), embedding)
 model.compile()
 data = {"record": corrupted_record, "pipeline": failing_pipeline}[failure]()

@@ -33,6 +33,8 @@ class LookAhead:
     def __init__(self, embedding: ShardedEmbedding) -> None:
         """Makes the variables that arrivals are kept in; nothing is known at first.
 
+        Keys of copied groups stay where they are, and are not looked ahead to.
+
         Raises:
             ValueError: SOK exchanges, whose look-up sends a step's keys itself.
         """
@@ -50,7 +52,7 @@ class LookAhead:
                 )
                 for name, kind in _KEPT.items()
             }
-            for group in embedding.shards
+            for group in embedding.exchanged
         }
 
     def forget(self) -> tf.Operation:
@@ -71,10 +73,11 @@ class LookAhead:
 
         def exchanged() -> Arrivals:
             routes = self._embedding.routes(keys, counts)
-            return {group: route.arrival for group, route in routes.items()}
+            return {group: routes[group].arrival for group in departures}
 
         arrivals = tf.cond(self._known, lambda: self._kept_arrivals(departures), exchanged)
-        return {group: Route(departures[group], arrivals[group]) for group in departures}
+        routes = {group: Route(departures[group], arrivals[group]) for group in departures}
+        return self._embedding.local_routes(keys) | routes
 
     def following(self, batch: dict[str, Any]) -> dict[str, Departure] | None:
         """The next step's keys, to travel with this step's gradients; None where none is known."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from gmeta_tf.embedding.copy_rule import Copies
 from gmeta_tf.meta_io.pipeline import key_groups
 from gmeta_tf.schema import Schema
 
@@ -103,6 +104,7 @@ class TableSize:
         slot_numbers: what the row optimizer keeps for each row, counted in numbers.
         group_rows: the rows of all tables of the group; None where one of them grows.
         rows_of_ranks: how many of its rows each rank owns, `[W]`; None of a table that grows.
+        copied: whether every rank holds all of its rows, whoever owns them.
     """
 
     name: str
@@ -112,6 +114,14 @@ class TableSize:
     slot_numbers: int
     group_rows: int | None
     rows_of_ranks: tuple[int, ...] | None
+    copied: bool = False
+
+    @property
+    def held_by_ranks(self) -> tuple[int, ...] | None:
+        """How many of its rows each rank holds, `[W]`; None of a table that grows."""
+        if self.rows_of_ranks is None or not self.copied:
+            return self.rows_of_ranks
+        return (self.num_rows or 0,) * len(self.rows_of_ranks)
 
     @property
     def row_bytes(self) -> int:
@@ -126,9 +136,9 @@ class TableSize:
     @property
     def bytes_of_ranks(self) -> tuple[int, ...] | None:
         """Rows and slots on each rank, `[W]`; None of a table that grows."""
-        if self.rows_of_ranks is None:
+        if self.held_by_ranks is None:
             return None
-        return tuple(rows * (self.row_bytes + self.slot_bytes) for rows in self.rows_of_ranks)
+        return tuple(rows * (self.row_bytes + self.slot_bytes) for rows in self.held_by_ranks)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -185,6 +195,8 @@ class Placement:
         requests_from: where the numbers of distinct keys come from, for people.
         tables: in the order of their groups.
         dense_weights: K, the numbers that the AllReduce adds up; None leaves it out.
+        copies: which tables training copies to every rank, and why; None leaves it out. What
+            `tables` says of their traffic is what they would send without.
     """
 
     world_size: int
@@ -193,6 +205,7 @@ class Placement:
     requests_from: str
     tables: tuple[TablePlacement, ...]
     dense_weights: int | None = None
+    copies: Copies | None = None
 
     @property
     def sent(self) -> np.ndarray:
@@ -263,13 +276,19 @@ class Placement:
             "dense_weights": self.dense_weights,
             "allreduce_bytes": self.dense_bytes,
             "replicate": list(self.replicated),
+            "copies": None if self.copies is None else dataclasses.asdict(self.copies),
             "busiest_bytes_now": before_after[0],
             "busiest_bytes_as_advised": before_after[1],
         }
 
 
 def table_sizes(
-    schema: Schema, width: int, slots: Callable[[int], Mapping[str, int]], world_size: int
+    schema: Schema,
+    width: int,
+    slots: Callable[[int], Mapping[str, int]],
+    world_size: int,
+    *,
+    copied: Collection[str] = (),
 ) -> tuple[TableSize, ...]:
     """What each table takes on each rank.
 
@@ -282,6 +301,7 @@ def table_sizes(
         slots: D -> what the row optimizer keeps for each row of D numbers: a name -> how many
             numbers, D or 1.
         world_size: W.
+        copied: the groups of tables of which every rank holds all rows.
 
     Raises:
         ValueError: a width or W below 1.
@@ -308,6 +328,7 @@ def table_sizes(
                     None
                     if table.num_rows is None
                     else _rows_of_ranks(first_row, table.num_rows, world_size),
+                    group in copied,
                 )
             )
             first_row += table.num_rows or 0
@@ -322,6 +343,7 @@ def place(
     requests_from: str,
     wire: Wire = Wire(),
     dense_weights: int | None = None,
+    copies: Copies | None = None,
 ) -> Placement:
     """What the exchange of the tables sends in a step, and which tables to copy instead.
 
@@ -332,6 +354,7 @@ def place(
         requests_from: where the requests come from, for people.
         wire: how payloads travel.
         dense_weights: K.
+        copies: what training copies to every rank.
 
     Raises:
         ValueError: no requests of a table, or not `[W, W]` of them.
@@ -368,6 +391,7 @@ def place(
         requests_from,
         tuple(dataclasses.replace(t, replicate=t.size.name in chosen) for t in tables),
         dense_weights,
+        copies,
     )
 
 
@@ -404,14 +428,15 @@ def ring_bytes(numbers: int, world_size: int) -> float:
 def tables_to_replicate(
     tables: Sequence[TablePlacement], *, least_saving: float = 0.01
 ) -> tuple[str, ...]:
-    """The tables that are cheaper copied to every rank than exchanged, by bytes.
+    """The tables that each are cheaper copied to every rank than exchanged, by bytes.
 
     A step waits for its busiest rank, the one that sends or gets the most. So the cost of a
     placement is what the busiest rank moves in the exchange of the sharded tables, plus what every
     rank sends in the AllReduce of the copied ones, `2 rows D 4 (W - 1) / W` bytes each: the
     gradient of the whole table, since ranks touch different rows of it. The tables are tried from
     the smallest on, and one is copied if that lowers the cost; all stay sharded if the copies save
-    less than `least_saving` together.
+    less than `least_saving` together. What training copies is chosen by another rule,
+    `copy_rule.choose_copies`: all tables, where that saves a collective.
 
     Where ranks are even, exchanging U keys costs `U (key + 8 D) (W - 1) / W` and copying
     `8 rows D (W - 1) / W`: a copy is cheaper only if nearly every rank reads nearly every row in
@@ -457,7 +482,7 @@ def _others(requests: np.ndarray) -> np.ndarray:
 
 def _table_json(table: TablePlacement) -> dict[str, Any]:
     size = table.size
-    rows = size.rows_of_ranks
+    rows = size.held_by_ranks
     return {
         "table": size.name,
         "group": size.group,

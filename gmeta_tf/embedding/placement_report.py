@@ -15,8 +15,9 @@ _COLUMNS = 100
 _LEGEND = (
     "a rank: rows and slots of the largest share. keys: the distinct keys of a rank's step; "
     "remote: those that other ranks own; serves: the rows that an owner sends to others; busiest "
-    "owner: over the mean; sends: the bytes of keys, rows and gradients that a rank sends; copy: "
-    "what a rank would send if every rank had the table.",
+    "owner: over the mean; sends: the bytes of keys, rows and gradients that a rank sends of a "
+    "sharded table; copy: what a rank would send if every rank had the table; fewer bytes: which "
+    "of the two lowers what the busiest rank moves.",
     "",
 )
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -32,7 +33,7 @@ def size_lines(sizes: Sequence[TableSize]) -> list[str]:
     lines = [names, *(_size_cells(size) for size in sizes)]
     known = [size for size in sizes if size.rows_of_ranks is not None]
     if known:
-        rows = np.sum([size.rows_of_ranks or () for size in known], axis=0)
+        rows = np.sum([size.held_by_ranks or () for size in known], axis=0)
         memory = np.sum([size.bytes_of_ranks or () for size in known], axis=0)
         total_rows = sum(size.num_rows or 0 for size in known)
         lines.append(
@@ -71,7 +72,7 @@ def placement_lines(placement: Placement) -> list[str]:
         "memory",
         *memory,
         "",
-        "traffic of a step",
+        "traffic of a step" + (", if all tables were sharded" if _copied(placement) else ""),
         *_traffic_lines(placement),
         "",
         *_wrapped([*_LEGEND, *_verdict(placement)]),
@@ -109,14 +110,14 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _size_cells(size: TableSize) -> tuple[str, ...]:
-    if size.num_rows is None or size.rows_of_ranks is None or size.bytes_of_ranks is None:
+    if size.num_rows is None or size.held_by_ranks is None or size.bytes_of_ranks is None:
         each = (f"{human_bytes(size.row_bytes)} each", f"{human_bytes(size.slot_bytes)} each")
         return (size.name, "grows", str(size.width), "", *each, "")
     return (
         size.name,
         f"{size.num_rows:,}",
         str(size.width),
-        _span(np.array(size.rows_of_ranks)),
+        _span(np.array(size.held_by_ranks)),
         human_bytes(size.num_rows * size.row_bytes),
         human_bytes(size.num_rows * size.slot_bytes),
         human_bytes(max(size.bytes_of_ranks)),
@@ -124,7 +125,7 @@ def _size_cells(size: TableSize) -> tuple[str, ...]:
 
 
 def _traffic_lines(placement: Placement) -> list[str]:
-    names = ("table", "keys", "remote", "serves", "busiest owner", "sends", "copy", "cheaper")
+    names = ("table", "keys", "remote", "serves", "busiest owner", "sends", "copy", "fewer bytes")
     lines = [names, *(_traffic_cells(table) for table in placement.tables)]
     keys = sum(table.distinct_keys for table in placement.tables)
     remote = sum(table.remote_keys for table in placement.tables)
@@ -156,13 +157,22 @@ def _traffic_cells(table: TablePlacement) -> tuple[str, ...]:
     )
 
 
+def _copied(placement: Placement) -> tuple[str, ...]:
+    return () if placement.copies is None else placement.copies.tables
+
+
 def _verdict(placement: Placement) -> list[str]:
     if placement.world_size == 1:
         return ["one rank exchanges nothing."]
+    return [*_traffic_verdict(placement), *_copies_verdict(placement)]
+
+
+def _traffic_verdict(placement: Placement) -> list[str]:
     rank = placement.busiest_rank
     sent, received = placement.sent, placement.received
+    as_sharded = "sharded, " if _copied(placement) else ""
     lines = [
-        f"rank {rank} is the busiest: it sends {human_bytes(sent[rank])} and gets "
+        f"{as_sharded}rank {rank} is the busiest: it sends {human_bytes(sent[rank])} and gets "
         f"{human_bytes(received[rank])} in a step; the mean rank sends {human_bytes(sent.mean())}."
     ]
     if placement.dense_bytes is not None:
@@ -170,15 +180,28 @@ def _verdict(placement: Placement) -> list[str]:
             f"dense weights: {placement.dense_weights:,} numbers, for which a rank sends "
             f"{human_bytes(placement.dense_bytes)} in an AllReduce."
         )
+    return lines
+
+
+def _copies_verdict(placement: Placement) -> list[str]:
+    """What training copies; and of sharded tables, whether a copy of one would save bytes."""
+    lines, copies = [], placement.copies
+    if copies is not None and copies.tables:
+        names = ", ".join(copies.tables)
+        lines.append(f"copied to every rank: {names}, since {copies.reason}.")
+        if len(copies.tables) == len(placement.tables):
+            return [*lines, "all tables are copied: a step has one collective, and no exchange."]
+        return lines
+    if copies is not None:
+        lines.append(f"no table is copied to every rank: {copies.reason}.")
     before, after = placement.bytes_of_advice
-    if placement.replicated:
-        lines.append(
-            f"a copy of {', '.join(placement.replicated)} on every rank: the busiest rank would "
-            f"move {human_bytes(after)} instead of {human_bytes(before)} "
-            f"({100 * (1 - after / before):.1f} % less)."
-        )
-    else:
-        lines.append("no table is cheaper as a copy on every rank.")
+    if not placement.replicated:
+        return [*lines, "by bytes alone, no table is cheaper as a copy on every rank either."]
+    lines.append(
+        f"by bytes alone, a copy of {', '.join(placement.replicated)} on every rank: the busiest "
+        f"rank would move {human_bytes(after)} instead of {human_bytes(before)} "
+        f"({100 * (1 - after / before):.1f} % less). Training copies all tables or none."
+    )
     return lines
 
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from gmeta_tf.collectives import agree, allgather_rows, allreduce_sum, start
 from gmeta_tf.embedding import dynamic_state
+from gmeta_tf.embedding.copy_rule import choose_copies
 from gmeta_tf.embedding.dynamic import DynamicShard
 from gmeta_tf.embedding.dynamic_state import KeyedShard
 from gmeta_tf.embedding.dynamic_table import DynamicTable
@@ -25,6 +26,7 @@ from gmeta_tf.embedding.exchange import (
     send_keys,
 )
 from gmeta_tf.embedding.finiteness import tables_not_finite
+from gmeta_tf.embedding.replicated import ReplicatedShard
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sok import SokShard, SokStaticShard, choose_backend
 from gmeta_tf.embedding.sok_dynamic import SokDynamicShard, unkept_rule
@@ -62,7 +64,8 @@ class Located(NamedTuple):
     """Where a step's keys lie with this rank.
 
     Attributes:
-        places: group -> int64 `[V]`, of `Route.owned`.
+        places: group -> int64 `[V]`, of `Route.owned`; of a copied group where this rank's own
+            keys lie.
         problems: dynamic group -> int64 `[4]`, what a policy `"error"` objects to (see
             `dynamic.Located`).
     """
@@ -76,7 +79,7 @@ class Returned(NamedTuple):
 
     Attributes:
         updates: group -> the places of this rank's touched rows, `[V]`, and the sums of their
-            gradients over the ranks, float32 `[V, D]`.
+            gradients over the ranks, float32 `[V, D]`; of a copied group the same on every rank.
         following: group -> the arrival of the next step's keys.
         totals: the sums of the totals.
     """
@@ -93,7 +96,8 @@ class ShardedEmbedding(tf.Module):
     """The tables of a schema, row-sharded: rank r owns the keys with `key % W == r`.
 
     All tables are one exchange: keys to their owners, rows back, gradients to the owners. The rows
-    come out as plain tensors before the inner loop, which therefore needs no communication.
+    come out as plain tensors before the inner loop, which therefore needs no communication. Small
+    tables may be copied to every rank instead (`replicate`), which reads its rows without exchange.
 
     Attributes:
         schema: the schema, table sizes filled in.
@@ -101,7 +105,9 @@ class ShardedEmbedding(tf.Module):
         wire: what rows and gradients travel as.
         dynamic: dynamic table -> its rules.
         world: the ranks.
+        replicate: which tables are to be copied.
         backend: what exchanges, `"horovod"` or `"sok"`.
+        copied: the groups of tables of which every rank holds all rows.
         shards: group name -> this rank's rows of the group's tables (see `key_groups`).
     """
 
@@ -116,6 +122,7 @@ class ShardedEmbedding(tf.Module):
         dynamic: DynamicTable | Mapping[str, DynamicTable] | None = None,
         world: World | None = None,
         backend: str = "auto",
+        replicate: str | bool = "auto",
     ) -> None:
         """Builds this rank's shards with their initial rows.
 
@@ -135,13 +142,17 @@ class ShardedEmbedding(tf.Module):
                 Operation Kit, on GPUs (docs/gpu.md); `"auto"` takes SOK where every rank can, and
                 logs which it took. Of the rules of dynamic tables SOK keeps a part, and evaluation
                 inserts keys there, which read zeros: see `SokDynamicShard`.
+            replicate: which tables every rank holds a copy of. True, all of known size; False,
+                none; `"auto"`, all where that makes a step shorter, by `copy_rule.choose_copies`,
+                and otherwise none, nor with SOK. Results are equal but for rounding. Copies do not
+                travel, so that `wire` is not for them.
 
         Raises:
-            ValueError: a vocabulary without `num_rows`, a width below 1, another `wire`, rules of a
-                table that is not dynamic, an unknown backend, what SOK can not do (widths not
-                divisible by 4, a `wire` of 16 bits, a dynamic table without a capacity or with
-                another rule of `sok_dynamic.unkept_rule`), or ranks that list different tables (on
-                every rank).
+            ValueError: a vocabulary without `num_rows`, a width below 1, another `wire` or
+                `replicate`, rules of a table that is not dynamic, an unknown backend, what SOK can
+                not do (widths not divisible by 4, a `wire` of 16 bits, a dynamic table without a
+                capacity or with another rule of `sok_dynamic.unkept_rule`), or ranks that list
+                different tables (on every rank).
             RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok (on every rank).
         """
         super().__init__(name="embedding")
@@ -164,12 +175,21 @@ class ShardedEmbedding(tf.Module):
         self.wire = wire
         self.dynamic = _rules(schema, dynamic)
         self.world = World.detect() if world is None else world
+        self.replicate = replicate
+        copied = choose_copies(schema, width, self.world.size, replicate).groups
         start(self.world)
         agree({**self.describe(), "backend": backend}, self.world, name="the embedding tables")
         groups = key_groups(schema)
-        widths = {group: schema.table(names[0]).width or width for group, names in groups.items()}
+        widths = {
+            group: schema.table(names[0]).width or width
+            for group, names in groups.items()
+            if replicate == "auto" or group not in copied
+        }
+        wanted = "horovod" if backend == "auto" and not widths else backend
         beyond = _unfit_wire(wire) or unkept_rule(self.dynamic)
-        self.backend = choose_backend(backend, widths, self.world, beyond=beyond)
+        self.backend = choose_backend(wanted, widths, self.world, beyond=beyond)
+        # What a copy is worth has been measured with Horovod's exchange alone.
+        self.copied = () if self.backend == "sok" and replicate == "auto" else copied
         self.shards = {
             group: self._make_shard(
                 tables, name=f"dynamic_{index}" if tables[0] in self.dynamic else group
@@ -179,6 +199,8 @@ class ShardedEmbedding(tf.Module):
 
     def _make_shard(self, tables: tuple[str, ...], *, name: str) -> Shard:
         width = self.schema.table(tables[0]).width or self.width
+        if name in self.copied:
+            return ReplicatedShard(self._ranges(tables), width, scale=self.scale, name=name)
         if tables[0] not in self.dynamic:
             make = SokStaticShard if self.backend == "sok" else StaticShard
             return make(self._ranges(tables), width, self.world, scale=self.scale, name=name)
@@ -203,10 +225,16 @@ class ShardedEmbedding(tf.Module):
             "scale": self.scale,
             "wire": self.wire,
             "dynamic": {name: dataclasses.asdict(rules) for name, rules in self.dynamic.items()},
+            "replicate": self.replicate,
         }
 
+    @property
+    def exchanged(self) -> tuple[str, ...]:
+        """The groups of tables whose rows travel."""
+        return tuple(group for group in self.shards if group not in self.copied)
+
     def departures(self, keys: Keys, counts: Keys | None = None) -> dict[str, Departure]:
-        """A step's distinct keys, made ready for their owners. No collective.
+        """A step's distinct keys of exchanged groups, made ready for their owners. No collective.
 
         SOK sends keys and rows in one look-up, so there `fetch` makes both AlltoAlls.
 
@@ -216,14 +244,22 @@ class ShardedEmbedding(tf.Module):
         """
         return {
             group: departure_of(
-                keys[group], counts[group] if counts else None, self.world, _key_type(shard)
+                keys[group],
+                counts[group] if counts else None,
+                self.world,
+                _key_type(self.shards[group]),
             )
-            for group, shard in self.shards.items()
+            for group in self.exchanged
         }
+
+    def local_routes(self, keys: Keys) -> Routes:
+        """The routes of keys that stay here: those of copied groups. No collective."""
+        return {group: self._copy(group).route(keys[group]) for group in self.copied}
 
     def routes(self, keys: Keys, counts: Keys | None = None) -> Routes:
         """This rank's distinct keys go to their owners; one AlltoAll. All must call it.
 
+        Keys of copied groups stay here; where all are copied, nothing is sent, here or by `fetch`.
         SOK sends keys and rows in one look-up, so there `fetch` makes both AlltoAlls of a group.
 
         Args:
@@ -233,11 +269,12 @@ class ShardedEmbedding(tf.Module):
         Returns:
             group -> the route for `fetch` and `return_gradients`.
         """
+        local = self.local_routes(keys)
         if self.backend == "sok":
-            return {group: self._sok(group).route(keys[group]) for group in self.shards}
+            return local | {g: self._sok(g).route(keys[g]) for g in self.exchanged}
         departures = self.departures(keys, counts)
         arrivals = send_keys(list(departures.values()), self.world, name="keys")
-        return {
+        return local | {
             group: Route(departure, arrival)
             for (group, departure), arrival in zip(departures.items(), arrivals, strict=True)
         }
@@ -254,12 +291,14 @@ class ShardedEmbedding(tf.Module):
         """
         places: dict[str, tf.Tensor] = {}
         problems: dict[str, tf.Tensor] = {}
+        for group in self.copied:
+            places[group] = self._copy(group).locate(routes[group].owned)
         if self.backend == "sok":
-            for route in routes.values():
-                route.trains = training
+            for group in self.exchanged:
+                routes[group].trains = training
             return Located(places, problems)
-        for group, shard in self.shards.items():
-            owned = routes[group].owned
+        for group in self.exchanged:
+            shard, owned = self.shards[group], routes[group].owned
             if isinstance(shard, StaticShard):
                 places[group] = shard.locate(owned)
                 continue
@@ -274,17 +313,19 @@ class ShardedEmbedding(tf.Module):
         Returns:
             group -> float32 `[U, D]`, as they are now.
         """
+        local = {group: self._copy(group).gather(located.places[group]) for group in self.copied}
         if self.backend == "sok":
-            return {group: self._sok(group).fetch(routes[group]) for group in self.shards}
-        owned = [shard.gather(located.places[group]) for group, shard in self.shards.items()]
-        rows = fetch(
-            [routes[group] for group in self.shards],
-            owned,
-            self.world,
-            name="rows",
-            wire=tf.as_dtype(self.wire),
-        )
-        return dict(zip(self.shards, rows, strict=True))
+            rows = [self._sok(group).fetch(routes[group]) for group in self.exchanged]
+        else:
+            rows = fetch(
+                [routes[group] for group in self.exchanged],
+                [self.shards[group].gather(located.places[group]) for group in self.exchanged],
+                self.world,
+                name="rows",
+                wire=tf.as_dtype(self.wire),
+            )
+        found = local | dict(zip(self.exchanged, rows, strict=True))
+        return {group: found[group] for group in self.shards}
 
     def return_gradients(
         self,
@@ -304,30 +345,45 @@ class ShardedEmbedding(tf.Module):
             following: the next step's keys, which travel along.
             totals: float32, what is summed over the ranks, along with it where that is cheap.
         """
+        of_copies = [
+            self._copy(group).gradients_of_all_rows(gradients[group], located.places[group])
+            for group in self.copied
+        ]
+        totals = [*of_copies, *totals]
         if self.backend == "sok":
             updates = {
                 group: self._sok(group).return_gradients(gradients[group], routes[group])
-                for group in self.shards
+                for group in self.exchanged
             }
-            return Returned(updates, {}, allreduce_sum(totals, self.world, name="totals"))
+            totals = allreduce_sum(totals, self.world, name="totals")
+            return self._with_copies(Returned(updates, {}, totals))
         following = following or {}
         sums, arrivals, totals = return_gradients(
-            [gradients[group] for group in routes],
-            list(routes.values()),
+            [gradients[group] for group in self.exchanged],
+            [routes[group] for group in self.exchanged],
             self.world,
             name="gradients",
             wire=tf.as_dtype(self.wire),
             following=list(following.values()),
             totals=totals,
         )
-        return Returned(
-            {
-                group: (located.places[group], summed)
-                for group, summed in zip(routes, sums, strict=True)
-            },
-            dict(zip(following, arrivals, strict=True)),
-            totals,
+        return self._with_copies(
+            Returned(
+                {
+                    group: (located.places[group], summed)
+                    for group, summed in zip(self.exchanged, sums, strict=True)
+                },
+                dict(zip(following, arrivals, strict=True)),
+                totals,
+            )
         )
+
+    def _with_copies(self, returned: Returned) -> Returned:
+        """The updates of copied groups as well, whose sums are the first of the totals."""
+        of_copies = zip(self.copied, returned.totals)
+        copies = {group: self._copy(group).touched(summed) for group, summed in of_copies}
+        totals = returned.totals[len(self.copied) :]
+        return returned._replace(updates={**copies, **returned.updates}, totals=totals)
 
     def not_finite(self, gradients: Rows, keys: Keys) -> tf.Tensor:
         """1 for each table whose rows have gradients that are NaN or infinite on this rank.
@@ -340,7 +396,7 @@ class ShardedEmbedding(tf.Module):
         return tf.concat(
             [
                 tables_not_finite(
-                    self._as_sent(gradients[group]),
+                    self._as_sent(gradients[group], group),
                     keys[group],
                     [self.schema.table(name).num_rows for name in tables],
                 )
@@ -349,8 +405,9 @@ class ShardedEmbedding(tf.Module):
             axis=0,
         )
 
-    def _as_sent(self, gradients: tf.Tensor) -> tf.Tensor:
-        if self.wire == "float32" or not self.world.is_distributed:
+    def _as_sent(self, gradients: tf.Tensor, group: str) -> tf.Tensor:
+        stays = group in self.copied or not self.world.is_distributed
+        if self.wire == "float32" or stays:
             return gradients
         return tf.cast(tf.cast(gradients, self.wire), gradients.dtype)
 
@@ -367,16 +424,18 @@ class ShardedEmbedding(tf.Module):
     def all_rows(self, group: str) -> tf.Tensor:
         """Every row of a group of tables, `[num_rows, D]`, on every rank; all must call it.
 
+        Of a copied group no rank asks another.
+
         Raises:
             ValueError: a dynamic table, which has `all_keys`.
         """
-        shard, size = self.shards[group], self.world.size
+        shard, size = self.shards[group], self.shards[group].world.size
         if isinstance(shard, KeyedShard):
             raise ValueError(
                 f"all_rows: expected a group of tables of known size, got that of the dynamic "
                 f"table {shard.table!r}. Use all_keys."
             )
-        stacked = allgather_rows(shard.rows, self.world, name=f"{group}_all_rows")
+        stacked = allgather_rows(shard.rows, shard.world, name=f"{group}_all_rows")
         keys = tf.concat([tf.range(rank, shard.num_rows, size) for rank in range(size)], axis=0)
         return tf.gather(stacked, tf.math.invert_permutation(keys))
 
@@ -411,6 +470,9 @@ class ShardedEmbedding(tf.Module):
 
     def _sok(self, group: str) -> SokShard:
         return cast(SokShard, self.shards[group])
+
+    def _copy(self, group: str) -> ReplicatedShard:
+        return cast(ReplicatedShard, self.shards[group])
 
     @property
     def table_names(self) -> tuple[str, ...]:

@@ -148,8 +148,9 @@ class MetaModel(RankedModel):
         self.row_loss = row_loss(loss)
         self.judged = JudgementSums(metrics)
         self._check_update_rules()
-        # SOK's look-up sends a step's keys itself.
-        ahead = look_ahead and self.world.is_distributed and self.embedding.backend != "sok"
+        # SOK's look-up sends a step's keys itself, and those of copied tables are not sent at all.
+        sends_keys = self.world.is_distributed and bool(self.embedding.exchanged)
+        ahead = look_ahead and sends_keys and self.embedding.backend != "sok"
         self.look_ahead = LookAhead(self.embedding) if ahead else None
         agree(self._configuration(), self.world, name="the model")
         self.optimizer.build(self.trainable_variables)
@@ -351,6 +352,7 @@ class MetaModel(RankedModel):
                 {n: s.width for n, s in optimizer.slots(width).items()} if optimizer else {}
             ),
             self.world.size,
+            copied=self.embedding.copied,
         )
         for line in size_lines(sizes):
             show(f" {line}")

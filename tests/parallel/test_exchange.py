@@ -261,7 +261,7 @@ def gradients_in(step, rank, keys, width):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_on_all_ranks_equal_steps_on_one(name):
     optimizer, widths = OPTIMIZERS[name], {"embedded": 4, "embedded_2": 2}
-    sharded = gm.ShardedEmbedding(TWO_WIDTHS, 4, world=WORLD)
+    sharded = gm.ShardedEmbedding(TWO_WIDTHS, 4, replicate=False, world=WORLD)
     whole = gm.ShardedEmbedding(TWO_WIDTHS, 4, world=gm.World())
     for embedding in (sharded, whole):
         embedding.make_slots(optimizer)
@@ -309,7 +309,7 @@ def test_steps_on_all_ranks_equal_steps_on_one(name):
 def test_all_rows_are_the_table_of_one_rank(sizes):
     """Of two rows on three ranks, one rank has none."""
     schema = SCHEMA.with_num_rows(sizes)
-    sharded = gm.ShardedEmbedding(schema, 4, seed=3, world=WORLD)
+    sharded = gm.ShardedEmbedding(schema, 4, seed=3, replicate=False, world=WORLD)
     whole = gm.ShardedEmbedding(schema, 4, seed=3, world=gm.World())
     rows = sharded.all_rows("embedded")
     assert rows.shape == (sum(sizes.values()), 4)
@@ -326,8 +326,9 @@ def test_all_rows_are_the_table_of_one_rank(sizes):
         (SCHEMA, {"width": 4, "seed": 1}, "seed is [01] on rank 0 and [01] on rank"),
         (SCHEMA, {"width": 4, "wire": "bfloat16"}, "wire is '(float32|bfloat16)' on rank 0 and"),
         (SCHEMA, {"width": 4, "scale": 0.5}, r"scale is 0\.0?5 on rank 0 and 0\.0?5 on rank"),
+        (SCHEMA, {"width": 4, "replicate": True}, "replicate is ('auto'|True) on rank 0 and"),
     ],
-    ids=["num_rows", "table_width", "width", "seed", "wire", "scale"],
+    ids=["num_rows", "table_width", "width", "seed", "wire", "scale", "replicate"],
 )
 def test_unequal_tables_raise_on_every_rank(differing, schema, settings, message):
     mine = (schema, settings) if differing == RANK else (SCHEMA, {"width": 4})
@@ -340,7 +341,7 @@ def test_unequal_tables_raise_on_every_rank(differing, schema, settings, message
 
 @pytest.mark.parametrize("wire", ["bfloat16", "float16"])
 def test_rows_of_one_width_travel_rounded(wire):
-    embedding = gm.ShardedEmbedding(SCHEMA, 3, wire=wire, world=WORLD, scale=0.9)
+    embedding = gm.ShardedEmbedding(SCHEMA, 3, wire=wire, replicate=False, world=WORLD, scale=0.9)
     keys = tf.range(10, dtype=tf.int64)
     routes = embedding.routes({"embedded": keys})
     rows = embedding.fetch(routes, embedding.locate(routes))["embedded"]
@@ -351,7 +352,9 @@ def test_rows_of_one_width_travel_rounded(wire):
 @pytest.mark.parametrize("wire", ["bfloat16", "float16"])
 def test_rows_and_gradients_travel_rounded_and_add_up_in_float32(wire):
     """A rank's own rows are rounded as those of the others are."""
-    embedding = gm.ShardedEmbedding(TWO_WIDTHS, 3, wire=wire, world=WORLD, scale=0.9)
+    embedding = gm.ShardedEmbedding(
+        TWO_WIDTHS, 3, wire=wire, replicate=False, world=WORLD, scale=0.9
+    )
     keys = {"embedded": np.arange(5) + RANK, "embedded_2": np.arange(7)}
     routes = embedding.routes({group: tf.constant(k, tf.int64) for group, k in keys.items()})
     located = embedding.locate(routes)
@@ -378,7 +381,7 @@ def test_gradients_that_are_infinite_on_the_wire_are_told():
     keys = {"embedded": tf.constant([1, 2], tf.int64), "embedded_2": tf.constant([3], tf.int64)}
     gradients = {"embedded": tf.fill([2, 3], 7e4), "embedded_2": tf.ones([1, 2])}
     for wire, expected in (("float32", [0, 0]), ("bfloat16", [0, 0]), ("float16", [1, 0])):
-        embedding = gm.ShardedEmbedding(TWO_WIDTHS, 3, wire=wire, world=WORLD)
+        embedding = gm.ShardedEmbedding(TWO_WIDTHS, 3, wire=wire, replicate=False, world=WORLD)
         assert embedding.not_finite(gradients, keys).numpy().tolist() == expected
 
 
@@ -391,7 +394,7 @@ def test_keys_travel_as_the_narrowest_integers_that_fit(monkeypatch, num_rows, k
         return collectives.alltoall(tensor, splits, world, name=name)
 
     monkeypatch.setattr(parcels, "alltoall", alltoall)
-    embedding = gm.ShardedEmbedding(SCHEMA, 3, world=WORLD)
+    embedding = gm.ShardedEmbedding(SCHEMA, 3, replicate=False, world=WORLD)
     rows = embedding.all_rows("embedded").numpy()
     # A table that says it has so many: to make them would take their memory.
     monkeypatch.setattr(embedding.shards["embedded"], "num_rows", num_rows)

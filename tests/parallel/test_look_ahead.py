@@ -45,7 +45,7 @@ class Counted(gm.MetaModel):
 
 def meta_model(look_ahead, schema=made_batches.SCHEMA, *, order=2, **compiled):
     keras.utils.set_random_seed(7)
-    embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, world=WORLD)
+    embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, replicate=False, world=WORLD)
     if schema.tables == made_batches.SCHEMA.tables:
         learner = gm.models.MamlDLRM(bottom=(4,), top=(6,))
     else:

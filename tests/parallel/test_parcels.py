@@ -100,12 +100,12 @@ def test_parts_and_totals(case, with_totals, compiled):
         assert (everywhere == everywhere[0]).all()
 
 
-def horovod_ops(totals):
-    part = part_of("float32", 0, told=False)
+def horovod_ops(totals, num_parts=1):
+    parts = [part_of("float32", 0, told=False)][:num_parts]
 
     @tf.function(autograph=False)
     def exchange():
-        return exchange_parts([part], WORLD, name="counted_parcel", totals=totals)
+        return exchange_parts(parts, WORLD, name="counted_parcel", totals=totals)
 
     nodes = exchange.get_concrete_function().graph.as_graph_def().node
     return sorted(node.op for node in nodes if node.op.startswith("Horovod"))
@@ -118,6 +118,15 @@ def test_totals_ride_where_that_costs_few_bytes():
     assert horovod_ops([tf.zeros([200_000])]) == (along if SIZE == 2 else alone)
     assert horovod_ops([tf.zeros([2_000_000])]) == alone
     assert horovod_ops([tf.zeros([2], tf.float64)]) == alone
+
+
+def test_totals_without_parts_are_an_alltoall_of_their_own_where_that_is_quicker():
+    apart, together = ["HorovodGroupedAllreduce"], ["HorovodAlltoall"]
+    # Of three ranks each sends 400 kB more than in a ring, and then 1.3 MB.
+    assert horovod_ops([tf.zeros([150_000])], num_parts=0) == together
+    assert horovod_ops([tf.zeros([500_000])], 0) == (together if SIZE == 2 else apart)
+    assert horovod_ops([tf.zeros([2_000_000])], 0) == apart
+    assert horovod_ops([tf.zeros([2], tf.float64)], 0) == apart
 
 
 def test_totals_that_do_not_ride_are_summed_too(monkeypatch):
@@ -141,10 +150,16 @@ def test_a_message_of_too_many_numbers(monkeypatch):
         exchange_parts([part], WORLD, name="too_long")
 
 
-def test_totals_without_parts_are_summed():
-    came, (summed,) = exchange_parts([], WORLD, name="no_parts", totals=[tf.constant([2.0])])
+@pytest.mark.parametrize("most_riding", [0, 1 << 22])
+def test_totals_without_parts_are_summed(monkeypatch, most_riding):
+    monkeypatch.setattr(parcels, "_MOST_RIDING_BYTES", most_riding)
+    totals = [tf.constant([2.0]), tf.constant([[0.1 + RANK, 3.0]])]
+    came, sums = exchange_parts([], WORLD, name=f"no_parts_{most_riding}", totals=totals)
     assert came == []
-    assert summed.numpy().tolist() == [2.0 * SIZE]
+    assert sums[0].numpy().tolist() == [2.0 * SIZE]
+    everywhere = collectives.allgather_rows(sums[1], WORLD, name="no_parts_sums").numpy()
+    assert (everywhere == everywhere[0]).all()
+    np.testing.assert_allclose(everywhere[0], [sum(0.1 + r for r in RANKS), 3.0 * SIZE], rtol=1e-6)
 
 
 def test_the_example_of_the_docstring():

@@ -29,7 +29,7 @@ def batches_of(records, world=WORLD, **options):
 
 def make_model(records, world, seed):
     keras.utils.set_random_seed(seed)
-    embedding = gm.ShardedEmbedding(records.schema, 4, seed=seed, world=world)
+    embedding = gm.ShardedEmbedding(records.schema, 4, seed=seed, replicate=False, world=world)
     model = gm.MetaModel(gm.models.MeLU((6,)), embedding)
     model.compile("adam", "adagrad")
     return model

@@ -14,8 +14,10 @@ import sok_stub
 import tensorflow as tf
 
 import gmeta_tf as gm
+from gmeta_tf.embedding import sharded
 from gmeta_tf.embedding import sok as sok_module
-from gmeta_tf.embedding.sok import choose_backend
+from gmeta_tf.embedding.copy_rule import Copies
+from gmeta_tf.embedding.sok import SokStaticShard, choose_backend
 
 WORLD = gm.World.detect()
 RANK, SIZE = WORLD.rank, WORLD.size
@@ -116,6 +118,36 @@ def test_five_steps_are_those_of_horovod(sok, optimizer):
     np.testing.assert_array_equal(after["embedded"][12], before["embedded"][12])
 
 
+@pytest.mark.parametrize("copied", [("embedded_8",), ("embedded", "embedded_8")], ids=str)
+def test_copied_tables_are_those_of_horovod_and_no_business_of_sok(sok, monkeypatch, copied):
+    optimizer = made_sok.ROW_OPTIMIZERS["adagrad"]
+    with monkeypatch.context() as patched:
+        if len(copied) == 1:
+            # Of its own the library copies all that it can.
+            chosen = Copies(copied, ("genre",), 0, "a test")
+            patched.setattr(sharded, "choose_copies", lambda *_: chosen)
+        tables = made_sok.embedding("sok", WORLD, replicate=True)
+    expected = made_sok.embedding("horovod", WORLD)
+    assert (tables.backend, tables.copied) == ("sok", copied)
+    assert isinstance(tables.shards["embedded"], SokStaticShard) == (len(copied) == 1)
+    for embedding in (tables, expected):
+        embedding.make_slots(optimizer)
+    found = made_sok.run_steps(tables, optimizer, WORLD)
+    for (rows, _), (expected_rows, _) in zip(
+        found, made_sok.run_steps(expected, optimizer, WORLD), strict=True
+    ):
+        made_sok.assert_same(rows, expected_rows)
+    made_sok.assert_same(made_sok.all_rows(tables), made_sok.all_rows(expected))
+
+
+def test_auto_copies_nothing_where_sok_exchanges(sok):
+    assert made_sok.embedding("sok", WORLD, replicate="auto").copied == ()
+    # Width 3 is none of SOK's, which copies do not need.
+    schema = made_batches.SCHEMA
+    copies = gm.ShardedEmbedding(schema, 3, replicate=True, world=WORLD, backend="sok")
+    assert copies.copied == ("embedded",)
+
+
 SLOTS = 7
 STEPS = [made_batches.made_tasks(seed, count=SLOTS) for seed in range(1, 6)]
 SPLITS = {
@@ -129,7 +161,9 @@ def meta_model(backend):
     keras.utils.set_random_seed(7)
     model = gm.MetaModel(
         gm.models.MamlDLRM(bottom=(4,), top=(6,)),
-        gm.ShardedEmbedding(made_batches.SCHEMA, 4, scale=0.8, world=WORLD, backend=backend),
+        gm.ShardedEmbedding(
+            made_batches.SCHEMA, 4, scale=0.8, replicate=False, world=WORLD, backend=backend
+        ),
         gm.InnerLoop(1, 0.4),
     )
     model.compile(keras.optimizers.Adam(0.03, epsilon=1e-2), gm.Adagrad(0.3))

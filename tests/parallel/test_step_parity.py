@@ -53,7 +53,7 @@ def meta_model(
     world, inner=None, row_optimizer="sgd", schema=made_batches.SCHEMA, make_learner=learner
 ):
     keras.utils.set_random_seed(7)
-    embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, world=world)
+    embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, replicate=False, world=world)
     model = gm.MetaModel(make_learner(), embedding, inner or gm.InnerLoop(1, 0.4))
     optimizer = keras.optimizers.Adam(0.03, epsilon=1e-2)
     model.compile(optimizer, ROW_OPTIMIZERS[row_optimizer])
@@ -156,7 +156,7 @@ def test_learned_rates_and_two_widths_are_those_of_one_rank():
 
 def test_every_rank_starts_from_rank_0s_weights():
     keras.utils.set_random_seed(100 + WORLD.rank)
-    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, world=WORLD)
+    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, replicate=False, world=WORLD)
     model = gm.MetaModel(learner(), embedding)
     keras.utils.set_random_seed(100)
     expected = learner()
@@ -201,7 +201,7 @@ def test_further_widths_make_no_more():
 
 
 def test_ranks_with_different_inner_loops_are_refused_on_every_rank():
-    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, world=WORLD)
+    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, replicate=False, world=WORLD)
     model = gm.MetaModel(learner(), embedding, gm.InnerLoop(1, 0.1 + WORLD.rank))
     with pytest.raises(
         ValueError,
@@ -211,7 +211,7 @@ def test_ranks_with_different_inner_loops_are_refused_on_every_rank():
 
 
 def test_ranks_with_different_optimizers_are_refused_on_every_rank():
-    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, world=WORLD)
+    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, replicate=False, world=WORLD)
     model = gm.MetaModel(learner(), embedding)
     with pytest.raises(ValueError, match=r"disagree on the model: row_optimizer is"):
         model.compile(row_optimizer=gm.SGD(0.1 + WORLD.rank))
@@ -219,7 +219,7 @@ def test_ranks_with_different_optimizers_are_refused_on_every_rank():
 
 def test_ranks_with_different_tables_are_refused_on_every_rank():
     with pytest.raises(ValueError, match=r"disagree on the embedding tables: seed is 0 on rank 0"):
-        gm.ShardedEmbedding(made_batches.SCHEMA, 3, seed=WORLD.rank, world=WORLD)
+        gm.ShardedEmbedding(made_batches.SCHEMA, 3, seed=WORLD.rank, replicate=False, world=WORLD)
 
 
 # A key out of range on one rank, and judging.

@@ -37,7 +37,7 @@ def remote_keys(step, rank):
 
 def test_the_bytes_that_ranks_send():
     keras.utils.set_random_seed(7)
-    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, WIDTH, world=WORLD)
+    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, WIDTH, replicate=False, world=WORLD)
     model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(1, 0.4))
     model.compile("sgd", "sgd")
     own = [tasks_of(step, WORLD.rank) for step in STEPS]
@@ -92,7 +92,7 @@ def plan_of(batches, wire):
 def test_a_plan_says_what_each_rank_sends_and_gets(schema, tmp_path, monkeypatch):
     counted = Counted()
     batches = batches_in(tmp_path, schema)
-    embedding = gm.ShardedEmbedding(batches.schema, WIDTH, world=WORLD)
+    embedding = gm.ShardedEmbedding(batches.schema, WIDTH, replicate=False, world=WORLD)
     monkeypatch.setattr(parcels, "alltoall", counted)
     for batch in batches.dataset().take(NUM_STEPS):
         routes = embedding.routes(batch["keys"], batch["keys_of_rank"])
@@ -116,7 +116,7 @@ def test_a_plan_says_what_each_rank_sends_and_gets(schema, tmp_path, monkeypatch
 def test_a_plan_says_what_the_exchanges_of_training_steps_send(tmp_path):
     keras.utils.set_random_seed(7)
     batches = batches_in(tmp_path, made_data.SCHEMA)
-    embedding = gm.ShardedEmbedding(batches.schema, WIDTH, world=WORLD)
+    embedding = gm.ShardedEmbedding(batches.schema, WIDTH, replicate=False, world=WORLD)
     model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(1, 0.4))
     model.compile("sgd", "sgd")
     traffic = count_traffic(model, iter(batches.dataset()), steps=NUM_STEPS)
