@@ -24,6 +24,7 @@ from gmeta_tf.checkpoint import latest_checkpoint
 from gmeta_tf.collectives import agree, barrier, broadcast_json, start
 from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.launch.options import (
+    REPLICATE,
     EvaluateOptions,
     ExportOptions,
     PlanOptions,
@@ -193,6 +194,7 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
         seed=options.seed,
         scale=options.embedding_scale,
         wire=options.wire,
+        replicate=REPLICATE[options.replicate],
         dynamic=gm.DynamicTable(
             capacity=options.capacity,
             when_full=options.when_full,

@@ -17,6 +17,8 @@ __all__ = [
 MODELS = ("melu", "maml_dlrm")
 KEYS_FROM = ("records", "uniform")
 WIRES = ("float32", "bfloat16", "float16")
+REPLICATE: dict[str, str | bool] = {"auto": "auto", "always": True, "never": False}
+"""A word of --replicate -> what `ShardedEmbedding` takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +131,7 @@ class PlanOptions:
         row_optimizer: "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl" or "sgd"; it decides how
             many slots a row has.
         wire: how rows and gradients travel: "float32", "bfloat16" or "float16".
+        replicate: which tables every rank holds a copy of; see `gmeta-tf train`.
         tasks: T, the tasks in a step of one rank.
         support: S, the rows a task adapts on.
         query: Q, the rows it is judged on in a step.
@@ -149,6 +152,7 @@ class PlanOptions:
     width: int = 16
     row_optimizer: str = "adagrad"
     wire: str = "float32"
+    replicate: str = "auto"
     tasks: int = 32
     support: int = 10
     query: int = 40
@@ -161,7 +165,8 @@ class PlanOptions:
     json: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (("model", MODELS), ("keys_from", KEYS_FROM), ("wire", WIRES)):
+        known_of = {"model": MODELS, "keys_from": KEYS_FROM, "wire": WIRES, "replicate": REPLICATE}
+        for name, known in known_of.items():
             if getattr(self, name) not in known:
                 raise ValueError(
                     f"plan: expected --{name.replace('_', '-')} to be {' or '.join(known)}, "
@@ -210,6 +215,9 @@ class TrainOptions:
             rows.
         row_learning_rate: its learning rate.
         wire: how rows and gradients travel between ranks: "float32", "bfloat16" or "float16".
+        replicate: which tables every rank holds a copy of, so that their rows do not travel:
+            "auto", all where that makes steps shorter (small tables, none of which grows);
+            "always", all of known size; "never", none.
         non_finite: a step with a gradient that is no number is an error ("raise"), or passed over
             and counted ("skip").
         capacity: of each table without a limit (hashed or raw keys without num_rows), the most keys
@@ -256,6 +264,7 @@ class TrainOptions:
     row_optimizer: str = "adagrad"
     row_learning_rate: float = 0.1
     wire: str = "float32"
+    replicate: str = "auto"
     non_finite: str = "raise"
     capacity: int | None = None
     when_full: str = "evict"
@@ -275,6 +284,11 @@ class TrainOptions:
         if self.model not in MODELS:
             raise ValueError(
                 f"train: expected --model to be {' or '.join(MODELS)}, got {self.model!r}."
+            )
+        if self.replicate not in REPLICATE:
+            raise ValueError(
+                f"train: expected --replicate to be {' or '.join(REPLICATE)}, "
+                f"got {self.replicate!r}."
             )
         if self.epochs < 1:
             raise ValueError(f"train: expected --epochs of at least 1, got {self.epochs}.")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 
 import gmeta_tf as gm
+from gmeta_tf.embedding.copy_rule import choose_copies
 from gmeta_tf.embedding.key_requests import counted_requests, uniform_requests
 from gmeta_tf.embedding.placement import StepShape, Wire, place, table_sizes
 from gmeta_tf.embedding.placement_report import placement_lines
 from gmeta_tf.embedding.pooling import one_row
 from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.launch.commands import TRAIN_SPLIT, build_learner, training_batches
-from gmeta_tf.launch.options import PlanOptions, TrainOptions
+from gmeta_tf.launch.options import REPLICATE, PlanOptions, TrainOptions
 
 __all__ = ["plan"]
 
@@ -25,11 +26,15 @@ def plan(options: PlanOptions) -> None:
     """
     records = gm.Records.open(options.records)
     optimizer = row_optimizer(options.row_optimizer)
+    copies = choose_copies(
+        records.schema, options.width, options.world_size, REPLICATE[options.replicate]
+    )
     sizes = table_sizes(
         records.schema,
         options.width,
         lambda width: {name: slot.width for name, slot in optimizer.slots(width).items()},
         options.world_size,
+        copied=copies.groups,
     )
     shape = StepShape(options.tasks, options.support, options.query)
     if options.keys_from == "records":
@@ -52,6 +57,7 @@ def plan(options: PlanOptions) -> None:
         requests_from=source,
         wire=Wire(options.wire),
         dense_weights=_num_dense_weights(options, records.schema),
+        copies=copies,
     )
     if options.json:
         print(json.dumps({"records": records.path} | placement.to_json()))

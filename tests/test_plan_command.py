@@ -29,7 +29,8 @@ def run(folder, capsys, *words):
 
 
 def test_it_prints_a_report(folder, capsys):
-    shown = run(folder, capsys, "--world-size", "3", "--steps", "2", "--row-optimizer", "sgd")
+    words = ("--steps", "2", "--row-optimizer", "sgd", "--replicate", "never")
+    shown = run(folder, capsys, "--world-size", "3", *words)
     lines = shown.splitlines()
     assert lines[0] == folder
     assert lines[1].startswith("3 ranks; a step of a rank is 4 tasks of 3 support and 5 query")

@@ -1,0 +1,189 @@
+"""Which tables are copied to every rank, and what a copy does with the sums of the ranks."""
+
+import dataclasses
+import json
+
+import made_batches
+import made_data
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import gmeta_tf as gm
+from gmeta_tf.embedding.copy_rule import choose_copies
+from gmeta_tf.embedding.replicated import ReplicatedShard
+from gmeta_tf.embedding.table import StaticShard, TableRange
+from gmeta_tf.launch import cli
+from gmeta_tf.parcels import may_ride
+
+BOTH = ("embedded", "embedded_2")
+
+
+def of_rows(item, genre=1):
+    """Tables of widths 3 (the model's) and 2."""
+    tables = (gm.Table("item", item), gm.Table("genre", genre, width=2))
+    return dataclasses.replace(made_batches.SCHEMA, tables=tables)
+
+
+# The rule -------------------------------------------------------------------------------------
+
+# Numbers of a rank: 4 for an item, 3 for the one genre. A million bytes may be sent in all.
+MOST = {2: (250_000 - 3) // 4, 3: (125_000 - 3) // 4, 5: (62_500 - 3) // 4}
+
+
+@pytest.mark.parametrize("world_size", MOST)
+def test_auto_copies_what_takes_no_longer_to_send_than_a_collective(world_size):
+    inside = choose_copies(of_rows(MOST[world_size]), 3, world_size)
+    assert inside.groups == BOTH
+    assert inside.tables == ("item", "genre")
+    assert inside.sent_bytes == 4 * (4 * MOST[world_size] + 3) * (world_size - 1)
+    assert inside.sent_bytes <= 1_000_000
+    assert "no more than the 1,000,000 that take as long as the collective" in inside.reason
+    beyond = choose_copies(of_rows(MOST[world_size] + 1), 3, world_size)
+    assert (beyond.groups, beyond.tables) == ((), ())
+    assert beyond.sent_bytes > 1_000_000
+    assert f"a rank sends {beyond.sent_bytes:,} bytes in a step, more than" in beyond.reason
+
+
+def test_what_auto_copies_is_summed_by_one_alltoall():
+    """With as much again of dense weights at 2 ranks: an AllReduce takes longer than both."""
+    for world_size, rows in MOST.items():
+        numbers = 4 * rows + 3
+        assert may_ride(numbers, world_size, alone=True)
+        assert may_ride(2 * numbers, 2, alone=True)
+        assert not may_ride(10 * numbers, world_size, alone=True)
+
+
+def test_a_table_that_grows_has_rows_exchanged_in_any_case():
+    tables = (gm.Table("item", keys="raw"), gm.Table("genre", 7))
+    schema = dataclasses.replace(made_batches.SCHEMA, tables=tables)
+    auto = choose_copies(schema, 3, 2)
+    assert auto.groups == ()
+    assert auto.reason == "the table 'item' grows, so rows are exchanged in any case"
+    always = choose_copies(schema, 3, 2, True)
+    assert (always.groups, always.tables) == (("embedded",), ("genre",))
+    assert always.sent_bytes == 4 * 4 * 7
+
+
+def test_never_always_and_one_rank():
+    large = of_rows(10**9)
+    assert choose_copies(large, 3, 2, True).groups == BOTH
+    assert choose_copies(of_rows(5), 3, 2, False).groups == ()
+    for replicate in ("auto", True, False):
+        alone = choose_copies(of_rows(5), 3, 1, replicate)
+        assert alone.groups == ()
+        assert alone.reason == "one rank holds all rows anyway"
+    tables = gm.ShardedEmbedding(of_rows(5), 3, replicate=True, world=gm.World())
+    assert (tables.copied, tables.exchanged) == ((), BOTH)
+    assert all(type(shard) is StaticShard for shard in tables.shards.values())
+
+
+@pytest.mark.parametrize("replicate", ["always", 1, None])
+def test_another_choice_is_refused(replicate):
+    with pytest.raises(ValueError, match="expected replicate to be 'auto', True or False, got"):
+        gm.ShardedEmbedding(of_rows(5), 3, replicate=replicate, world=gm.World())
+
+
+# A copy ---------------------------------------------------------------------------------------
+
+
+def copy_of(num_rows):
+    return ReplicatedShard((TableRange("t", 0, num_rows, 5),), 2, scale=0.5, name="t")
+
+
+def test_the_example_of_the_docstring():
+    a, b, c = ([1.0, 2.0], [3.0, 4.0], [5.0, 6.0])
+    copy = copy_of(3)
+    own = [([a, b], [2, 0]), ([c], [2])]
+    of_ranks = [
+        copy.gradients_of_all_rows(tf.constant(gradients), tf.constant(places, tf.int64))
+        for gradients, places in own
+    ]
+    np.testing.assert_array_equal(of_ranks[0], [[*b, 1], [0, 0, 0], [*a, 1]])
+    np.testing.assert_array_equal(of_ranks[1], [[0, 0, 0], [0, 0, 0], [*c, 1]])
+    places, sums = copy.touched(of_ranks[0] + of_ranks[1])
+    assert places.dtype == tf.int64
+    np.testing.assert_array_equal(places, [0, 2])
+    np.testing.assert_array_equal(sums, [b, np.add(a, c)])
+
+
+def test_a_copy_is_the_shard_of_a_rank_alone():
+    alone = StaticShard((TableRange("t", 0, 9, 5),), 2, gm.World(), scale=0.5, name="t")
+    copy = copy_of(9)
+    np.testing.assert_array_equal(copy.rows, alone.rows)
+    route = copy.route(tf.constant([4, 0], tf.int64))
+    assert route.arrival is None
+    np.testing.assert_array_equal(route.owned, [4, 0])
+
+
+# The command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("replicated")
+    made_data.make_records(folder, 40)
+    return str(folder)
+
+
+def plan_of(records, capsys, *words):
+    small = ("--tasks", "4", "--support", "3", "--query", "5", "--width", "4", "--hidden", "6")
+    cli.main(["plan", "--records", records, *small, "--steps", "2", *words])
+    return capsys.readouterr().out
+
+
+def test_a_plan_says_that_small_tables_are_copied(records, capsys):
+    shown = plan_of(records, capsys, "--world-size", "2")
+    held = [line.split()[1:4] for line in shown.splitlines() if line.startswith("  item ")]
+    assert held[0] == ["17", "4", "17"]
+    assert "traffic of a step, if all tables were sharded" in shown
+    text = " ".join(shown.split())
+    assert (
+        "copied to every rank: item, genre, since for the sums of all rows a rank sends 480" in text
+    )
+    assert "all tables are copied: a step has one collective, and no exchange." in text
+    assert "by bytes alone" not in text
+    shown = json.loads(plan_of(records, capsys, "--world-size", "2", "--json"))
+    assert shown["copies"]["tables"] == ["item", "genre"]
+    assert shown["copies"]["sent_bytes"] == 4 * 24 * 5
+    assert shown["memory_bytes"]["least"] == shown["memory_bytes"]["most"] == 24 * 32
+
+
+def test_a_plan_says_why_nothing_is_copied(records, capsys):
+    text = " ".join(plan_of(records, capsys, "--world-size", "2", "--replicate", "never").split())
+    assert "no table is copied to every rank: replicate=False shards every table." in text
+    assert "by bytes alone, no table is cheaper as a copy on every rank either." in text
+    assert "if all tables were sharded" not in text
+    words = ("--keys-from", "uniform", "--world-size")
+    text = " ".join(plan_of(records, capsys, *words, "28", "--width", "400").split())
+    sent = f"{4 * 24 * 401 * 27:,}"
+    assert f"no table is copied to every rank: for the sums of all rows a rank sends {sent}" in text
+    # Of such narrow rows the keys are a third of the bytes.
+    narrow = plan_of(records, capsys, *words, "2", "--width", "1", "--replicate", "never")
+    text = " ".join(narrow.split())
+    assert "by bytes alone, a copy of item, genre on every rank" in text
+    assert "Training copies all tables or none." in text
+
+
+def test_a_plan_where_one_table_grows(tmp_path, capsys):
+    tables = (gm.Table("item", keys="raw"), gm.Table("genre", 7))
+    schema = dataclasses.replace(made_data.SCHEMA, tables=tables)
+    made_data.make_records(tmp_path, 40, schema=schema)
+    words = ("--world-size", "2", "--keys-from", "uniform", "--replicate")
+    text = " ".join(plan_of(str(tmp_path), capsys, *words, "always").split())
+    assert (
+        "copied to every rank: genre, since replicate=True copies every table of known size."
+        in text
+    )
+    assert "all tables are copied" not in text
+    text = " ".join(plan_of(str(tmp_path), capsys, *words, "auto").split())
+    assert "no table is copied to every rank: the table 'item' grows" in text
+
+
+@pytest.mark.parametrize("command", ["plan", "train"])
+def test_the_flag_takes_three_words(command, records, tmp_path, capsys):
+    more = ["--world-size", "2"] if command == "plan" else ["--run", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        cli.main([command, "--records", records, *more, "--replicate", "yes"])
+    shown = capsys.readouterr().err
+    assert f"{command}: expected --replicate to be auto or always or never, got 'yes'" in shown
