@@ -207,7 +207,11 @@ def make_embedding(kind: str, num_rows: int, width: int, world: Any) -> Any:
     schema = gm.Schema((gm.Field("item"),), "label", "user", tables=(table,))
     rules = gm.DynamicTable(capacity=num_rows)
     return gm.ShardedEmbedding(
-        schema, width, dynamic={"item": rules} if kind == "dynamic" else None, world=world
+        schema,
+        width,
+        dynamic={"item": rules} if kind == "dynamic" else None,
+        replicate=False,
+        world=world,
     )
 
 

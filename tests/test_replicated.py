@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
+from benchmarks import replicated
 from gmeta_tf.embedding.copy_rule import choose_copies
 from gmeta_tf.embedding.replicated import ReplicatedShard
 from gmeta_tf.embedding.table import StaticShard, TableRange
@@ -187,3 +188,19 @@ def test_the_flag_takes_three_words(command, records, tmp_path, capsys):
         cli.main([command, "--records", records, *more, "--replicate", "yes"])
     shown = capsys.readouterr().err
     assert f"{command}: expected --replicate to be auto or always or never, got 'yes'" in shown
+
+
+# The benchmark --------------------------------------------------------------------------------
+
+
+def test_what_is_saved_is_taken_within_a_round():
+    rounds = [{"sharded": 10.0 * n, "copied": 10.0 * n - n % 5} for n in (1, 2, 3, 4, 6)]
+    figures = replicated.summary(rounds)
+    assert figures["sharded"]["milliseconds"] == 30
+    assert figures["sharded"]["saved"] == 0
+    assert figures["copied"] == {
+        "milliseconds": 27,
+        "saved": 2,
+        "saved_lower_quartile": 1,
+        "saved_upper_quartile": 3,
+    }
