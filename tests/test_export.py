@@ -68,21 +68,22 @@ def drawn_rows(model, records, columns):
     return predicted, np.array(support), np.array(query)
 
 
-def test_loading_warns_of_nothing(trained):
-    """As TensorFlow does of custom gradients whose functions were not saved."""
-    code = "import sys, tensorflow as tf; tf.saved_model.load(sys.argv[1])"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code, str(trained[3])], capture_output=True, text=True, check=True
-    )
-    assert "WARNING" not in loaded.stderr
+@pytest.fixture(scope="module")
+def drawn(trained):
+    model, records, columns, *_ = trained
+    return drawn_rows(model, records, columns)
 
 
-def test_serving_equals_the_model_on_raw_rows(trained):
-    model, records, columns, saved, _ = trained
-    predicted, support, query = drawn_rows(model, records, columns)
+@pytest.fixture(scope="module")
+def predictor(trained):
+    return Predictor.load(trained[3])
+
+
+def test_serving_equals_the_model_on_raw_rows(trained, drawn, predictor):
+    columns, (predicted, support, query) = trained[2], drawn
     assert len(query) > 20
     assert np.ptp(predicted["adapted"]) > 0.01
-    served = Predictor.load(saved)(
+    served = predictor(
         {name: values[query] for name, values in columns.items()},
         {name: values[support] for name, values in columns.items()},
         tasks=3,
@@ -90,11 +91,10 @@ def test_serving_equals_the_model_on_raw_rows(trained):
     np.testing.assert_allclose(served, predicted["adapted"], atol=2e-6)
 
 
-def test_a_task_never_seen_is_predicted_unadapted(trained):
-    model, records, columns, saved, _ = trained
-    predicted, _, query = drawn_rows(model, records, columns)
+def test_a_task_never_seen_is_predicted_unadapted(trained, drawn, predictor):
+    columns, (predicted, _, query) = trained[2], drawn
     rows = {name: values[query] for name, values in columns.items()}
-    served = Predictor.load(saved)(rows, {name: values[:0] for name, values in rows.items()})
+    served = predictor(rows, {name: values[:0] for name, values in rows.items()})
     np.testing.assert_allclose(served, predicted["unadapted"], atol=2e-6)
     assert np.abs(predicted["adapted"] - predicted["unadapted"]).max() > 1e-3
 
@@ -103,6 +103,7 @@ PLAIN = """
 import sys
 import tensorflow as tf
 loaded = tf.saved_model.load(sys.argv[1])
+print("loaded", file=sys.stderr)
 query = {
     "query_item": tf.constant([["i1", "never seen"]]),
     "query_genre": tf.constant([["Drama|Drama", ""]]),
@@ -124,21 +125,31 @@ print(adapted.numpy().tolist(), unadapted.numpy().tolist(), sep="|")
 """
 
 
-def test_a_plain_tensorflow_process_serves_it(trained):
-    saved = trained[3]
-    done = subprocess.run(
-        [sys.executable, "-c", PLAIN, str(saved)], capture_output=True, text=True, timeout=120
-    )
+@pytest.fixture(scope="module")
+def plain(trained):
+    """A process that has loaded the SavedModel and served one batch."""
+    words = [sys.executable, "-c", PLAIN, str(trained[3])]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    adapted, unadapted = (json.loads(part) for part in done.stdout.split("|"))
+    return done
+
+
+def test_loading_warns_of_nothing(plain):
+    """As TensorFlow does of custom gradients whose functions were not saved."""
+    loading, loaded, _ = plain.stderr.partition("loaded\n")
+    assert loaded
+    assert "WARNING" not in loading
+
+
+def test_a_plain_tensorflow_process_serves_it(plain):
+    adapted, unadapted = (json.loads(part) for part in plain.stdout.split("|"))
     assert np.shape(adapted) == np.shape(unadapted) == (1, 2)
     assert all(0 < value < 1 for value in adapted[0])
     assert adapted != unadapted
 
 
-def test_the_graph_holds_stock_ops_only(trained):
-    loaded = tf.saved_model.load(str(trained[3]))
-    graph = loaded.signatures["predict"].graph.as_graph_def()
+def test_the_graph_holds_stock_ops_only(predictor):
+    graph = predictor.predict.graph.as_graph_def()
     ops = {node.op for node in graph.node}
     ops |= {node.op for function in graph.library.function for node in function.node_def}
     assert "ResourceGather" in ops
@@ -161,11 +172,10 @@ def test_a_missing_or_foreign_vocabulary_is_refused(trained, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_predictor_errors(trained, tmp_path):
+def test_predictor_errors(trained, predictor, tmp_path):
     with pytest.raises(FileNotFoundError, match="no exported model"):
         Predictor.load(tmp_path)
-    columns, predictor = trained[2], Predictor.load(trained[3])
-    rows = {name: values[:2] for name, values in columns.items()}
+    rows = {name: values[:2] for name, values in trained[2].items()}
     with pytest.raises(ValueError, match="query rows lack the column 'genre'"):
         predictor({n: v for n, v in rows.items() if n != "genre"}, rows)
     with pytest.raises(ValueError, match="support rows lack the column 'stars'"):
