@@ -10,54 +10,66 @@ import pytest
 from gmeta_tf.threads import cores_of_rank
 from gmeta_tf.world import World
 
+# TensorFlow is imported once: each question is asked of a fork, which has not run an op either.
 ASK = """
 import json, os, sys
-cores = json.loads(sys.argv[1])
-os.sched_getaffinity = lambda _: set(range(cores))
-os.cpu_count = lambda: cores
 import tensorflow as tf
 from gmeta_tf import threads
 from gmeta_tf.world import World
-world = World(rank=0, size=2, local_rank=0, local_size=json.loads(sys.argv[2]))
-exec(sys.argv[3])
-threads.share_cores(world)
-print(json.dumps([
-    tf.config.threading.get_intra_op_parallelism_threads(),
-    tf.config.threading.get_inter_op_parallelism_threads(),
-    threads.num_lanes(world),
-]))
+
+def answer(cores, local_size, before, environment):
+    os.environ.update(environment)
+    os.sched_getaffinity = lambda _: set(range(cores))
+    os.cpu_count = lambda: cores
+    world = World(rank=0, size=2, local_rank=0, local_size=local_size)
+    exec(before)
+    threads.share_cores(world)
+    print(json.dumps([
+        tf.config.threading.get_intra_op_parallelism_threads(),
+        tf.config.threading.get_inter_op_parallelism_threads(),
+        threads.num_lanes(world),
+    ]), flush=True)
+
+for question in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        answer(*question)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
 """
 
+TOLD = "tf.config.threading.set_intra_op_parallelism_threads(2)"
+# Cores, ranks of the host, what runs before, the environment -> threads in and of ops, lanes.
+QUESTIONS = {
+    "four cores": ((4, 1, "", {}), [1, 4, 4]),
+    "four cores of two ranks": ((4, 2, "", {}), [1, 2, 2]),
+    "two cores of two ranks": ((2, 2, "", {}), [1, 2, 1]),
+    "one core": ((1, 1, "", {}), [1, 2, 1]),
+    "the user says two threads": ((4, 1, TOLD, {}), [2, 0, 2]),
+    "the environment says four": ((4, 1, "", {"TF_NUM_INTRAOP_THREADS": "4"}), [0, 0, 1]),
+    "the environment says one": ((4, 1, "", {"TF_NUM_INTRAOP_THREADS": "1"}), [0, 0, 4]),
+    "after the first op": ((4, 1, "tf.zeros([1])", {}), [0, 0, 1]),
+}
 
-def asked(cores, local_size, before="", **environment):
+
+@pytest.fixture(scope="module")
+def answers():
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("TF_NUM_")}
+    questions = [question for question, _ in QUESTIONS.values()]
     found = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(cores), json.dumps(local_size), before],
-        env={**inherited, **environment},
+        [sys.executable, "-c", ASK, json.dumps(questions)],
+        env=inherited,
         capture_output=True,
         text=True,
         check=True,
     )
-    return json.loads(found.stdout.splitlines()[-1])
+    answers = [json.loads(line) for line in found.stdout.splitlines()]
+    return dict(zip(QUESTIONS, answers, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("cores", "local_size", "expected"),
-    [(4, 1, [1, 4, 4]), (4, 2, [1, 2, 2]), (2, 2, [1, 2, 1]), (1, 1, [1, 2, 1])],
-)
-def test_an_op_has_one_thread_and_a_lane_one_core(cores, local_size, expected):
-    assert asked(cores, local_size) == expected
-
-
-def test_what_the_user_says_stays():
-    told = "tf.config.threading.set_intra_op_parallelism_threads(2)"
-    assert asked(4, 1, told) == [2, 0, 2]
-    assert asked(4, 1, TF_NUM_INTRAOP_THREADS="4") == [0, 0, 1]
-    assert asked(4, 1, TF_NUM_INTRAOP_THREADS="1") == [0, 0, 4]
-
-
-def test_after_the_first_op_nothing_changes():
-    assert asked(4, 1, "tf.zeros([1])") == [0, 0, 1]
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_an_op_has_one_thread_and_a_lane_one_core_where_nothing_else_is_said(answers, name):
+    assert answers[name] == QUESTIONS[name][1]
 
 
 def test_ranks_that_are_bound_to_cores_have_them_alone(monkeypatch):
