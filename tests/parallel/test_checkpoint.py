@@ -19,22 +19,6 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def shared_folder(name):
-    """One temporary folder, the same on every rank."""
-    start(WORLD)
-    made = tempfile.mkdtemp() if WORLD.is_chief else None
-    return pathlib.Path(broadcast_json(made, WORLD, name=f"folder_{name}"))
-
-
-def made_batches(folder, seed):
-    """This rank's batches of records that rank 0 makes."""
-    if WORLD.is_chief:
-        make_records(folder / "records", seed=seed)
-    barrier(WORLD, name="records_made")
-    records = gm.Records.open(folder / "records")
-    return gm.TaskBatches(records, "train", tasks=2, support=2, query=3, world=WORLD)
-
-
 def make_model(records, world, seed):
     keras.utils.set_random_seed(seed)
     embedding = gm.ShardedEmbedding(records.schema, 4, seed=seed, replicate=False, world=world)
@@ -43,15 +27,30 @@ def make_model(records, world, seed):
     return model
 
 
-def test_resume_and_other_world_sizes():
-    folder = shared_folder("checkpoint")
-    batches = made_batches(folder, seed=3)
-    model = make_model(batches.records, WORLD, seed=0)
-    model.fit(batches, epochs=2, verbose=0)
+@pytest.fixture(scope="module")
+def trained():
+    """A run of three epochs of records that rank 0 makes: the one folder, records and model."""
+    start(WORLD)
+    made = tempfile.mkdtemp() if WORLD.is_chief else None
+    folder = pathlib.Path(broadcast_json(made, WORLD, name="folder_checkpoint"))
+    if WORLD.is_chief:
+        make_records(folder / "records", seed=3)
+    barrier(WORLD, name="records_made")
+    records = gm.Records.open(folder / "records")
+    batches = gm.TaskBatches(records, "train", tasks=2, support=2, query=3, world=WORLD)
+    model = make_model(records, WORLD, seed=0)
+    callback = gm.RunFolder(folder / "run", batches, keep=1)
+    model.fit(batches, epochs=3, verbose=0, callbacks=[callback])
+    barrier(WORLD, name="run_written")
+    return folder, records, model
+
+
+def test_resume_and_other_world_sizes(trained):
+    folder, records, model = trained
     gm.save_checkpoint(model, folder / "c", epoch=2)
     whole = {group: model.embedding.all_rows(group).numpy() for group in model.embedding.shards}
 
-    again = make_model(batches.records, WORLD, seed=1)
+    again = make_model(records, WORLD, seed=1)
     assert gm.load_checkpoint(again, folder / "c") == {"epoch": 2}
     for group, shard in model.embedding.shards.items():
         read = again.embedding.shards[group]
@@ -59,7 +58,7 @@ def test_resume_and_other_world_sizes():
         for name, slot in shard.slots.items():
             np.testing.assert_array_equal(read.slots[name].numpy(), slot.numpy())
 
-    alone = make_model(batches.records, gm.World(), seed=2)
+    alone = make_model(records, gm.World(), seed=2)
     gm.load_checkpoint(alone, folder / "c")
     for group, rows in whole.items():
         np.testing.assert_array_equal(alone.embedding.shards[group].rows.numpy(), rows)
@@ -67,13 +66,8 @@ def test_resume_and_other_world_sizes():
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
-def test_a_run_folder_is_written_by_rank_0_and_its_rows_by_all():
-    folder = shared_folder("run")
-    batches = made_batches(folder, seed=4)
-    model = make_model(batches.records, WORLD, seed=0)
-    callback = gm.RunFolder(folder / "run", batches, keep=1)
-    model.fit(batches, epochs=3, verbose=0, callbacks=[callback])
-    barrier(WORLD, name="run_written")
+def test_a_run_folder_is_written_by_rank_0_and_its_rows_by_all(trained):
+    folder, *_ = trained
     checkpoints = [path.name for path in (folder / "run" / "checkpoint").iterdir()]
     assert checkpoints == ["epoch-000003"]
     rows = list((folder / "run" / "checkpoint" / "epoch-000003").glob("rows-*"))

@@ -107,13 +107,19 @@ def test_one_rank_goes_on_with_what_the_others_left(trained):
     assert any((a != b).any() for a, b in zip(before, after, strict=True))
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_each_piece_once_over_both_runs(trained, size):
+@pytest.fixture(scope="module")
+def pieces(trained):
+    """What a whole epoch reads, what of it the first run had read, and where it stopped."""
     checkpoints, records, _ = trained
     _, begin = loaded(records, checkpoints / MIDDLE)
     (whole,) = of_all_ranks(records, 1)
     expected = pieces_of([whole], whole.steps_per_epoch)
-    rest = of_all_ranks(records, size, begin=begin)
-    had = pieces_of(of_all_ranks(records, WORLD.size), 3)
+    return expected, pieces_of(of_all_ranks(records, WORLD.size), 3), begin
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+def test_each_piece_once_over_both_runs(trained, pieces, size):
+    expected, had, begin = pieces
+    rest = of_all_ranks(trained[1], size, begin=begin)
     assert 0 < had.total() < expected.total()
     assert had + pieces_of(rest, rest[0].steps_at_begin) == expected
