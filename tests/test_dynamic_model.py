@@ -177,22 +177,22 @@ def test_a_full_table_that_says_error(both):
         model.fit(batches_of(both["dynamic"]), verbose=0)
 
 
-@pytest.mark.parametrize("key", [-5, -(2**63)])
-def test_a_negative_key_is_refused(key):
+def test_a_negative_key_is_refused():
     schema = dataclasses.replace(
         made_batches.SCHEMA, tables=(gm.Table("item", keys="raw"), gm.Table("genre", 7))
     )
     task = made_batches.made_tasks(1)[0]
-    keys = task.keys.copy()
-    keys[0, 0] = key
-    data = made_batches.dataset([[dataclasses.replace(task, keys=keys)]], 1, schema=schema)
     embedding = gm.ShardedEmbedding(schema, 3, dynamic=gm.DynamicTable(capacity=99), world=ONE)
     model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(1, 0.2))
     model.compile()
-    with pytest.raises(ValueError, match="dynamic table 'item' from 0, got a negative one"):
-        model.evaluate(data, verbose=0)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="or is negative"):
-        model.fit(data, verbose=0)
+    for key in (-5, -(2**63)):
+        keys = task.keys.copy()
+        keys[0, 0] = key
+        data = made_batches.dataset([[dataclasses.replace(task, keys=keys)]], 1, schema=schema)
+        with pytest.raises(ValueError, match="dynamic table 'item' from 0, got a negative one"):
+            model.evaluate(data, verbose=0)
+        with pytest.raises(tf.errors.InvalidArgumentError, match="or is negative"):
+            model.fit(data, verbose=0)
 
 
 def test_another_row_optimizer_takes_the_place_of_the_first(both):
@@ -220,30 +220,42 @@ def test_resuming_equals_never_having_stopped(both, tmp_path):
     records = both["dynamic"]
     rules = gm.DynamicTable(capacity=12, admit_after=2, time_to_live=9)
     straight = make_model(records, dynamic=rules)
-    straight.fit(batches_of(records), epochs=4, verbose=0)
-    first = make_model(records, dynamic=rules)
-    first.fit(batches_of(records), epochs=2, verbose=0)
-    gm.save_checkpoint(first, tmp_path / "c")
+
+    def save(epoch, logs):
+        if epoch == 1:
+            before = weights_of(straight), rows_by_key(straight)
+            gm.save_checkpoint(straight, tmp_path / "c")
+            assert_same(before, (weights_of(straight), rows_by_key(straight)))
+
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=save)
+    straight.fit(batches_of(records), epochs=4, verbose=0, callbacks=[callback])
     second = make_model(records, seed=9, dynamic=rules)
     gm.load_checkpoint(second, tmp_path / "c")
     second.fit(batches_of(records), epochs=4, initial_epoch=2, verbose=0)
-    for found, expected in zip(weights_of(second), weights_of(straight), strict=True):
-        np.testing.assert_array_equal(found, expected)
-    expected = rows_by_key(straight)
-    for table, found in rows_by_key(second).items():
-        assert found.keys() == expected[table].keys()
-        for key, row in found.items():
-            np.testing.assert_array_equal(row, expected[table][key])
+    assert_same(
+        (weights_of(second), rows_by_key(second)), (weights_of(straight), rows_by_key(straight))
+    )
+
+
+def assert_same(found, expected):
+    """Weights and rows by key, to the bit."""
+    for value, other in zip(found[0], expected[0], strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert found[1].keys() == expected[1].keys()
+    for table, rows in found[1].items():
+        assert rows.keys() == expected[1][table].keys()
+        for key, row in rows.items():
+            np.testing.assert_array_equal(row, expected[1][table][key])
 
 
 def test_a_checkpoint_that_does_not_fit_or_lacks_a_part_changes_nothing(both, tmp_path):
     records = both["dynamic"]
     rules = gm.DynamicTable(capacity=99)
-    saved = make_model(records, dynamic=rules)
-    saved.fit(batches_of(records), verbose=0)
-    gm.save_checkpoint(saved, tmp_path / "c")
-    other = make_model(records, rows=gm.RowWiseAdagrad(), dynamic=rules)
+    other = make_model(records, dynamic=rules)
     other.fit(batches_of(records), verbose=0)
+    gm.save_checkpoint(other, tmp_path / "c")
+    other.fit(batches_of(records), verbose=0)  # its rows are others than those that it saved
+    other.compile("adam", gm.RowWiseAdagrad())
     before = rows_by_key(other)
     with pytest.raises(ValueError, match="does not fit the model: the dynamic table 'item' has"):
         gm.load_checkpoint(other, tmp_path / "c")
@@ -257,30 +269,45 @@ def test_a_checkpoint_that_does_not_fit_or_lacks_a_part_changes_nothing(both, tm
             np.testing.assert_array_equal(row, before[table][key])
 
 
-@pytest.mark.parametrize("policy", ["default", "bucket"])
-def test_a_served_model_predicts_as_the_model_does(both, tmp_path, policy):
-    """Trained on one split and asked about the other, where some keys are unknown."""
+def test_a_served_model_predicts_as_the_model_does(both, tmp_path):
+    """Asked about keys of which some are unknown, to a table of each policy."""
     records = both["dynamic"]
-    rules = gm.DynamicTable(capacity=99, unknown_otherwise=policy, num_buckets=8, admit_after=4)
+    common = {"capacity": 99, "num_buckets": 8, "admit_after": 4}
+    rules = {
+        "item": gm.DynamicTable(unknown_otherwise="default", **common),
+        "genre": gm.DynamicTable(unknown_otherwise="bucket", **common),
+    }
     model = make_model(records, dynamic=rules)
     model.fit(batches_of(records), epochs=2, verbose=0)
     gm.export_saved_model(model, tmp_path / "m", records)
     served = tf.saved_model.load(str(tmp_path / "m")).signatures["predict_unadapted"]
-    held = rows_by_key(model)["item"]
-    asked = [*range(17), 10**15]
-    assert 0 < len(held) < 17
-    inputs = {
-        "query_item": tf.constant([[str(key) for key in asked]]),
-        "query_genre": tf.constant([["1|99"] * len(asked)]),
-        "query_similar": tf.constant([["3"] * len(asked)]),
-        "query_price": tf.fill([1, len(asked)], 0.5),
+    held = rows_by_key(model)
+    assert 0 < len(held["item"]) < 17
+    # Rows of many items and two genres, and then of one item and many genres.
+    items = [*range(17), 10**15]
+    genres = [*range(6), *range(50, 60), 10**15]
+    assert 3 in held["item"]
+    asked = {
+        "item": [*items, *[3] * len(genres)],
+        "genre": [*[(1, 99)] * len(items), *[(key, key) for key in genres]],
     }
-    found = served(**inputs)["prediction"].numpy()
-    words = np.array([[asked, [1] * 18, [99] * 18, [-1] * 18, [3] * 18, [-1] * 18]])
-    expected = unadapted(model, words[0])
-    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
-    unknown = [expected[asked.index(key)] for key in asked if key not in held]
-    assert (len(set(unknown)) == 1) == (policy == "default")
+    count = len(asked["item"])
+    inputs = {
+        "query_item": tf.constant([[str(key) for key in asked["item"]]]),
+        "query_genre": tf.constant([["|".join(map(str, keys)) for keys in asked["genre"]]]),
+        "query_similar": tf.constant([["3"] * count]),
+        "query_price": tf.fill([1, count], 0.5),
+    }
+    found = served(**inputs)["prediction"].numpy()[0]
+    none = [-1] * count
+    words = np.array([asked["item"], *zip(*asked["genre"], strict=True), none, [3] * count, none])
+    expected = unadapted(model, words)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    of_items, of_genres = expected[: len(items)], expected[len(items) :]
+    default = {one for key, one in zip(items, of_items, strict=True) if key not in held["item"]}
+    assert len(default) == 1
+    buckets = {one for key, one in zip(genres, of_genres, strict=True) if key not in held["genre"]}
+    assert len(buckets) > 1
 
 
 def unadapted(model, keys):
