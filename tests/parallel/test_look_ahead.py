@@ -14,7 +14,7 @@ import tensorflow as tf
 from made_data import make_records
 
 import gmeta_tf as gm
-from gmeta_tf.collectives import barrier, broadcast_json
+from gmeta_tf.collectives import barrier, broadcast_json, start
 from gmeta_tf.meta_io.pipeline import with_next_keys
 
 WORLD = gm.World.detect()
@@ -158,6 +158,7 @@ def test_two_fits_are_those_without(split, options):
 
 @pytest.fixture(scope="module")
 def records():
+    start(WORLD)
     made = tempfile.mkdtemp() if WORLD.is_chief else None
     folder = pathlib.Path(broadcast_json(made, WORLD, name="folder_look_ahead"))
     if WORLD.is_chief:
