@@ -45,8 +45,10 @@ def log(caplog):
     sok_module._log_once.cache_clear()
     caplog.set_level(logging.INFO, logger=sok_module.__name__)
     # Who else logs, such as the sharing of the cores at the first start, is another test's matter.
-    caplog.handler.addFilter(logging.Filter(sok_module.__name__))
-    return caplog
+    of_sok = logging.Filter(sok_module.__name__)
+    caplog.handler.addFilter(of_sok)
+    yield caplog
+    caplog.handler.removeFilter(of_sok)  # the handler is that of all tests
 
 
 def test_an_unknown_backend():

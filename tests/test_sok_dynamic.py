@@ -47,8 +47,10 @@ def sok(imported, monkeypatch):
 def log(caplog):
     sok_module._log_once.cache_clear()
     caplog.set_level(logging.INFO, logger=sok_module.__name__)
-    caplog.handler.addFilter(logging.Filter(sok_module.__name__))
-    return caplog
+    of_sok = logging.Filter(sok_module.__name__)
+    caplog.handler.addFilter(of_sok)
+    yield caplog
+    caplog.handler.removeFilter(of_sok)  # the handler is that of all tests
 
 
 # The rules that SOK keeps -----------------------------------------------------------------------
