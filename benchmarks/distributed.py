@@ -43,7 +43,7 @@ from typing import Any
 
 from benchmarks.made_log import MadeLog
 from benchmarks.meta_io import Process
-from benchmarks.ranks import run_on_ranks
+from benchmarks.ranks import cores_of_ranks, run_on_ranks
 
 __all__ = ["count_traffic", "main"]
 
@@ -61,9 +61,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = _parse(arguments)
     if options.as_rank:
         return _run_rank(options)
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    if len(cores) < 2:
-        raise RuntimeError("expected two cores, one for each rank: only one may be used here.")
+    cores = cores_of_ranks(2)
     os.sched_setaffinity(0, cores)  # the processes that follow inherit it
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"

@@ -46,7 +46,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.ranks import run_on_ranks
+from benchmarks.ranks import cores_of_ranks, run_on_ranks
 
 __all__ = [
     "Sizes",
@@ -98,9 +98,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = _parse(arguments)
     if options.as_rank:
         return _run_rank(options)
-    cores = sorted(os.sched_getaffinity(0))[:_RANKS]
-    if len(cores) < _RANKS:
-        raise RuntimeError("expected two cores, one for each rank: only one may be used here.")
+    cores = cores_of_ranks(_RANKS)
     speed = speed_result(_start_ranks("speed", cores, options)["rounds"])
     memory: dict[str, Any] = {
         kind: _start_ranks(f"memory {kind}", cores, options) for kind in _KINDS

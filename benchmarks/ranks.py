@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-__all__ = ["ENVIRONMENT", "run_on_ranks"]
+__all__ = ["ENVIRONMENT", "cores_of_ranks", "run_on_ranks"]
 
 ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "-1",
@@ -22,6 +22,20 @@ ENVIRONMENT = {
     "TF_NUM_INTRAOP_THREADS": "1",
 }
 """What ranks with a core each run under."""
+
+
+def cores_of_ranks(ranks: int) -> list[int]:
+    """A core for each rank, of those that this process may use.
+
+    Raises:
+        RuntimeError: they are fewer than the ranks.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < ranks:
+        raise RuntimeError(
+            f"expected {ranks} cores, one for each rank: {len(cores)} may be used here."
+        )
+    return cores[:ranks]
 
 
 def run_on_ranks(

@@ -1,10 +1,10 @@
 """Small tables copied to every rank, against sharded ones: what a step takes, and why.
 
-Two ranks with a core each train MeLU on MovieLens-100k (about 3,000 rows in all tables), with
+Two ranks with a core each train MeLU on MovieLens-100k (1,958 rows in all tables), with
 `ShardedEmbedding(replicate=False)` and `replicate=True` in turns, round by round within one run.
 `--more-rows` makes the tables of a copied model larger by so many rows, which nobody reads: so it
-shows up to what size copies pay. The milliseconds of single collectives, by what they carry, are
-measured beside it. The rule of `replicate="auto"` (gmeta_tf/embedding/copy_rule.py) is derived from
+shows up to what size copies pay. `--collectives` measures single collectives instead, by the bytes
+that they carry. The rule of `replicate="auto"` (gmeta_tf/embedding/copy_rule.py) is derived from
 these figures. The last line is the result as JSON.
 
     python -m benchmarks.replicated --tasks 128                      # less than two minutes
@@ -25,13 +25,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.ranks import run_on_ranks
+from benchmarks.ranks import cores_of_ranks, run_on_ranks
 
 __all__ = ["main"]
 
 # TensorFlow and gmeta_tf are imported in the processes that are measured, not in this one.
 
 _RANKS = 2
+_WIDTH = 16
 _SIZES = (4_000, 200_000, 1_000_000, 4_000_000)
 _COLLECTIVES = ("alltoall", "allreduce")
 
@@ -41,9 +42,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     options = _parse(arguments)
     if options.as_rank:
         return _run_rank(options)
-    cores = sorted(os.sched_getaffinity(0))[:_RANKS]
-    if len(cores) < _RANKS:
-        raise RuntimeError("expected two cores, one for each rank: only one may be used here.")
+    cores = cores_of_ranks(_RANKS)
     passed = ["--rounds", str(options.rounds), "--seconds", str(options.seconds)]
     if options.collectives:
         figures = run_on_ranks("benchmarks.replicated", _RANKS, cores, [*passed, "--collectives"])
@@ -163,9 +162,6 @@ def _steps(world: Any, options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "steps": {name: {**figures, "sent_bytes": sent[name]} for name, figures in steps.items()},
     }
-
-
-_WIDTH = 16
 
 
 def _with_more_rows(schema: Any, more: int) -> Any:

@@ -1,7 +1,13 @@
 """What tests of several files ask for."""
 
+import logging
+
 import keras
 import pytest
+import sok_stub
+
+from gmeta_tf.embedding import sok as sok_module
+from gmeta_tf.world import World
 
 
 @pytest.fixture
@@ -12,3 +18,31 @@ def float64():
         keras.config.set_dtype_policy(floatx)
         if floatx == "float64":
             yield
+
+
+@pytest.fixture(scope="module")
+def imported_sok(tmp_path_factory):
+    """SOK's own Python layer, over stand-ins for its kernels."""
+    hvd = pytest.importorskip("horovod.tensorflow", reason="Horovod was left out")
+    yield sok_stub.import_sok(tmp_path_factory.mktemp("sok"))
+    if not World.detect().is_distributed:
+        # Its thread would go on looking for work beside the tests of other files.
+        hvd.shutdown()
+
+
+@pytest.fixture
+def sok(imported_sok, monkeypatch):
+    """SOK, on a machine that passes for one with GPUs."""
+    monkeypatch.setattr(sok_module, "has_gpu", lambda: True)
+    return imported_sok
+
+
+@pytest.fixture
+def sok_log(caplog):
+    """What the choice of a back-end logs, and nothing else: who shares cores logs, too."""
+    sok_module._log_once.cache_clear()
+    caplog.set_level(logging.INFO, logger=sok_module.__name__)
+    of_sok = logging.Filter(sok_module.__name__)
+    caplog.handler.addFilter(of_sok)
+    yield caplog
+    caplog.handler.removeFilter(of_sok)  # the handler is that of all tests

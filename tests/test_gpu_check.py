@@ -13,11 +13,9 @@ import subprocess
 
 import numpy as np
 import pytest
-import sok_stub
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.embedding import sok as sok_module
 
 ROOT = pathlib.Path(__file__).parents[1]
 SCRIPT = ROOT / "launch/gpu_check.sh"
@@ -96,19 +94,6 @@ def test_items_and_page_and_script_are_of_one_mind(checks):
     assert set(re.findall(r"(\w+):(?:1|all)\b", script)) == set(checks.ITEMS)
     _, page = (ROOT / "docs/gpu.md").read_text().split("## What has not been run")
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(checks.ITEMS)
-
-
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory):
-    hvd = pytest.importorskip("horovod.tensorflow", reason="Horovod was left out")
-    yield sok_stub.import_sok(tmp_path_factory.mktemp("sok"))
-    hvd.shutdown()
-
-
-@pytest.fixture
-def sok(imported, monkeypatch):
-    monkeypatch.setattr(sok_module, "has_gpu", lambda: True)
-    return imported
 
 
 @pytest.mark.parametrize("item", ["kernels", "static", "dynamic", "empty_reads"])

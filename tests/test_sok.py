@@ -4,7 +4,6 @@ What runs is SOK's own Python layer over stubs of its kernels (`sok_stub.py`), s
 adapter to SOK's contract, and says nothing of its kernels: launch/gpu_check.sh does.
 """
 
-import logging
 import re
 import sys
 
@@ -38,17 +37,6 @@ def no_sok(monkeypatch):
     """A GPU, and no merlin-sok."""
     monkeypatch.setattr(sok_module, "has_gpu", lambda: True)
     monkeypatch.setitem(sys.modules, "sparse_operation_kit", None)
-
-
-@pytest.fixture
-def log(caplog):
-    sok_module._log_once.cache_clear()
-    caplog.set_level(logging.INFO, logger=sok_module.__name__)
-    # Who else logs, such as the sharing of the cores at the first start, is another test's matter.
-    of_sok = logging.Filter(sok_module.__name__)
-    caplog.handler.addFilter(of_sok)
-    yield caplog
-    caplog.handler.removeFilter(of_sok)  # the handler is that of all tests
 
 
 def test_an_unknown_backend():
@@ -88,28 +76,28 @@ def test_sok_without_horovod_says_so(monkeypatch):
         made_sok.embedding("sok", ONE)
 
 
-def test_auto_takes_horovod_without_a_gpu_and_says_so_once(log):
+def test_auto_takes_horovod_without_a_gpu_and_says_so_once(sok_log):
     for _ in range(2):
         assert made_sok.embedding("auto", ONE).backend == "horovod"
-    (line,) = [record.message for record in log.records if "back-end" in record.message]
+    (line,) = [record.message for record in sok_log.records if "back-end" in record.message]
     assert line == (
         "embedding back-end: horovod (rank 0: TensorFlow sees no GPU, and SOK has kernels for "
         "GPUs only)"
     )
 
 
-def test_the_chief_alone_says_which(log):
+def test_the_chief_alone_says_which(sok_log):
     # This rank is told to be the second of two, and by choose_backend alone: no one is waited for.
     assert choose_backend("auto", {"embedded": 3}, gm.World(1, 2)) == "horovod"
-    assert log.records == []
+    assert sok_log.records == []
     assert choose_backend("auto", {"embedded": 3}, gm.World(0, 2)) == "horovod"
-    assert "got 3 (tables of 'embedded')" in log.records[0].message
+    assert "got 3 (tables of 'embedded')" in sok_log.records[0].message
 
 
-def test_horovod_asks_for_nothing(log, monkeypatch):
+def test_horovod_asks_for_nothing(sok_log, monkeypatch):
     monkeypatch.setattr(sok_module, "has_gpu", lambda: pytest.fail("looked for a GPU"))
     assert made_sok.embedding("horovod", ONE).backend == "horovod"
-    assert log.records == []
+    assert sok_log.records == []
 
 
 @pytest.mark.parametrize("width", [1, 6, 10])
@@ -128,21 +116,6 @@ def test_sum_duplicates_as_its_docstring_says():
 
 
 # SOK's Python layer ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory):
-    hvd = pytest.importorskip("horovod.tensorflow", reason="Horovod was left out")
-    yield sok_stub.import_sok(tmp_path_factory.mktemp("sok"))
-    # Its thread would go on looking for work beside the tests of other files.
-    hvd.shutdown()
-
-
-@pytest.fixture
-def sok(imported, monkeypatch):
-    """SOK, on a machine that passes for one with a GPU."""
-    monkeypatch.setattr(sok_module, "has_gpu", lambda: True)
-    return imported
 
 
 def test_what_runs_is_soks_own_code(sok):
@@ -184,11 +157,11 @@ def test_the_gradient_of_reorder_is_soks_own(sok, monkeypatch):
     assert called == [1]
 
 
-def test_auto_takes_sok_where_it_can(sok, log):
+def test_auto_takes_sok_where_it_can(sok, sok_log):
     tables = made_sok.embedding("auto", ONE)
     assert tables.backend == "sok"
     assert all(isinstance(shard, SokStaticShard) for shard in tables.shards.values())
-    assert log.records[-1].message == "embedding back-end: sok (every rank has a GPU and SOK)"
+    assert sok_log.records[-1].message == "embedding back-end: sok (every rank has a GPU and SOK)"
 
 
 def test_sok_is_started_once_and_leaves_keras_alone(sok):
@@ -342,12 +315,12 @@ def test_gradients_before_rows(sok):
 
 
 @pytest.mark.parametrize("wire", ["bfloat16", "float16"])
-def test_sixteen_bits_on_the_wire_are_refused(sok, log, wire):
+def test_sixteen_bits_on_the_wire_are_refused(sok, sok_log, wire):
     expected = rf"expected wire='float32', which is what SOK's kernels move, got '{wire}'\. State"
     with pytest.raises(ValueError, match=rf"^backend='sok': {expected}"):
         made_sok.embedding("sok", ONE, wire=wire)
     assert made_sok.embedding("auto", ONE, wire=wire).backend == "horovod"
-    assert re.match(rf"embedding back-end: horovod \({expected}", log.records[-1].message)
+    assert re.match(rf"embedding back-end: horovod \({expected}", sok_log.records[-1].message)
 
 
 def test_looking_ahead_is_refused(sok):

@@ -5,7 +5,6 @@ SOK's own Python layer runs, as in tests/test_sok.py, and a dictionary stands fo
 """
 
 import dataclasses
-import logging
 import re
 
 import keras
@@ -14,7 +13,6 @@ import made_sok
 import numpy as np
 import pytest
 import sok_dictionary
-import sok_stub
 import tensorflow as tf
 
 import gmeta_tf as gm
@@ -26,31 +24,6 @@ from gmeta_tf.embedding.sok_dynamic import SokDynamicShard
 from gmeta_tf.embedding.table import initial_rows
 
 ONE = gm.World()
-
-
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory):
-    hvd = pytest.importorskip("horovod.tensorflow", reason="Horovod was left out")
-    yield sok_stub.import_sok(tmp_path_factory.mktemp("sok"))
-    # Its thread would go on looking for work beside the tests of other files.
-    hvd.shutdown()
-
-
-@pytest.fixture
-def sok(imported, monkeypatch):
-    """SOK, on a machine that passes for one with a GPU."""
-    monkeypatch.setattr(sok_module, "has_gpu", lambda: True)
-    return imported
-
-
-@pytest.fixture
-def log(caplog):
-    sok_module._log_once.cache_clear()
-    caplog.set_level(logging.INFO, logger=sok_module.__name__)
-    of_sok = logging.Filter(sok_module.__name__)
-    caplog.handler.addFilter(of_sok)
-    yield caplog
-    caplog.handler.removeFilter(of_sok)  # the handler is that of all tests
 
 
 # The rules that SOK keeps -----------------------------------------------------------------------
@@ -80,7 +53,7 @@ def log(caplog):
         ({"unknown_otherwise": "error"}, "unknown_otherwise='default' of .* got 'error'"),
     ],
 )
-def test_a_rule_that_sok_can_not_keep(sok, log, rules, expected):
+def test_a_rule_that_sok_can_not_keep(sok, sok_log, rules, expected):
     """Refused for `"sok"`; `"auto"` takes Horovod and says why."""
     rules = gm.DynamicTable(**{"capacity": 99, **rules})
     with pytest.raises(ValueError, match=rf"^backend='sok': .*{expected}"):
@@ -90,18 +63,18 @@ def test_a_rule_that_sok_can_not_keep(sok, log, rules, expected):
         "auto", ONE, dynamic={"genre": made_sok.RULES, "item": rules}
     )
     assert found.backend == "horovod"
-    assert re.match(rf"embedding back-end: horovod \(.*{expected}", log.records[-1].message)
+    assert re.match(rf"embedding back-end: horovod \(.*{expected}", sok_log.records[-1].message)
     with pytest.raises(ValueError, match=rf"^SokDynamicShard: .*{expected}"):
         SokDynamicShard(rules, table="item", width=4, seed=1, world=ONE, scale=0.8, name="refused")
 
 
-def test_rules_of_what_sok_does_not_do_anyhow(sok, log):
+def test_rules_of_what_sok_does_not_do_anyhow(sok, sok_log):
     """What only counts with rules that SOK refuses is of no matter."""
     rules = gm.DynamicTable(capacity=5, forget_after=3, max_waiting=7, num_buckets=9)
     tables = made_sok.dynamic_embedding("auto", ONE, dynamic=rules)
     assert tables.backend == "sok"
     assert all(isinstance(shard, SokDynamicShard) for shard in tables.shards.values())
-    assert log.records[-1].message == "embedding back-end: sok (every rank has a GPU and SOK)"
+    assert sok_log.records[-1].message == "embedding back-end: sok (every rank has a GPU and SOK)"
 
 
 # The shard --------------------------------------------------------------------------------------
@@ -445,7 +418,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module")
-def models(imported):
+def models(imported_sok):
     """One of each back-end, which has been through `fit` and `evaluate`; and what that gave."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sok_module, "has_gpu", lambda: True)

@@ -10,7 +10,6 @@ import made_batches
 import made_sok
 import numpy as np
 import pytest
-import sok_stub
 import tensorflow as tf
 
 import gmeta_tf as gm
@@ -28,23 +27,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory):
-    return sok_stub.import_sok(tmp_path_factory.mktemp("sok"))
-
-
-@pytest.fixture
-def sok(imported, monkeypatch):
-    """SOK, on a machine that passes for one with GPUs."""
-    monkeypatch.setattr(sok_module, "has_gpu", lambda: True)
-    return imported
-
-
 # Which back-end -------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def gpu_on_rank_0_alone(imported, monkeypatch):
+def gpu_on_rank_0_alone(imported_sok, monkeypatch):
     monkeypatch.setattr(sok_module, "has_gpu", lambda: RANK == 0)
 
 
@@ -205,7 +192,7 @@ class Trainee:
 
 
 @pytest.fixture(scope="module")
-def trainees(imported):
+def trainees(imported_sok):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sok_module, "has_gpu", lambda: True)
         return Trainee("sok"), Trainee("horovod")

@@ -13,7 +13,6 @@ import made_batches
 import made_sok
 import numpy as np
 import pytest
-import sok_stub
 import tensorflow as tf
 
 import gmeta_tf as gm
@@ -31,18 +30,6 @@ RANKS = range(SIZE)
 pytestmark = pytest.mark.skipif(
     not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
 )
-
-
-@pytest.fixture(scope="module")
-def imported(tmp_path_factory):
-    return sok_stub.import_sok(tmp_path_factory.mktemp("sok"))
-
-
-@pytest.fixture
-def sok(imported, monkeypatch):
-    """SOK, on a machine that passes for one with GPUs."""
-    monkeypatch.setattr(sok_module, "has_gpu", lambda: True)
-    return imported
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +185,7 @@ CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 
 @pytest.fixture(scope="module")
-def models(imported):
+def models(imported_sok):
     """One of each back-end, which has been through `fit` and `evaluate`; and what that gave."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sok_module, "has_gpu", lambda: True)
