@@ -10,9 +10,9 @@ from setuptools import find_packages, setup
 
 readme = Path(__file__).parent / "README.md"
 
-# The directories models/ and launch/ lie at the top of the repository, and would collide with
-# other projects in site-packages under those names.
-moved = {"gmeta_tf.models": "models", "gmeta_tf.launch": "launch"}
+# The directory models/ lies at the top of the repository, and would collide with other projects in
+# site-packages under that name.
+moved = {"gmeta_tf.models": "models"}
 
 x86_linux = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 not_x86_linux = "sys_platform != 'linux' or platform_machine != 'x86_64'"
@@ -27,8 +27,8 @@ setup(
     python_requires=">=3.10,<3.13",
     package_dir=moved,
     packages=find_packages(include=["gmeta_tf", "gmeta_tf.*"]) + list(moved),
-    package_data={"gmeta_tf": ["py.typed"], "gmeta_tf.launch": ["*.sh", "*.txt", "*.yaml"]},
-    entry_points={"console_scripts": ["gmeta-tf = gmeta_tf.launch.cli:main"]},
+    package_data={"gmeta_tf": ["py.typed"]},
+    entry_points={"console_scripts": ["gmeta-tf = gmeta_tf.cli.main:main"]},
     # TensorFlow is an extra: its CPU and GPU builds have different names.
     install_requires=[
         "keras>=3.6",

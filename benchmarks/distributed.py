@@ -194,7 +194,7 @@ def _apart(cores: list[int], options: argparse.Namespace) -> float:
 
 def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
     """What one rank does; rank 0 writes the answer to a file."""
-    from gmeta_tf.world import World
+    from gmeta_tf.distributed.world import World
 
     world = World.detect()
     cores = [int(core) for core in options.on_cores.split(",")]
@@ -203,8 +203,8 @@ def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
     import tensorflow as tf
 
     from benchmarks.training_job import Job
-    from gmeta_tf.collectives import allreduce_sum, barrier, broadcast_json
-    from gmeta_tf.meta_io.pipeline import with_next_keys
+    from gmeta_tf.distributed.collectives import allreduce_sum, barrier, broadcast_json
+    from gmeta_tf.meta_io.batches.dataset_ops import with_next_keys
 
     job = Job.prepared(MadeLog.cached(options.rows, options.cache))
     model = job.model(world, **_INNER_OPTIONS)
@@ -254,7 +254,8 @@ def count_traffic(model: Any, batches: Any, steps: int) -> dict[str, float]:
     """
     import tensorflow as tf
 
-    from gmeta_tf import collectives, parcels
+    from gmeta_tf.distributed import collectives, packed_alltoall
+    from gmeta_tf.distributed.ownership import owner_of
 
     world = model.world
     sent = {name: tf.Variable(0.0, dtype=tf.float64) for name in ("alltoall", "allreduce")}
@@ -282,17 +283,17 @@ def count_traffic(model: Any, batches: Any, steps: int) -> dict[str, float]:
         batch = next(batches)
         add(least, ring * 4 * dense)
         for group, keys in batch["keys"].items():
-            remote = tf.math.count_nonzero(keys % world.size != world.rank)
+            remote = tf.math.count_nonzero(owner_of(keys, world.size) != world.rank)
             add(least, remote * (8 + 2 * 4 * model.embedding.shards[group].width))
         model.train_step(batch)
 
-    originals = parcels.alltoall, parcels.allreduce_sum
-    parcels.alltoall, parcels.allreduce_sum = alltoall, allreduce_sum
+    originals = packed_alltoall.alltoall, packed_alltoall.allreduce_sum
+    packed_alltoall.alltoall, packed_alltoall.allreduce_sum = alltoall, allreduce_sum
     try:
         for _ in range(steps):
             step(batches)
     finally:
-        parcels.alltoall, parcels.allreduce_sum = originals
+        packed_alltoall.alltoall, packed_alltoall.allreduce_sum = originals
     values = [sent["alltoall"].read_value(), sent["allreduce"].read_value(), least.read_value()]
     sums = [float(value) for value in collectives.allreduce_sum(values, world, name="traffic")]
     a_rank_step = steps * world.size
@@ -310,7 +311,7 @@ def count_traffic(model: Any, batches: Any, steps: int) -> dict[str, float]:
 def _serve_saving(log: MadeLog, folder: pathlib.Path) -> dict[str, Callable[..., Any]]:
     from benchmarks.peers import parameter_server
     from benchmarks.training_job import Job
-    from gmeta_tf.world import World
+    from gmeta_tf.distributed.world import World
 
     job = Job.prepared(log)
 
@@ -354,7 +355,7 @@ def _serve_server(cluster: Any, job: str, index: int) -> dict[str, Callable[...,
 def _serve_coordinator(cluster: Any, log: MadeLog) -> dict[str, Callable[..., Any]]:
     from benchmarks.peers import parameter_server
     from benchmarks.training_job import Job
-    from gmeta_tf.world import World
+    from gmeta_tf.distributed.world import World
 
     job = Job.prepared(log)
     coordinator = parameter_server.Coordinator(

@@ -172,13 +172,13 @@ def _start_ranks(task: str, cores: list[int], options: argparse.Namespace) -> di
 
 def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
     """What one rank does; rank 0 writes the answer to a file."""
-    from gmeta_tf.world import World
+    from gmeta_tf.distributed.world import World
 
     world = World.detect()
     cores = [int(core) for core in options.on_cores.split(",")]
     os.sched_setaffinity(0, {cores[world.local_rank]})  # before TensorFlow makes its threads
 
-    from gmeta_tf.collectives import start
+    from gmeta_tf.distributed.collectives import start
 
     start(world)
     sizes = Sizes(num_keys=options.keys)
@@ -266,7 +266,7 @@ def make_exchange_step(num_keys: int, width: int, world: Any) -> Callable[[Any],
     """The AlltoAlls of a step and nothing else: every rank wants as many keys of each."""
     import tensorflow as tf
 
-    from gmeta_tf.collectives import alltoall
+    from gmeta_tf.distributed.collectives import alltoall
 
     to_each = num_keys // world.size
     splits = tf.fill([world.size], to_each)
@@ -285,7 +285,7 @@ def make_allreduce_step(num_rows: int, width: int, world: Any) -> Callable[[Any]
     """The AllReduce of the gradients of a whole table and nothing else."""
     import tensorflow as tf
 
-    from gmeta_tf.collectives import allreduce_sum
+    from gmeta_tf.distributed.collectives import allreduce_sum
 
     gradients = tf.zeros([num_rows, width])
 
@@ -305,7 +305,7 @@ def timed_rounds(
     """Of each round, the seconds a step of each contestant."""
     import tensorflow as tf
 
-    from gmeta_tf.collectives import barrier, broadcast_json
+    from gmeta_tf.distributed.collectives import barrier, broadcast_json
 
     steps = {
         name: (tf.function(step, autograph=False), [tf.constant(keys) for keys in key_sets])
@@ -379,7 +379,7 @@ def measure_memory(kind: str, world: Any, sizes: Sizes, num_steps: int = 20) -> 
     import tensorflow as tf
 
     import gmeta_tf as gm
-    from gmeta_tf.collectives import allreduce_sum, barrier
+    from gmeta_tf.distributed.collectives import allreduce_sum, barrier
 
     barrier(world, name="memory")
     without = resident_bytes("VmRSS")

@@ -103,8 +103,8 @@ def without_hottest(
 
 def _result(records: str, world_size: int, options: argparse.Namespace) -> dict[str, Any]:
     import gmeta_tf as gm
-    from gmeta_tf.embedding.key_requests import keys_of_steps
-    from gmeta_tf.embedding.placement import exchange_bytes, ring_bytes
+    from gmeta_tf.planner.key_requests import keys_of_steps
+    from gmeta_tf.planner.traffic import exchange_bytes, ring_bytes
 
     batches = gm.TaskBatches(
         gm.Records.open(records),
@@ -144,7 +144,7 @@ def _result(records: str, world_size: int, options: argparse.Namespace) -> dict[
 
 
 def _lines(result: dict[str, Any]) -> list[str]:
-    from gmeta_tf.embedding.placement_report import aligned, human_bytes
+    from gmeta_tf.planner.report import aligned, human_bytes
 
     without = result["without"]
 

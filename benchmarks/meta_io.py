@@ -271,8 +271,8 @@ def _serve_training(records: pathlib.Path) -> dict[str, Callable[..., Any]]:
 
 def _serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., Any]]:
     import gmeta_tf as gm
-    from gmeta_tf.meta_io.prepare import Split, prepare
-    from gmeta_tf.meta_io.sources import files_source
+    from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+    from gmeta_tf.meta_io.sources.sources import files_source
 
     fields = tuple(gm.Field(name) for name in KEY_COLUMNS)
     schema = gm.Schema(fields, label="label", task="user", time="time")

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 from benchmarks.meta_problem import MetaProblem, Shape, layers_of
+from gmeta_tf.batch import Batch
 from gmeta_tf.meta.losses import task_losses
-from gmeta_tf.meta_io.pipeline import Batch, distinct_keys
+from gmeta_tf.meta_io.batches.assembly import distinct_keys
 
 __all__ = ["make_step"]
 
@@ -37,7 +38,7 @@ def make_step(
     def step(rows: dict[str, tf.Tensor], batch: Batch) -> tuple[Any, list[Any], Any]:
         with tf.GradientTape() as tape:
             tape.watch(rows)
-            outputs = model.adapted_outputs(rows, batch, training=True)
+            outputs = model.adapter.outputs(rows, batch, training=True)
             query = batch["query"]
             loss = tf.reduce_sum(
                 task_losses(model.row_loss, query["label"], outputs, query["weight"])

@@ -4,8 +4,8 @@ Two ranks with a core each train MeLU on MovieLens-100k (1,958 rows in all table
 `ShardedEmbedding(replicate=False)` and `replicate=True` in turns, round by round within one run.
 `--more-rows` makes the tables of a copied model larger by so many rows, which nobody reads: so it
 shows up to what size copies pay. `--collectives` measures single collectives instead, by the bytes
-that they carry. The rule of `replicate="auto"` (gmeta_tf/embedding/copy_rule.py) is derived from
-these figures. The last line is the result as JSON.
+that they carry. The rule of `replicate="auto"` (gmeta_tf/embedding/replication_rule.py)
+is derived from these figures. The last line is the result as JSON.
 
     python -m benchmarks.replicated --tasks 128                      # less than two minutes
     python -m benchmarks.replicated --tasks 32 --more-rows 10000 20000 40000
@@ -86,7 +86,7 @@ def _report(result: dict[str, Any]) -> None:
 
 def _prepared(folder: str, data: str) -> str:
     """MovieLens-100k as records."""
-    from gmeta_tf.launch import cli
+    from gmeta_tf.cli import main as cli
 
     records = str(pathlib.Path(folder) / "records")
     cli.main(["prepare", "--movielens", data, "--output", records])
@@ -98,7 +98,7 @@ def _prepared(folder: str, data: str) -> str:
 
 def _run_rank(options: argparse.Namespace) -> dict[str, Any]:
     """What one rank does; rank 0 writes the answer to a file."""
-    from gmeta_tf.world import World
+    from gmeta_tf.distributed.world import World
 
     world = World.detect()
     cores = [int(core) for core in options.on_cores.split(",")]
@@ -117,7 +117,7 @@ def _in_turns(
     runs: dict[str, Callable[[int], None]], world: Any, options: argparse.Namespace
 ) -> list[dict[str, float]]:
     """Milliseconds of each, round by round; each takes about as many seconds a turn."""
-    from gmeta_tf.collectives import barrier, broadcast_json
+    from gmeta_tf.distributed.collectives import barrier, broadcast_json
 
     def timed(run: Callable[[int], None], times: int) -> float:
         barrier(world, name="start")
@@ -142,7 +142,7 @@ def _in_turns(
 
 def _steps(world: Any, options: argparse.Namespace) -> dict[str, Any]:
     import gmeta_tf as gm
-    from gmeta_tf.embedding.copy_rule import choose_copies
+    from gmeta_tf.embedding.replication_rule import choose_replicated
 
     records = gm.Records.open(options.records)
     batches = gm.TaskBatches(
@@ -154,7 +154,7 @@ def _steps(world: Any, options: argparse.Namespace) -> dict[str, Any]:
         name = f"copied + {more:,} rows" if more else "copied"
         schema = _with_more_rows(records.schema, more)
         runs[name] = _training(batches, schema, replicate=True)
-        sent[name] = choose_copies(schema, _WIDTH, world.size).sent_bytes
+        sent[name] = choose_replicated(schema, _WIDTH, world.size).sent_bytes
     steps = summary(_in_turns(runs, world, options))
     return {
         "tasks": options.tasks,
@@ -177,7 +177,7 @@ def _training(batches: Any, schema: Any, *, replicate: bool) -> Callable[[int], 
     import tensorflow as tf
 
     import gmeta_tf as gm
-    from gmeta_tf.meta_io.pipeline import with_next_keys
+    from gmeta_tf.meta_io.batches.dataset_ops import with_next_keys
 
     keras.utils.set_random_seed(0)
     embedding = gm.ShardedEmbedding(schema, _WIDTH, replicate=replicate, world=batches.world)
@@ -200,7 +200,7 @@ def _training(batches: Any, schema: Any, *, replicate: bool) -> Callable[[int], 
 
 def _collectives(world: Any, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """Collective -> bytes that a rank sends -> milliseconds, the median of the rounds."""
-    from gmeta_tf.collectives import start
+    from gmeta_tf.distributed.collectives import start
 
     start(world)
     runs = {
@@ -219,7 +219,7 @@ def _repeated(kind: str, numbers: int, world: Any) -> Callable[[int], None]:
     """One collective again and again, within one graph; two ranks send as much in either."""
     import tensorflow as tf
 
-    from gmeta_tf.collectives import allreduce_sum, alltoall
+    from gmeta_tf.distributed.collectives import allreduce_sum, alltoall
 
     splits = tf.constant([0 if rank == world.rank else numbers for rank in range(_RANKS)])
 

@@ -10,8 +10,8 @@ import keras
 
 import gmeta_tf as gm
 from benchmarks.made_log import KEY_COLUMNS, MadeLog
-from gmeta_tf.meta_io.prepare import Split, prepare
-from gmeta_tf.meta_io.sources import files_source
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.sources.sources import files_source
 
 __all__ = ["Job"]
 

@@ -64,7 +64,7 @@ def _auc(records: pathlib.Path, run: pathlib.Path, seed: int, wire: str, epochs:
     _gmeta_tf(
         _RANKS,
         *("train", "--config", config, "--tasks", 32 // _RANKS, "--seed", seed, "--wire", wire),
-        # Copies of small tables would not travel.
+        # ReplicationChoice of small tables would not travel.
         *("--epochs", epochs, "--replicate", "never", "--records", records, "--run", run),
     )
     _gmeta_tf(_RANKS, "evaluate", "--run", run, "--split", "test")

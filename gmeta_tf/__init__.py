@@ -6,26 +6,30 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gmeta_tf.callbacks import RunFolder as RunFolder
-    from gmeta_tf.checkpoint import load_checkpoint as load_checkpoint
-    from gmeta_tf.checkpoint import save_checkpoint as save_checkpoint
-    from gmeta_tf.embedding.dynamic_table import DynamicTable as DynamicTable
+    from gmeta_tf.distributed.world import World as World
+    from gmeta_tf.embedding.dynamic.rules import DynamicTable as DynamicTable
     from gmeta_tf.embedding.row_optimizers import SGD as SGD
     from gmeta_tf.embedding.row_optimizers import Adagrad as Adagrad
     from gmeta_tf.embedding.row_optimizers import Ftrl as Ftrl
     from gmeta_tf.embedding.row_optimizers import LazyAdam as LazyAdam
     from gmeta_tf.embedding.row_optimizers import RowWiseAdagrad as RowWiseAdagrad
     from gmeta_tf.embedding.sharded import ShardedEmbedding as ShardedEmbedding
-    from gmeta_tf.export import export_saved_model as export_saved_model
     from gmeta_tf.meta.inner_loop import InnerLoop as InnerLoop
-    from gmeta_tf.meta.outer_loop import MetaModel as MetaModel
-    from gmeta_tf.meta_io.pipeline import Progress as Progress
-    from gmeta_tf.meta_io.pipeline import TaskBatches as TaskBatches
-    from gmeta_tf.meta_io.records import Records as Records
+    from gmeta_tf.meta.losses import RowLoss as RowLoss
+    from gmeta_tf.meta.meta_model import MetaModel as MetaModel
+    from gmeta_tf.meta_io.batches.task_batches import Progress as Progress
+    from gmeta_tf.meta_io.batches.task_batches import TaskBatches as TaskBatches
+    from gmeta_tf.meta_io.preparing.prepare import prepare as prepare
+    from gmeta_tf.meta_io.records.records import Records as Records
+    from gmeta_tf.saving.checkpoint import latest_checkpoint as latest_checkpoint
+    from gmeta_tf.saving.checkpoint import load_checkpoint as load_checkpoint
+    from gmeta_tf.saving.checkpoint import save_checkpoint as save_checkpoint
+    from gmeta_tf.saving.export import export_saved_model as export_saved_model
+    from gmeta_tf.saving.predictor import Predictor as Predictor
+    from gmeta_tf.saving.run_folder import RunFolder as RunFolder
     from gmeta_tf.schema import Field as Field
     from gmeta_tf.schema import Schema as Schema
     from gmeta_tf.schema import Table as Table
-    from gmeta_tf.world import World as World
 
 __version__ = "0.1.0.dev0"
 
@@ -33,26 +37,30 @@ __version__ = "0.1.0.dev0"
 # TensorFlow.
 _HOME = {
     "Adagrad": "gmeta_tf.embedding.row_optimizers",
-    "DynamicTable": "gmeta_tf.embedding.dynamic_table",
+    "DynamicTable": "gmeta_tf.embedding.dynamic.rules",
     "Field": "gmeta_tf.schema",
     "Ftrl": "gmeta_tf.embedding.row_optimizers",
     "InnerLoop": "gmeta_tf.meta.inner_loop",
     "LazyAdam": "gmeta_tf.embedding.row_optimizers",
-    "MetaModel": "gmeta_tf.meta.outer_loop",
-    "Progress": "gmeta_tf.meta_io.pipeline",
-    "Records": "gmeta_tf.meta_io.records",
+    "MetaModel": "gmeta_tf.meta.meta_model",
+    "Predictor": "gmeta_tf.saving.predictor",
+    "Progress": "gmeta_tf.meta_io.batches.task_batches",
+    "Records": "gmeta_tf.meta_io.records.records",
+    "RowLoss": "gmeta_tf.meta.losses",
     "RowWiseAdagrad": "gmeta_tf.embedding.row_optimizers",
-    "RunFolder": "gmeta_tf.callbacks",
+    "RunFolder": "gmeta_tf.saving.run_folder",
     "SGD": "gmeta_tf.embedding.row_optimizers",
     "Schema": "gmeta_tf.schema",
     "ShardedEmbedding": "gmeta_tf.embedding.sharded",
     "Table": "gmeta_tf.schema",
-    "TaskBatches": "gmeta_tf.meta_io.pipeline",
-    "World": "gmeta_tf.world",
-    "export_saved_model": "gmeta_tf.export",
-    "load_checkpoint": "gmeta_tf.checkpoint",
+    "TaskBatches": "gmeta_tf.meta_io.batches.task_batches",
+    "World": "gmeta_tf.distributed.world",
+    "export_saved_model": "gmeta_tf.saving.export",
+    "latest_checkpoint": "gmeta_tf.saving.checkpoint",
+    "load_checkpoint": "gmeta_tf.saving.checkpoint",
     "models": "gmeta_tf.models",
-    "save_checkpoint": "gmeta_tf.checkpoint",
+    "prepare": "gmeta_tf.meta_io.preparing.prepare",
+    "save_checkpoint": "gmeta_tf.saving.checkpoint",
 }
 
 __all__ = sorted(_HOME)

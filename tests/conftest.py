@@ -6,8 +6,8 @@ import keras
 import pytest
 import sok_stub
 
-from gmeta_tf.embedding import sok as sok_module
-from gmeta_tf.world import World
+from gmeta_tf.distributed.world import World
+from gmeta_tf.embedding.sok import backend as sok_module
 
 
 @pytest.fixture

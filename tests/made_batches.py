@@ -14,8 +14,8 @@ import tensorflow as tf
 from made_data import key_words
 
 import gmeta_tf as gm
-from gmeta_tf.meta_io.pipeline import assemble_batch
-from gmeta_tf.meta_io.records import num_planes
+from gmeta_tf.meta_io.batches.assembly import assemble_batch
+from gmeta_tf.meta_io.records.codec import num_planes
 
 SUPPORT, QUERY = 4, 5
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 import gmeta_tf as gm
-from gmeta_tf.meta_io.writer import EpisodeWriter
+from gmeta_tf.meta_io.records.writer import EpisodeWriter
 
 # A dense field in the middle, so that the schema's order is not the record's; two fields that read
 # one table; multi-valued fields of different lengths.

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.embedding import dynamic_state
-from gmeta_tf.embedding.dynamic_state import KeyedShard
+from gmeta_tf.embedding.dynamic import state as dynamic_state
+from gmeta_tf.embedding.dynamic.state import KeyedShard
 
 WIDTH = 4  # SOK copies four floats at a time
 

@@ -13,10 +13,10 @@ from fractions import Fraction
 import duckdb
 import numpy as np
 
-from gmeta_tf.meta_io.encode import read_vocabulary
-from gmeta_tf.meta_io.hashing import hashed_keys
-from gmeta_tf.meta_io.prepare import Split
-from gmeta_tf.meta_io.records import Records
+from gmeta_tf.meta_io.preparing.hashing import hashed_keys
+from gmeta_tf.meta_io.preparing.prepare import Split
+from gmeta_tf.meta_io.records.records import Records
+from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 from gmeta_tf.schema import Field, Schema, Table
 
 WHITE_SPACE = " \t\n\r\x0b\x0c"

@@ -5,13 +5,13 @@ from __future__ import annotations
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.launch.commands import prepare as prepare_command
-from gmeta_tf.launch.options import PrepareOptions
+from gmeta_tf.cli.options import PrepareOptions
+from gmeta_tf.cli.prepare import prepare as prepare_command
+from gmeta_tf.distributed.world import World
 from gmeta_tf.meta_io.files import read_text
-from gmeta_tf.meta_io.inspection import describe_damage, read_episode, verify
-from gmeta_tf.meta_io.overview import overview
-from gmeta_tf.meta_io.sources import files_source
-from gmeta_tf.world import World
+from gmeta_tf.meta_io.records.overview import overview
+from gmeta_tf.meta_io.records.verification import describe_damage, read_episode, verify
+from gmeta_tf.meta_io.sources.sources import files_source
 
 __all__ = [
     "begin",

@@ -18,15 +18,15 @@ import pytest
 import tensorflow as tf
 from prepare_twin import SCHEMA, Twin, assert_same, made_rows, task_table, tasks_of, write_rows
 
-from gmeta_tf.meta_io import append as append_module
-from gmeta_tf.meta_io import prepare as prepare_module
-from gmeta_tf.meta_io.encode import read_vocabulary
-from gmeta_tf.meta_io.prepare import Split, prepare
-from gmeta_tf.meta_io.records import Records
-from gmeta_tf.meta_io.sources import Source, files_source
+from gmeta_tf.meta_io.preparing import append as append_module
+from gmeta_tf.meta_io.preparing import prepare as prepare_module
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.preparing.work_folder import claimed, sweep
+from gmeta_tf.meta_io.records.records import Records
+from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
+from gmeta_tf.meta_io.records.writer import EpisodeWriter
+from gmeta_tf.meta_io.sources.sources import Source, files_source
 from gmeta_tf.meta_io.sql import connect
-from gmeta_tf.meta_io.work_folder import claimed, sweep
-from gmeta_tf.meta_io.writer import EpisodeWriter
 from gmeta_tf.schema import Field, Schema, Table
 
 SMALL = Schema((Field("item"),), "rating", "user", time="at")
@@ -240,7 +240,7 @@ class TestInterrupted:
         code = (
             "import sys, os, signal\n"
             "from gmeta_tf.meta_io import prepare as module\n"
-            "from gmeta_tf.meta_io.sources import files_source\n"
+            "from gmeta_tf.meta_io.sources.sources import files_source\n"
             "from gmeta_tf.schema import Field, Schema\n"
             "module.replace_folder = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"
             "schema = Schema((Field('item'),), 'rating', 'user', time='at')\n"
@@ -315,8 +315,8 @@ class TestFullDisk:
             writer.writerows((n % 2000, f"a rather long name {n}", 1, n) for n in range(60_000))
         code = (
             "import resource, signal, sys\n"
-            "from gmeta_tf.meta_io.prepare import prepare\n"
-            "from gmeta_tf.meta_io.sources import files_source\n"
+            "from gmeta_tf.meta_io.preparing.prepare import prepare\n"
+            "from gmeta_tf.meta_io.sources.sources import files_source\n"
             "from gmeta_tf.schema import Field, Schema, Table\n"
             "tables = (Table('item', keys=sys.argv[4]),)\n"
             "schema = Schema((Field('item'),), 'rating', 'user', time='at', tables=tables)\n"

@@ -5,7 +5,7 @@ import pytest
 from made_data import make_records
 
 import gmeta_tf as gm
-from gmeta_tf.baseline import RateAndOffset, baseline_auc
+from gmeta_tf.evaluation.baseline import RateAndOffset, baseline_auc
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import tensorflow as tf
 from made_data import make_records
 
 import gmeta_tf as gm
-from gmeta_tf.checkpoint import latest_checkpoint
+from gmeta_tf.saving.checkpoint import latest_checkpoint
 
 ONE = gm.World()
 

@@ -9,8 +9,8 @@ import pytest
 from made_data import make_records
 
 import gmeta_tf as gm
-from gmeta_tf.checkpoint import latest_checkpoint
 from gmeta_tf.embedding.row_optimizers import Slot
+from gmeta_tf.saving.checkpoint import latest_checkpoint
 
 LAZY_ADAM = gm.LazyAdam(0.05)
 

@@ -13,11 +13,14 @@ import pytest
 import yaml
 from made_log import SCHEMA, write_log
 
-from gmeta_tf.callbacks import RunFolder
-from gmeta_tf.checkpoint import latest_checkpoint
-from gmeta_tf.launch import cli, options, report
-from gmeta_tf.launch.commands import load_run, read_schema
-from gmeta_tf.world import World
+from gmeta_tf.cli import main as cli
+from gmeta_tf.cli import options
+from gmeta_tf.cli import quickstart_report as report
+from gmeta_tf.cli.prepare import read_schema
+from gmeta_tf.cli.runs import load_run
+from gmeta_tf.distributed.world import World
+from gmeta_tf.saving.checkpoint import latest_checkpoint
+from gmeta_tf.saving.run_folder import RunFolder
 
 SMALL = [
     "--width",
@@ -271,7 +274,7 @@ def test_every_flag_is_explained(name, capsys):
 
 def test_help_does_not_wait_for_tensorflow():
     code = (
-        "import sys; from gmeta_tf.launch.cli import main\n"
+        "import sys; from gmeta_tf.cli.main import main\n"
         "try: main(['train', '--help'])\n"
         "except SystemExit: pass\n"
         "sys.exit('tensorflow' in sys.modules)"

@@ -7,8 +7,8 @@ import textwrap
 
 import pytest
 
-from gmeta_tf import collectives
-from gmeta_tf.world import World
+from gmeta_tf.distributed import collectives
+from gmeta_tf.distributed.world import World
 
 BLOCK_HOROVOD = "import sys; sys.modules['horovod'] = None\n"
 
@@ -27,8 +27,8 @@ def test_one_rank_is_the_identity_and_more_say_what_is_missing():
     printed = run_without_horovod(
         """
         import tensorflow as tf
-        from gmeta_tf import collectives
-        from gmeta_tf.world import World
+        from gmeta_tf.distributed import collectives
+        from gmeta_tf.distributed.world import World
 
         one = World()
         collectives.start(one)

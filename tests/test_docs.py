@@ -16,12 +16,12 @@ MODULES = sorted(
 
 # Those whose examples must not get lost.
 WITH_EXAMPLES = {
-    "gmeta_tf.judgement",
-    "gmeta_tf.metrics",
+    "gmeta_tf.evaluation.metric_accumulator",
+    "gmeta_tf.evaluation.metrics",
     "gmeta_tf.models.dlrm",
     "gmeta_tf.models.melu",
     "gmeta_tf.schema",
-    "gmeta_tf.world",
+    "gmeta_tf.distributed.world",
 }
 
 
@@ -39,4 +39,8 @@ def test_examples(name):
 
 
 def test_the_modules_were_found():
-    assert {*WITH_EXAMPLES, "gmeta_tf.collectives", "gmeta_tf.meta_io.pipeline"} <= set(MODULES)
+    assert {
+        *WITH_EXAMPLES,
+        "gmeta_tf.distributed.collectives",
+        "gmeta_tf.meta_io.batches.task_batches",
+    } <= set(MODULES)

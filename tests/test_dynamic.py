@@ -8,15 +8,16 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.embedding import dynamic, key_index
-from gmeta_tf.embedding.admission import buckets_of, fractions_of
-from gmeta_tf.embedding.blocks import Blocks
-from gmeta_tf.embedding.dynamic import NO_PROBLEM, DynamicShard, problem_message
-from gmeta_tf.embedding.dynamic_state import export, load
-from gmeta_tf.embedding.dynamic_table import DynamicTable
-from gmeta_tf.embedding.key_index import KeyIndex
+from gmeta_tf.embedding.dynamic import key_index
+from gmeta_tf.embedding.dynamic import shard as dynamic
+from gmeta_tf.embedding.dynamic.admission import buckets_of, fractions_of
+from gmeta_tf.embedding.dynamic.growing_arrays import Blocks
+from gmeta_tf.embedding.dynamic.key_index import KeyIndex
+from gmeta_tf.embedding.dynamic.rules import DynamicTable
+from gmeta_tf.embedding.dynamic.shard import NO_PROBLEM, DynamicShard, problem_message
+from gmeta_tf.embedding.dynamic.state import export, load
 from gmeta_tf.embedding.row_optimizers import SGD, Adagrad
-from gmeta_tf.embedding.table import initial_rows
+from gmeta_tf.embedding.static_shard import initial_rows
 
 WIDTH, SEED, SCALE = 3, 77, 0.05
 RATE, START = 0.1, 0.2

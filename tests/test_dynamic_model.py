@@ -10,7 +10,7 @@ import tensorflow as tf
 from made_data import SCHEMA, make_records
 
 import gmeta_tf as gm
-from gmeta_tf.meta_io.pipeline import input_groups, key_groups
+from gmeta_tf.table_groups import input_groups, key_groups
 
 ONE = gm.World()
 FAR = 10**12  # keys of the genre table start here: they do not fit into 32 bits

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_data import SCHEMA, TWO_WIDTHS
 
 import gmeta_tf as gm
-from gmeta_tf.embedding import table as table_module
+from gmeta_tf.embedding import static_shard as table_module
 from gmeta_tf.embedding.exchange import (
     Route,
     departure_of,
@@ -22,7 +22,7 @@ from gmeta_tf.embedding.exchange import (
     send_keys,
 )
 from gmeta_tf.embedding.pooling import field_slots, pool_fields
-from gmeta_tf.embedding.table import StaticShard, TableRange, initial_rows
+from gmeta_tf.embedding.static_shard import StaticShard, TableRange, initial_rows
 
 quick = settings(deadline=None, max_examples=40, derandomize=True)
 int64s = st.integers(-(2**63), 2**63 - 1)
@@ -164,7 +164,7 @@ MEMORY_OF_A_SHARD = """
 import json, re, sys
 import tensorflow as tf
 import gmeta_tf as gm
-from gmeta_tf.embedding.table import StaticShard, TableRange
+from gmeta_tf.embedding.static_shard import StaticShard, TableRange
 
 def resident_bytes(which):
     status = open("/proc/self/status").read()

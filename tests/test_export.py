@@ -12,11 +12,11 @@ import tensorflow as tf
 from made_log import SCHEMA, write_log
 
 import gmeta_tf as gm
-from gmeta_tf.export import first_distinct
-from gmeta_tf.meta_io.encode import read_vocabulary
-from gmeta_tf.meta_io.prepare import Split, prepare
-from gmeta_tf.meta_io.sources import files_source
-from gmeta_tf.predictor import Predictor
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
+from gmeta_tf.meta_io.sources.sources import files_source
+from gmeta_tf.saving.export import first_distinct
+from gmeta_tf.saving.predictor import Predictor
 
 
 def read_columns(path):

@@ -7,9 +7,9 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf import export
-from gmeta_tf.meta_io.prepare import Split, prepare
-from gmeta_tf.meta_io.sources import files_source
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.sources.sources import files_source
+from gmeta_tf.saving import export
 
 S, Q = 3, 4
 

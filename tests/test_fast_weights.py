@@ -90,7 +90,9 @@ def adapted_outputs(tasks, support, query, rates=RATES, order=2, training=False)
     """What each task's query rows give after its inner steps."""
 
     def support_pass(fast, watch):
-        outputs, values, inputs = tasks.touch(fast, support, training=training, watch=watch)
+        outputs, values, inputs = tasks.support_forward(
+            fast, support, training=training, watch=watch
+        )
         return losses_of(outputs), values, inputs
 
     descend = functools.partial(tasks.descend, loop=LOOP)
@@ -236,7 +238,7 @@ def test_tasks_side_by_side_are_tasks_one_by_one(body, adapt_dense, forms):
     whole = ["whole"] if adapt_dense == "all" else []
     for form in itertools.chain(forms, whole):
         tasks = task_learner(learner, adapt_dense, form)
-        assert (tasks.why_whole is not None) == (form == "whole")
+        assert (tasks.fallback_reason is not None) == (form == "whole")
         if expected is None:
             expected = slow_outputs(tasks, features(0), features(1), rates)
             unadapted = tasks(None, features(1), training=False)
@@ -248,7 +250,7 @@ def test_tasks_side_by_side_are_tasks_one_by_one(body, adapt_dense, forms):
 def test_a_recurrent_layer():
     """By itself, since its loop takes long to trace."""
     tasks = task_learner(learner_of(recurrent))
-    assert tasks.why_whole is None
+    assert tasks.fallback_reason is None
     expected = slow_outputs(tasks, features(0), features(1), RATES[:1])
     found = adapted_outputs(tasks, features(0), features(1), RATES[:1])
     np.testing.assert_allclose(found, expected, **FLOAT32)
@@ -305,7 +307,7 @@ def test_sizes_that_are_not_known_before_the_step():
 
     def outputs(support, query):
         def support_pass(fast, watch):
-            found, values, seen = tasks.touch(fast, support, training=False, watch=watch)
+            found, values, seen = tasks.support_forward(fast, support, training=False, watch=watch)
             return losses_of(found), values, seen
 
         descend = functools.partial(tasks.descend, loop=LoopShape(1, None, None))
@@ -370,7 +372,7 @@ def test_learners_that_run_whole_by_themselves(make, adapt_dense, reason):
     keras.utils.set_random_seed(2)
     learner = built(make())
     tasks = task_learner(learner, adapt_dense)
-    assert reason in tasks.why_whole
+    assert reason in tasks.fallback_reason
     expected = slow_outputs(tasks, features(0), features(1))
     found = adapted_outputs(tasks, features(0), features(1))
     np.testing.assert_allclose(found, expected, **FLOAT32)
@@ -459,7 +461,7 @@ def test_maml_against_numpy(num_steps, order, form, floatx):
         rates = [0.05 / (step + 1) for step in range(num_steps)]
 
         def support_pass(fast, watch):
-            outputs, values, inputs = tasks.touch(
+            outputs, values, inputs = tasks.support_forward(
                 fast, {"x": tf.constant(support, floatx)}, training=False, watch=watch
             )
             return tf.reduce_sum(weight * tf.square(outputs - label), axis=1), values, inputs
@@ -553,7 +555,7 @@ def test_mixed_precision_is_keras_own_policy(body):
             tasks = task_learner(learner_of(body), form=form)
         finally:
             keras.config.set_dtype_policy("float32")
-        assert (tasks.why_whole is not None) == (form == "whole")
+        assert (tasks.fallback_reason is not None) == (form == "whole")
         with tf.GradientTape() as tape:
             found = adapted_outputs(tasks, *inputs)
             loss = tf.reduce_sum(losses_of(found))

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf import gpus
-from gmeta_tf.collectives import start
+from gmeta_tf.distributed import gpus
+from gmeta_tf.distributed.collectives import start
 
 GPU = collections.namedtuple("GPU", "name")
 
@@ -101,7 +101,9 @@ def test_one_process_with_the_one_gpu_may_go_on(host_of, caplog):
 
 def test_a_run_pins_before_it_does_anything_else(host_of, monkeypatch):
     host = host_of(1)
-    monkeypatch.setattr("gmeta_tf.collectives.share_cores", lambda world: order.append(host.calls))
+    monkeypatch.setattr(
+        "gmeta_tf.distributed.collectives.share_cores", lambda world: order.append(host.calls)
+    )
     order = []
     start(gm.World())
     assert order == [2]  # visible devices and growth had been set

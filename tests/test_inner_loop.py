@@ -131,11 +131,11 @@ def fetch(model, batch):
 
 
 def outputs_of(model, batch):
-    return model.adapted_outputs(fetch(model, batch), batch, training=True).numpy()
+    return model.adapter.outputs(fetch(model, batch), batch, training=True).numpy()
 
 
 def unadapted_of(model, batch):
-    return model.unadapted_outputs(fetch(model, batch), batch).numpy()
+    return model.adapter.unadapted_outputs(fetch(model, batch), batch).numpy()
 
 
 def in_float64(values):
@@ -166,7 +166,7 @@ class OuterLoss:
         return self._traced(self.rows if rows is None else rows)
 
     def _loss(self, rows):
-        outputs = self.model.adapted_outputs({"embedded": rows}, self.batch, training=True)
+        outputs = self.model.adapter.outputs({"embedded": rows}, self.batch, training=True)
         query = self.batch["query"]
         losses = tf.nn.sigmoid_cross_entropy_with_logits(query["label"], outputs)
         return tf.reduce_sum(query["weight"] * losses)

@@ -16,12 +16,12 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.launch import cli
-from gmeta_tf.meta_io import inspection
-from gmeta_tf.meta_io.inspection import describe_damage, read_episode, verify
-from gmeta_tf.meta_io.overview import describe, named_values, overview
-from gmeta_tf.meta_io.records import TFRECORD_FRAME_BYTES, IndexEntry, encode_episode
-from gmeta_tf.meta_io.word_checks import keys_of
+from gmeta_tf.cli import main as cli
+from gmeta_tf.meta_io.records import verification as inspection
+from gmeta_tf.meta_io.records.codec import TFRECORD_FRAME_BYTES, IndexEntry, encode_episode
+from gmeta_tf.meta_io.records.overview import describe, named_values, overview
+from gmeta_tf.meta_io.records.verification import describe_damage, read_episode, verify
+from gmeta_tf.meta_io.records.word_checks import keys_of
 
 HEAD = 12
 WIDE = gm.Schema(
@@ -491,7 +491,7 @@ def test_other_errors_are_not_explained(sound, text):
 
 
 def test_explaining_needs_no_duckdb():
-    code = "import gmeta_tf.meta_io.inspection, sys; sys.exit('duckdb' in sys.modules)"
+    code = "import gmeta_tf.meta_io.records.verification, sys; sys.exit('duckdb' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
     assert done.returncode == 0, done.stderr
 

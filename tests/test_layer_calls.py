@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from gmeta_tf.meta.layer_calls import answered_calls, own_call
+from gmeta_tf.meta.layer_calls import overridden_calls, own_call
 
 
 def two_layers():
@@ -18,7 +18,7 @@ def test_an_answer_stands_in_for_the_call_and_no_longer():
     model, first, second = two_layers()
     x = np.ones([5, 4], np.float32)
     before = model(x).numpy()
-    with answered_calls({first: lambda inputs: keras.ops.zeros([5, 3])}):
+    with overridden_calls({first: lambda inputs: keras.ops.zeros([5, 3])}):
         answered = model(x).numpy()
     np.testing.assert_array_equal(answered, np.tile(second.bias.numpy(), [5, 1]))
     assert np.abs(before - answered).max() > 0.1
@@ -32,7 +32,7 @@ def test_layers_are_as_before_when_an_answer_raises():
     def refuse(inputs):
         raise ArithmeticError("refused")
 
-    with pytest.raises(ArithmeticError, match="refused"), answered_calls({first: refuse}):
+    with pytest.raises(ArithmeticError, match="refused"), overridden_calls({first: refuse}):
         model(np.ones([5, 4], np.float32))
     assert "call" not in vars(first)
 
@@ -48,7 +48,7 @@ def test_an_answer_may_ask_the_layer_itself():
             return first.call(inputs)
 
     expected = model(x).numpy()
-    with answered_calls({first: counting}):
+    with overridden_calls({first: counting}):
         np.testing.assert_array_equal(model(x), expected)
         np.testing.assert_array_equal(model(x), expected)
     assert calls == [(5, 4)] * 2

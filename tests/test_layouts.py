@@ -12,12 +12,12 @@ import duckdb
 import numpy as np
 import pytest
 
-from gmeta_tf.meta_io.ali_ccp import ali_ccp_schema, ali_ccp_source
-from gmeta_tf.meta_io.criteo import criteo_schema, criteo_source
-from gmeta_tf.meta_io.encode import read_vocabulary
-from gmeta_tf.meta_io.prepare import Split, prepare
-from gmeta_tf.meta_io.sources import Source, check_unchanged, reading_error
-from gmeta_tf.meta_io.taobao import taobao_ads_schema, taobao_ads_source
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
+from gmeta_tf.meta_io.sources.ali_ccp import ali_ccp_schema, ali_ccp_source
+from gmeta_tf.meta_io.sources.criteo import criteo_schema, criteo_source
+from gmeta_tf.meta_io.sources.sources import Source, check_unchanged, reading_error
+from gmeta_tf.meta_io.sources.taobao import taobao_ads_schema, taobao_ads_source
 
 
 def rows_of(source: Source, columns: Sequence[str]) -> list[dict[str, object]]:

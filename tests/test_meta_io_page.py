@@ -10,10 +10,11 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.meta_io import pieces, plan
-from gmeta_tf.meta_io.hashing import hashed_keys
-from gmeta_tf.meta_io.records import IndexEntry, slot_ranges
-from gmeta_tf.meta_io.word_checks import keys_of
+from gmeta_tf.meta_io.batches import plan
+from gmeta_tf.meta_io.batches import task_samples as pieces
+from gmeta_tf.meta_io.preparing.hashing import hashed_keys
+from gmeta_tf.meta_io.records.codec import IndexEntry, slot_ranges
+from gmeta_tf.meta_io.records.word_checks import keys_of
 
 PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "meta_io.md").read_text(encoding="utf-8")
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmeta_tf import metrics
-from gmeta_tf.judgement import JudgementSums
-from gmeta_tf.metrics import PooledAuc, metric, score_bins
+from gmeta_tf.evaluation import metrics
+from gmeta_tf.evaluation.metric_accumulator import JudgementSums
+from gmeta_tf.evaluation.metrics import PooledAuc, metric, score_bins
 
 ALL_NAMES = [
     "auc", "task_auc", "log_loss", "accuracy", "mae", "rmse", "task_mae", "ndcg@1", "ndcg@3",

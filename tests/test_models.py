@@ -72,7 +72,7 @@ def test_dlrm_adapts_in_every_form(form):
     }
     learner({name: value[0] for name, value in inputs.items()})
     tasks = TaskLearner(learner, "all", {n: v[0] for n, v in inputs.items()}, form=form)
-    assert (tasks.why_whole is None) == (form == "auto")
+    assert (tasks.fallback_reason is None) == (form == "auto")
     outputs = tasks(tasks.start(2), inputs, training=False)
     expected = [learner({n: v[task] for n, v in inputs.items()})[:, 0] for task in range(2)]
     np.testing.assert_allclose(outputs, expected, rtol=1e-5, atol=1e-6)

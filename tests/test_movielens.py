@@ -12,11 +12,11 @@ import duckdb
 import numpy as np
 import pytest
 
-from gmeta_tf.meta_io import movielens
-from gmeta_tf.meta_io.encode import read_vocabulary
-from gmeta_tf.meta_io.movielens import movielens_100k, movielens_schema, movielens_source
-from gmeta_tf.meta_io.prepare import Split, prepare
-from gmeta_tf.meta_io.sources import Source
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
+from gmeta_tf.meta_io.sources import movielens
+from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_schema, movielens_source
+from gmeta_tf.meta_io.sources.sources import Source
 
 COLUMNS = (
     *("user_id", "item_id", "rating", "timestamp", "age", "gender"),

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.embedding.finiteness import tables_not_finite
+from gmeta_tf.meta.finiteness import tables_not_finite
 from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
 
 WIDTH = 3

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmeta_tf.meta_io import pieces as pieces_module
-from gmeta_tf.meta_io.pieces import Cut, Pieces, draw, drawn_rows
+from gmeta_tf.meta_io.batches import task_samples as pieces_module
+from gmeta_tf.meta_io.batches.task_samples import Cut, Pieces, draw, drawn_rows
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)
 MASK = 2**64 - 1

@@ -17,16 +17,12 @@ from hypothesis import strategies as st
 from made_data import NEVER_READ, SCHEMA, TWO_WIDTHS, make_records, price_of, steps_of
 
 import gmeta_tf as gm
-from gmeta_tf.meta_io.inspection import describe_damage
-from gmeta_tf.meta_io.pipeline import (
-    assemble_batch,
-    distinct_keys,
-    key_groups,
-    timed,
-    with_next_keys,
-)
-from gmeta_tf.meta_io.plan import Segment
-from gmeta_tf.meta_io.writer import EpisodeWriter, episode_sizes
+from gmeta_tf.meta_io.batches.assembly import assemble_batch, distinct_keys
+from gmeta_tf.meta_io.batches.dataset_ops import timed, with_next_keys
+from gmeta_tf.meta_io.batches.plan import Segment
+from gmeta_tf.meta_io.records.verification import describe_damage
+from gmeta_tf.meta_io.records.writer import EpisodeWriter, episode_sizes
+from gmeta_tf.table_groups import key_groups
 
 quick = settings(deadline=None, max_examples=40, derandomize=True)
 ONE = gm.World()

@@ -9,21 +9,15 @@ import numpy as np
 import pytest
 
 import gmeta_tf as gm
-from gmeta_tf.embedding.key_requests import (
+from gmeta_tf.planner.key_requests import (
     counted_requests,
     expected_distinct,
     uniform_requests,
 )
-from gmeta_tf.embedding.placement import (
-    StepShape,
-    Wire,
-    exchange_bytes,
-    place,
-    ring_bytes,
-    table_sizes,
-    tables_to_replicate,
-)
-from gmeta_tf.embedding.placement_report import human_bytes, placement_lines, size_lines
+from gmeta_tf.planner.placement import place, tables_to_replicate
+from gmeta_tf.planner.report import human_bytes, placement_lines, size_lines
+from gmeta_tf.planner.table_sizes import table_sizes
+from gmeta_tf.planner.traffic import StepShape, Wire, exchange_bytes, ring_bytes
 
 # Two tables of the model's width, one of width 2, and one that grows, in a group of its own.
 FIELDS = ("item", "city", "hour", "query")
@@ -235,7 +229,7 @@ def test_bad_shapes_and_types_are_refused():
         placed(sizes_for(2), {"item": np.ones([2, 2])})
 
 
-# Copies ---------------------------------------------------------------------------------------
+# Replicated tables --------------------------------------------------------------------------
 
 
 def tables_for(world_size, rows, reads, width=4):

@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_data import steps_of
 
-from gmeta_tf.meta_io import records as records_module
-from gmeta_tf.meta_io.pieces import Cut
-from gmeta_tf.meta_io.plan import EpochPlan, Segment
-from gmeta_tf.meta_io.records import IndexEntry
-from gmeta_tf.meta_io.writer import episode_sizes
+from gmeta_tf.meta_io.batches.plan import EpochPlan, Segment
+from gmeta_tf.meta_io.batches.task_samples import Cut
+from gmeta_tf.meta_io.records import records as records_module
+from gmeta_tf.meta_io.records.codec import IndexEntry
+from gmeta_tf.meta_io.records.writer import episode_sizes
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)
 S, Q = 3, 5

@@ -9,9 +9,9 @@ import made_data
 import pytest
 
 import gmeta_tf as gm
-from gmeta_tf.launch import cli
-from gmeta_tf.launch.commands import build_model
-from gmeta_tf.launch.options import PlanOptions, TrainOptions
+from gmeta_tf.cli import main as cli
+from gmeta_tf.cli.options import PlanOptions, TrainOptions
+from gmeta_tf.cli.runs import build_model
 
 SMALL = ["--tasks", "4", "--support", "3", "--query", "5", "--width", "4", "--hidden", "6"]
 
@@ -138,7 +138,7 @@ def test_no_records(capsys, tmp_path):
 
 def test_it_needs_no_horovod(folder):
     code = (
-        "import sys; from gmeta_tf.launch.cli import main\n"
+        "import sys; from gmeta_tf.cli.main import main\n"
         f"main(['plan', '--records', {folder!r}, '--world-size', '2', '--tasks', '4'])\n"
         "sys.exit(any(name.startswith('horovod') for name in sys.modules))"
     )

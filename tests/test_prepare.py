@@ -18,14 +18,16 @@ import numpy as np
 import pytest
 from prepare_twin import SCHEMA, Twin, assert_same, made_rows, task_table, tasks_of, write_rows
 
-from gmeta_tf.meta_io import duckdb_engine, files, progress, vocabularies, work_folder
-from gmeta_tf.meta_io import encode as encode_module
-from gmeta_tf.meta_io import prepare as prepare_module
-from gmeta_tf.meta_io.encode import read_vocabulary
-from gmeta_tf.meta_io.prepare import Split, prepare
-from gmeta_tf.meta_io.records import Records
-from gmeta_tf.meta_io.sources import Source, files_source
-from gmeta_tf.meta_io.summary import describe
+from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.preparing import duckdb_engine, vocabularies, work_folder
+from gmeta_tf.meta_io.preparing import encode as encode_module
+from gmeta_tf.meta_io.preparing import prepare as prepare_module
+from gmeta_tf.meta_io.preparing import stages as progress
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.preparing.summary import describe
+from gmeta_tf.meta_io.records.records import Records
+from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
+from gmeta_tf.meta_io.sources.sources import Source, files_source
 from gmeta_tf.schema import Field, Schema, Table
 
 

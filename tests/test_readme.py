@@ -10,8 +10,8 @@ import sys
 import pytest
 import tensorflow as tf
 
-from gmeta_tf.meta_io.movielens import movielens_100k, movielens_schema, movielens_source
-from gmeta_tf.meta_io.prepare import Split, prepare
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_schema, movielens_source
 
 README = pathlib.Path(__file__).parent.parent / "README.md"
 

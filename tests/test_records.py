@@ -13,17 +13,16 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmeta_tf.meta_io.records import (
+from gmeta_tf.meta_io.records.codec import (
     IndexEntry,
-    Records,
-    SplitFiles,
     decode_episode,
     encode_episode,
     episode_headers,
     num_planes,
     slot_ranges,
 )
-from gmeta_tf.meta_io.writer import EpisodeWriter
+from gmeta_tf.meta_io.records.records import Records, SplitFiles
+from gmeta_tf.meta_io.records.writer import EpisodeWriter
 from gmeta_tf.schema import Field, Schema, Table
 
 SCHEMA = Schema(

@@ -11,11 +11,11 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 from benchmarks import replicated
-from gmeta_tf.embedding.copy_rule import choose_copies
+from gmeta_tf.cli import main as cli
+from gmeta_tf.distributed.packed_alltoall import may_piggyback
 from gmeta_tf.embedding.replicated import ReplicatedShard
-from gmeta_tf.embedding.table import StaticShard, TableRange
-from gmeta_tf.launch import cli
-from gmeta_tf.parcels import may_ride
+from gmeta_tf.embedding.replication_rule import choose_replicated
+from gmeta_tf.embedding.static_shard import StaticShard, TableRange
 
 BOTH = ("embedded", "embedded_2")
 
@@ -34,13 +34,13 @@ MOST = {2: (250_000 - 3) // 4, 3: (125_000 - 3) // 4, 5: (62_500 - 3) // 4}
 
 @pytest.mark.parametrize("world_size", MOST)
 def test_auto_copies_what_takes_no_longer_to_send_than_a_collective(world_size):
-    inside = choose_copies(of_rows(MOST[world_size]), 3, world_size)
+    inside = choose_replicated(of_rows(MOST[world_size]), 3, world_size)
     assert inside.groups == BOTH
     assert inside.tables == ("item", "genre")
     assert inside.sent_bytes == 4 * (4 * MOST[world_size] + 3) * (world_size - 1)
     assert inside.sent_bytes <= 1_000_000
     assert "no more than the 1,000,000 that take as long as the collective" in inside.reason
-    beyond = choose_copies(of_rows(MOST[world_size] + 1), 3, world_size)
+    beyond = choose_replicated(of_rows(MOST[world_size] + 1), 3, world_size)
     assert (beyond.groups, beyond.tables) == ((), ())
     assert beyond.sent_bytes > 1_000_000
     assert f"a rank sends {beyond.sent_bytes:,} bytes in a step, more than" in beyond.reason
@@ -50,32 +50,32 @@ def test_what_auto_copies_is_summed_by_one_alltoall():
     """With as much again of dense weights at 2 ranks: an AllReduce takes longer than both."""
     for world_size, rows in MOST.items():
         numbers = 4 * rows + 3
-        assert may_ride(numbers, world_size, alone=True)
-        assert may_ride(2 * numbers, 2, alone=True)
-        assert not may_ride(10 * numbers, world_size, alone=True)
+        assert may_piggyback(numbers, world_size, alone=True)
+        assert may_piggyback(2 * numbers, 2, alone=True)
+        assert not may_piggyback(10 * numbers, world_size, alone=True)
 
 
 def test_a_table_that_grows_has_rows_exchanged_in_any_case():
     tables = (gm.Table("item", keys="raw"), gm.Table("genre", 7))
     schema = dataclasses.replace(made_batches.SCHEMA, tables=tables)
-    auto = choose_copies(schema, 3, 2)
+    auto = choose_replicated(schema, 3, 2)
     assert auto.groups == ()
     assert auto.reason == "the table 'item' grows, so rows are exchanged in any case"
-    always = choose_copies(schema, 3, 2, True)
+    always = choose_replicated(schema, 3, 2, True)
     assert (always.groups, always.tables) == (("embedded",), ("genre",))
     assert always.sent_bytes == 4 * 4 * 7
 
 
 def test_never_always_and_one_rank():
     large = of_rows(10**9)
-    assert choose_copies(large, 3, 2, True).groups == BOTH
-    assert choose_copies(of_rows(5), 3, 2, False).groups == ()
+    assert choose_replicated(large, 3, 2, True).groups == BOTH
+    assert choose_replicated(of_rows(5), 3, 2, False).groups == ()
     for replicate in ("auto", True, False):
-        alone = choose_copies(of_rows(5), 3, 1, replicate)
+        alone = choose_replicated(of_rows(5), 3, 1, replicate)
         assert alone.groups == ()
         assert alone.reason == "one rank holds all rows anyway"
     tables = gm.ShardedEmbedding(of_rows(5), 3, replicate=True, world=gm.World())
-    assert (tables.copied, tables.exchanged) == ((), BOTH)
+    assert (tables.replicated, tables.exchanged) == ((), BOTH)
     assert all(type(shard) is StaticShard for shard in tables.shards.values())
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.row_optimizers import (
     SGD,
     Adagrad,
@@ -17,8 +18,7 @@ from gmeta_tf.embedding.row_optimizers import (
     RowWiseAdagrad,
     row_optimizer,
 )
-from gmeta_tf.embedding.table import StaticShard, TableRange
-from gmeta_tf.world import World
+from gmeta_tf.embedding.static_shard import StaticShard, TableRange
 
 ROWS, WIDTH, STEPS = 5, 3, 8
 

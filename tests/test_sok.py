@@ -16,14 +16,10 @@ import sok_stub
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.embedding import sok as sok_module
 from gmeta_tf.embedding.look_ahead import LookAhead
-from gmeta_tf.embedding.sok import (
-    SokStaticShard,
-    choose_backend,
-    start_sok,
-    sum_duplicates,
-)
+from gmeta_tf.embedding.sok import backend as sok_module
+from gmeta_tf.embedding.sok.backend import choose_backend, start_sok, sum_duplicates
+from gmeta_tf.embedding.sok.static import SokStaticShard
 
 ONE = gm.World()
 WIDTHS = {"embedded": 4}

@@ -16,12 +16,13 @@ import sok_dictionary
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.dynamic_files import check_dynamic
-from gmeta_tf.embedding import dynamic_state
-from gmeta_tf.embedding import sok as sok_module
-from gmeta_tf.embedding.sok import SokRoute, SokStaticShard
-from gmeta_tf.embedding.sok_dynamic import SokDynamicShard
-from gmeta_tf.embedding.table import initial_rows
+from gmeta_tf.embedding.dynamic import state as dynamic_state
+from gmeta_tf.embedding.sok import backend as sok_module
+from gmeta_tf.embedding.sok.backend import SokRoute
+from gmeta_tf.embedding.sok.dynamic import SokDynamicShard
+from gmeta_tf.embedding.sok.static import SokStaticShard
+from gmeta_tf.embedding.static_shard import initial_rows
+from gmeta_tf.saving.dynamic_files import check_dynamic
 
 ONE = gm.World()
 

@@ -13,8 +13,8 @@ import subprocess
 import duckdb
 import pytest
 
-from gmeta_tf.meta_io.compressed import check_whole
-from gmeta_tf.meta_io.sources import (
+from gmeta_tf.meta_io.sources.compressed import check_whole
+from gmeta_tf.meta_io.sources.sources import (
     Source,
     check_unchanged,
     files_source,

@@ -25,12 +25,12 @@ from made_log import write_log
 from prepare_twin import SCHEMA, made_rows, write_rows
 from test_movielens import GROUPLENS_100K, write_files
 
-from gmeta_tf.meta_io import spark_session
-from gmeta_tf.meta_io.movielens import movielens_schema, movielens_source
-from gmeta_tf.meta_io.prepare import Split, prepare
-from gmeta_tf.meta_io.records import Records
-from gmeta_tf.meta_io.sources import Source, files_source
-from gmeta_tf.meta_io.spark_run import SparkRun
+from gmeta_tf.meta_io.preparing import spark_session
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.preparing.spark_run import SparkRun
+from gmeta_tf.meta_io.records.records import Records
+from gmeta_tf.meta_io.sources.movielens import movielens_schema, movielens_source
+from gmeta_tf.meta_io.sources.sources import Source, files_source
 from gmeta_tf.schema import Field, Schema, Table
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -504,7 +504,7 @@ class TestSpark:
             session.sparkContext.parallelize([0], 1).map(fail).collect()
 
     def test_rows_that_get_lost_are_noticed(self, tmp_path, monkeypatch):
-        from gmeta_tf.meta_io import spark_engine
+        from gmeta_tf.meta_io.preparing import spark_engine
 
         monkeypatch.setattr(spark_engine, "good_rows", _one_more(spark_engine.good_rows))
         source = files_source(write_rows(tmp_path / "rows.csv", small_rows()))
@@ -581,7 +581,7 @@ class TestCommand:
         words += ["--output", str(tmp_path / "spark"), "--engine", "spark", "--num-files", "2"]
         code = (
             "import sys, subprocess\n"
-            "from gmeta_tf.launch.cli import main\n"
+            "from gmeta_tf.cli.main import main\n"
             "main(sys.argv[1:])\n"
             "import pyspark\n"
             "print(pyspark.SparkContext._active_spark_context, pyspark.SparkContext._gateway)\n"

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from gmeta_tf.threads import cores_of_rank
-from gmeta_tf.world import World
+from gmeta_tf.distributed.threads import cores_of_rank
+from gmeta_tf.distributed.world import World
 
 # TensorFlow is imported once: each question is asked of a fork, which has not run an op either.
 ASK = """
 import json, os, sys
 import tensorflow as tf
-from gmeta_tf import threads
-from gmeta_tf.world import World
+from gmeta_tf.distributed import threads
+from gmeta_tf.distributed.world import World
 
 def answer(cores, local_size, before, environment):
     os.environ.update(environment)

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from gmeta_tf.world import World
+from gmeta_tf.distributed.world import World
 
 
 def test_one_process_alone():

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmeta_tf.meta_io.records import Records, num_planes, slot_ranges
-from gmeta_tf.meta_io.writer import EpisodeWriter, episode_sizes
+from gmeta_tf.meta_io.records.codec import num_planes, slot_ranges
+from gmeta_tf.meta_io.records.records import Records
+from gmeta_tf.meta_io.records.writer import EpisodeWriter, episode_sizes
 from gmeta_tf.schema import Field, Schema, Table
 
 quick = settings(deadline=None, max_examples=40, derandomize=True)

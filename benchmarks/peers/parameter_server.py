@@ -29,8 +29,9 @@ from typing import Any
 import tensorflow as tf
 
 import gmeta_tf as gm
+from gmeta_tf.batch import Batch
 from gmeta_tf.meta.losses import task_losses
-from gmeta_tf.meta_io.pipeline import Batch, assemble_batch
+from gmeta_tf.meta_io.batches.assembly import assemble_batch
 
 __all__ = [
     "Coordinator",
@@ -195,7 +196,7 @@ def task_gradients(
     rows = model.embedding.fetch(routes, model.embedding.locate(routes))
     with tf.GradientTape() as tape:
         tape.watch(rows)
-        outputs = model.adapted_outputs(rows, batch, training=True)
+        outputs = model.adapter.outputs(rows, batch, training=True)
         query = batch["query"]
         losses = task_losses(model.row_loss, query["label"], outputs, query["weight"])
         judged = tf.reduce_any(query["weight"] > 0, axis=1)

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from gmeta_tf.parcels import Came, Part, exchange_parts
-from gmeta_tf.world import World
+from gmeta_tf.distributed.ownership import order_by_owner
+from gmeta_tf.distributed.packed_alltoall import Payload, Received, exchange_payloads
+from gmeta_tf.distributed.world import World
 
 __all__ = [
     "Arrival",
@@ -42,14 +43,14 @@ class Departure(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """The keys that came to this rank.
+    """The keys that reached this rank.
 
     It says nothing of what the rows hold, so it may be kept until they are up to date.
 
     Attributes:
-        received: int32 `[W]`, how many came from each rank.
-        owned: int64 `[V]`, the distinct keys that came, all this rank's own.
-        owned_of: int32 `[R]`, which of them each key that came was.
+        received: int32 `[W]`, how many from each rank.
+        owned: int64 `[V]`, the distinct ones, all this rank's own.
+        owned_of: int32 `[R]`, which of them each received key was.
     """
 
     received: tf.Tensor
@@ -77,7 +78,7 @@ class Route(NamedTuple):
 def departure_of(
     keys: tf.Tensor, counts: tf.Tensor | None, world: World, key_type: tf.DType = tf.int64
 ) -> Departure:
-    """Sorts a step's keys by their owner, `key % W`.
+    """Sorts a step's keys by their owner (see `ownership`).
 
     Args:
         keys: int64 `[U]`, distinct; may be empty.
@@ -90,11 +91,8 @@ def departure_of(
         return Departure(keys, None, tf.reshape(tf.size(keys), [1]), key_type)
     if counts is not None:
         return Departure(keys, None, counts, key_type)
-    owner = tf.cast(keys % world.size, tf.int32)
-    by_owner = tf.dynamic_partition(tf.range(tf.size(keys)), owner, world.size)
-    order = tf.concat(by_owner, axis=0)
-    sent = tf.stack([tf.size(part) for part in by_owner])
-    return Departure(tf.gather(keys, order), order, sent, key_type)
+    by_owner = order_by_owner(keys, world.size)
+    return Departure(by_owner.keys, by_owner.order, by_owner.counts, key_type)
 
 
 def send_keys(departures: Sequence[Departure], world: World, *, name: str) -> list[Arrival | None]:
@@ -110,21 +108,21 @@ def send_keys(departures: Sequence[Departure], world: World, *, name: str) -> li
         world: the world.
         name: of the collective; fixed over steps.
     """
-    arrived, _ = exchange_parts(key_parts(departures), world, name=name)
-    return [arrival_of(part, world) for part in arrived]
+    arrived, _ = exchange_payloads(key_payloads(departures), world, name=name)
+    return [arrival_of(payload, world) for payload in arrived]
 
 
-def key_parts(departures: Sequence[Departure]) -> list[Part]:
-    """The keys as parts of a message."""
-    return [Part(tf.cast(each.keys, each.key_type), each.sent) for each in departures]
+def key_payloads(departures: Sequence[Departure]) -> list[Payload]:
+    """The keys as payloads of a message."""
+    return [Payload(tf.cast(each.keys, each.key_type), each.sent) for each in departures]
 
 
-def arrival_of(came: Came, world: World) -> Arrival | None:
-    """What came of a group's keys."""
+def arrival_of(received: Received, world: World) -> Arrival | None:
+    """Where a group's keys arrived."""
     if not world.is_distributed:
         return None
-    owned, owned_of = tf.unique(came.values)
-    return Arrival(came.counts, tf.cast(owned, tf.int64), owned_of)
+    owned, owned_of = tf.unique(received.values)
+    return Arrival(received.counts, tf.cast(owned, tf.int64), owned_of)
 
 
 def fetch(
@@ -135,7 +133,7 @@ def fetch(
     name: str,
     wire: tf.DType = tf.float32,
 ) -> list[tf.Tensor]:
-    """Sends the owners' rows to where the keys came from.
+    """Sends the owners' rows to where the keys are read.
 
     The two ranks of `send_keys`; key 4 is wanted by both and gathered once:
 
@@ -156,7 +154,7 @@ def fetch(
     if not world.is_distributed:
         return list(owned)
     answers = [
-        Part(
+        Payload(
             tf.gather(tf.cast(rows, wire), route.arrival.owned_of),
             route.arrival.received,
             route.departure.sent,
@@ -164,15 +162,15 @@ def fetch(
         for rows, route in zip(owned, routes, strict=True)
         if route.arrival is not None
     ]
-    arrived, _ = exchange_parts(answers, world, name=name)
+    arrived, _ = exchange_payloads(answers, world, name=name)
     return [
         tf.cast(
-            came.values
+            received.values
             if route.departure.order is None
-            else tf.gather(came.values, tf.math.invert_permutation(route.departure.order)),
+            else tf.gather(received.values, tf.math.invert_permutation(route.departure.order)),
             rows.dtype,
         )
-        for came, route, rows in zip(arrived, routes, owned, strict=True)
+        for received, route, rows in zip(arrived, routes, owned, strict=True)
     ]
 
 
@@ -203,8 +201,8 @@ def return_gradients(
     """
     if not world.is_distributed:
         return list(gradients), [None for _ in following], list(totals)
-    parts = [
-        Part(
+    payloads = [
+        Payload(
             tf.cast(
                 gradient
                 if route.departure.order is None
@@ -217,14 +215,16 @@ def return_gradients(
         for gradient, route in zip(gradients, routes, strict=True)
         if route.arrival is not None
     ]
-    came, totals = exchange_parts([*parts, *key_parts(following)], world, name=name, totals=totals)
+    received, totals = exchange_payloads(
+        [*payloads, *key_payloads(following)], world, name=name, totals=totals
+    )
     sums = [
         tf.math.unsorted_segment_sum(
-            tf.cast(part.values, gradient.dtype),
+            tf.cast(payload.values, gradient.dtype),
             route.arrival.owned_of,
             tf.size(route.arrival.owned),
         )
-        for part, route, gradient in zip(came, routes, gradients)
+        for payload, route, gradient in zip(received, routes, gradients)
         if route.arrival is not None
     ]
-    return sums, [arrival_of(keys, world) for keys in came[len(parts) :]], totals
+    return sums, [arrival_of(keys, world) for keys in received[len(payloads) :]], totals

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
-from gmeta_tf.embedding.exchange import Arrival, Departure, Route
+from gmeta_tf.batch import Batch
+from gmeta_tf.embedding.exchange import Arrival
+from gmeta_tf.embedding.exchange_strategy import Arrivals, Departures, Routes
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 
 __all__ = ["LookAhead"]
-
-Arrivals = dict[str, Arrival | None]
 
 _KEPT = {"keys": tf.int64, "received": tf.int32, "owned": tf.int64, "owned_of": tf.int32}
 
@@ -33,15 +31,18 @@ class LookAhead:
     def __init__(self, embedding: ShardedEmbedding) -> None:
         """Makes the variables that arrivals are kept in; nothing is known at first.
 
-        Keys of copied groups stay where they are, and are not looked ahead to.
+        Keys of replicated groups stay where they are, and are not looked ahead to.
 
         Raises:
-            ValueError: SOK exchanges, whose look-up sends a step's keys itself.
+            ValueError: no keys are sent that could go ahead: on one rank, where all tables are
+                replicated, or over SOK, whose look-up sends a step's keys itself.
         """
-        if embedding.backend == "sok":
+        if not embedding.sends_keys:
             raise ValueError(
-                "look_ahead: expected tables of backend='horovod', got 'sok', which sends keys "
-                "with the rows. Compile with look_ahead=False."
+                "look_ahead: expected tables whose keys travel in a message of their own, got "
+                f"backend={embedding.backend!r} on {embedding.world.size} rank(s) with "
+                f"{len(embedding.exchanged)} exchanged group(s) of tables. Compile with "
+                "look_ahead=False."
             )
         self._embedding = embedding
         self._known = tf.Variable(False, trainable=False, name="next_keys_known")
@@ -59,7 +60,7 @@ class LookAhead:
         """The step that follows exchanges its own keys. Every rank must call it."""
         return self._known.assign(False)
 
-    def routes(self, batch: dict[str, Any]) -> dict[str, Route]:
+    def routes(self, batch: Batch) -> Routes:
         """The routes of a step's keys: kept since the step before, or else exchanged now.
 
         Args:
@@ -71,22 +72,21 @@ class LookAhead:
         keys, counts = batch["keys"], batch.get("keys_of_rank")
         departures = self._embedding.departures(keys, counts)
 
-        def exchanged() -> Arrivals:
-            routes = self._embedding.routes(keys, counts)
-            return {group: routes[group].arrival for group in departures}
+        arrivals = tf.cond(
+            self._known,
+            lambda: self._kept_arrivals(departures),
+            lambda: self._embedding.arrivals(departures),
+        )
+        return self._embedding.routes(keys, sent=(departures, arrivals))
 
-        arrivals = tf.cond(self._known, lambda: self._kept_arrivals(departures), exchanged)
-        routes = {group: Route(departures[group], arrivals[group]) for group in departures}
-        return self._embedding.local_routes(keys) | routes
-
-    def following(self, batch: dict[str, Any]) -> dict[str, Departure] | None:
+    def following(self, batch: Batch) -> Departures | None:
         """The next step's keys, to travel with this step's gradients; None where none is known."""
         if "next" not in batch:
             return None
         return self._embedding.departures(batch["next"]["keys"], batch["next"].get("keys_of_rank"))
 
     def keep(
-        self, departures: dict[str, Departure] | None, arrivals: Arrivals, batch: Any
+        self, departures: Departures | None, arrivals: Arrivals, batch: Batch
     ) -> list[tf.Operation]:
         """Keeps where the next step's keys arrived.
 
@@ -108,7 +108,7 @@ class LookAhead:
         ]
         return [*kept, self._known.assign(batch["next"]["known"])]
 
-    def _kept_arrivals(self, departures: dict[str, Departure]) -> dict[str, Arrival]:
+    def _kept_arrivals(self, departures: Departures) -> dict[str, Arrival]:
         kept = tf.nest.map_structure(lambda variable: variable.read_value(), self._kept)
         same = [_are_same(one.keys, kept[group]["keys"]) for group, one in departures.items()]
         announced = tf.debugging.Assert(

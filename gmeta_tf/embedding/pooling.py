@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from gmeta_tf.meta_io.pipeline import input_groups, key_groups
 from gmeta_tf.schema import Schema
+from gmeta_tf.table_groups import input_groups, key_groups
 
 __all__ = ["field_slots", "join_groups", "one_row", "pool_fields", "take_rows"]
 

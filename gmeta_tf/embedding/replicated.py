@@ -1,52 +1,75 @@
-"""All rows of the tables of one width, a copy of which every rank holds."""
+"""Replicated tables: every rank holds all rows of the tables of one width."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.batch import Rows
+from gmeta_tf.distributed.ownership import num_own_rows, own_keys
+from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.exchange import Route, departure_of
-from gmeta_tf.embedding.table import StaticShard, TableRange
-from gmeta_tf.world import World
+from gmeta_tf.embedding.exchange_strategy import (
+    Arrivals,
+    Departures,
+    ExchangeStrategy,
+    Keys,
+    Located,
+    Returned,
+    Routes,
+)
+from gmeta_tf.embedding.static_shard import StaticShard, TableRange
 
-__all__ = ["ReplicatedShard"]
+__all__ = ["ReplicatedExchange", "ReplicatedShard"]
 
 
 class ReplicatedShard(StaticShard):
-    """A copy of a group of tables: the shard of a rank that is alone, on every rank.
+    """All rows of a group of tables: the shard of a rank that is alone, on every rank.
 
-    The ranks' copies start equal, since initial rows are a function of (seed, table, key), and stay
-    equal to the last bit, since every rank makes the same updates from the same sums: as the copies
-    of the dense weights do.
+    The ranks' replicas start equal, since initial rows are a function of (seed, table, key), and
+    stay equal to the last bit, since every rank makes the same updates from the same sums: as the
+    replicas of the dense weights do.
 
     Two ranks and a table of three rows; rank 0 has read the keys 2 and 0, rank 1 the key 2:
 
         rank 0 has gradients [a b], rank 1 has [c]
         gradients of all rows   rank 0: [b 1] [0 0] [a 1]    rank 1: [0 0] [0 0] [c 1]
         their sum, on both      [b 1] [0 0] [a + c 2]
-        touched                 places [0 2], sums [b a + c]
+        touched                 row indices [0 2], sums [b a + c]
 
     Attributes:
         world: of one rank.
+        ranks: the ranks that hold replicas.
     """
 
     def __init__(
-        self, tables: tuple[TableRange, ...], width: int, *, scale: float, name: str
+        self,
+        tables: tuple[TableRange, ...],
+        width: int,
+        ranks: World,
+        *,
+        scale: float,
+        name: str,
     ) -> None:
-        """Builds the copy with its initial rows.
+        """Builds the replica with its initial rows.
 
         Args:
             tables: the tables, in order and without gaps.
             width: D.
+            ranks: that hold replicas.
             scale: the largest absolute initial value.
             name: of the variable.
         """
         super().__init__(tables, width, World(), scale=scale, name=name)
+        self.ranks = ranks
 
     def route(self, keys: tf.Tensor) -> Route:
         """The route of a step's keys, int64 `[U]`: they stay here."""
         return Route(departure_of(keys, None, self.world, self.key_type), None)
 
-    def gradients_of_all_rows(self, gradients: tf.Tensor, places: tf.Tensor) -> tf.Tensor:
+    def gradients_of_all_rows(self, gradients: tf.Tensor, row_indices: tf.Tensor) -> tf.Tensor:
         """What the ranks add up: of each row its gradient, and 1 where this rank has read it.
 
         Row optimizers update the rows that a step has read, and a row may be read and have a
@@ -54,20 +77,97 @@ class ReplicatedShard(StaticShard):
 
         Args:
             gradients: float32 `[U, D]`.
-            places: int64 `[U]`, distinct.
+            row_indices: int64 `[U]`, distinct.
 
         Returns:
             float32 `[num_rows, D + 1]`.
         """
         was_read = tf.ones([tf.shape(gradients)[0], 1], gradients.dtype)
         marked = tf.ensure_shape(tf.concat([gradients, was_read], axis=1), [None, self.width + 1])
-        return tf.math.unsorted_segment_sum(marked, places, self.num_rows)
+        return tf.math.unsorted_segment_sum(marked, row_indices, self.num_rows)
 
     def touched(self, summed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The places of the rows that any rank has read, int64 `[V]`, and their sums, `[V, D]`.
+        """The indices of the rows that any rank has read, int64 `[V]`, and their sums, `[V, D]`.
 
         Args:
             summed: the sum over the ranks of `gradients_of_all_rows`.
         """
-        places = tf.reshape(tf.where(summed[:, self.width] > 0), [-1])
-        return places, tf.gather(summed, places)[:, : self.width]
+        row_indices = tf.reshape(tf.where(summed[:, self.width] > 0), [-1])
+        return row_indices, tf.gather(summed, row_indices)[:, : self.width]
+
+    def export_state(self) -> dict[str, np.ndarray]:
+        """The rows and slots that this rank would own if the tables were sharded."""
+        own = own_keys(0, num_own_rows(0, self.num_rows, self.ranks), self.ranks).numpy()
+        return {name: values[own] for name, values in super().export_state().items()}
+
+
+class ReplicatedExchange(ExchangeStrategy):
+    """Rows are read where they are; their gradients are summed with the totals of the others.
+
+    Attributes:
+        shards: group -> the replica of its tables.
+        others: how the other groups are exchanged.
+        groups: those of the other groups, whose rows travel.
+    """
+
+    def __init__(self, shards: Mapping[str, ReplicatedShard], others: ExchangeStrategy) -> None:
+        """Puts replicated groups beside exchanged ones.
+
+        Args:
+            shards: group -> the replica of its tables; may be empty.
+            others: how the other groups are exchanged, if there are any.
+        """
+        self.shards = dict(shards)
+        self.others = others
+        self.groups = others.groups
+        self.sends_keys = others.sends_keys
+
+    def departures(self, keys: Keys, counts: Keys | None = None) -> Departures:
+        return self.others.departures(keys, counts)
+
+    def arrivals(self, departures: Departures) -> Arrivals:
+        return self.others.arrivals(departures)
+
+    def routes(self, keys: Keys, departures: Departures, arrivals: Arrivals) -> Routes:
+        own = {group: shard.route(keys[group]) for group, shard in self.shards.items()}
+        return own | self.others.routes(keys, departures, arrivals)
+
+    def locate(self, routes: Routes, step: tf.Tensor, *, training: bool) -> Located:
+        own = {
+            group: shard.locate(routes[group].owned).row_indices
+            for group, shard in self.shards.items()
+        }
+        others = self.others.locate(routes, step, training=training)
+        return others._replace(row_indices=own | others.row_indices)
+
+    def fetch(self, routes: Routes, located: Located) -> Rows:
+        own = {
+            group: shard.gather(located.row_indices[group]) for group, shard in self.shards.items()
+        }
+        return own | self.others.fetch(routes, located)
+
+    def return_gradients(
+        self,
+        gradients: Rows,
+        routes: Routes,
+        located: Located,
+        *,
+        following: Departures,
+        totals: Sequence[tf.Tensor],
+    ) -> Returned:
+        own = [
+            shard.gradients_of_all_rows(gradients[group], located.row_indices[group])
+            for group, shard in self.shards.items()
+        ]
+        returned = self.others.return_gradients(
+            gradients, routes, located, following=following, totals=[*own, *totals]
+        )
+        sums, totals = returned.totals[: len(own)], returned.totals[len(own) :]
+        updates = {
+            group: shard.touched(summed)
+            for (group, shard), summed in zip(self.shards.items(), sums, strict=True)
+        }
+        return returned._replace(updates=updates | returned.updates, totals=totals)
+
+    def as_sent(self, gradients: tf.Tensor, group: str) -> tf.Tensor:
+        return gradients if group in self.shards else self.others.as_sent(gradients, group)

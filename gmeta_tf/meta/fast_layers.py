@@ -1,4 +1,4 @@
-"""Layers that adapt: each answers for its own calls with every task's own weights."""
+"""Layers that adapt: each overrides for its own calls with every task's own weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gmeta_tf.meta.fast_dense import (
 )
 from gmeta_tf.meta.layer_calls import own_call
 
-__all__ = ["DenseUnit", "LayerUnit", "TaskRows", "Touched", "Unit", "Watch", "units_of"]
+__all__ = ["DenseUnit", "ForwardRecord", "LayerUnit", "TaskRows", "Unit", "Watch", "units_of"]
 
 Watch = Callable[[Any], None]
 Summed = list[tuple[int, tf.Tensor]]
@@ -50,7 +50,7 @@ class TaskRows(NamedTuple):
         return tf.reshape(value, [self.num_tasks, self.num_rows, *_sizes(value)[1:]])
 
 
-class Touched(NamedTuple):
+class ForwardRecord(NamedTuple):
     """What an inner step needs of the calls of a unit in the pass over the support rows.
 
     Attributes:
@@ -76,15 +76,15 @@ class Unit(abc.ABC):
         """The fast weights before the first inner step: the shared ones."""
 
     @abc.abstractmethod
-    def answer(
-        self, fast: Any, rows: TaskRows, touched: Touched, watch: Watch
+    def override(
+        self, fast: Any, rows: TaskRows, record: ForwardRecord, watch: Watch
     ) -> Callable[..., Any]:
         """What stands in for the layer's `call` on the flat rows of all tasks.
 
         Args:
             fast: what `start` or `descend` gave.
             rows: how many.
-            touched: where the calls put what an inner step needs of them.
+            record: where the calls put what an inner step needs of them.
             watch: `tape.watch` of the tape that takes the step's gradient.
         """
 
@@ -123,8 +123,8 @@ class DenseUnit(Unit):
     def start(self, num_tasks: int | tf.Tensor) -> FastDense:
         return FastDense()
 
-    def answer(
-        self, fast: FastDense, rows: TaskRows, touched: Touched, watch: Watch
+    def override(
+        self, fast: FastDense, rows: TaskRows, record: ForwardRecord, watch: Watch
     ) -> Callable[..., tf.Tensor]:
         def call(inputs: tf.Tensor, training: Any = None) -> tf.Tensor:
             kernel, bias = self._shared(inputs.dtype)
@@ -136,8 +136,8 @@ class DenseUnit(Unit):
             inputs = tf.reshape(inputs, [rows.num_tasks, num_rows, size_in])
             outputs = apply_dense(fast, inputs, kernel, bias)
             watch(outputs)
-            touched.values.append(outputs)
-            touched.inputs.append(inputs)
+            record.values.append(outputs)
+            record.inputs.append(inputs)
             outputs = tf.reshape(outputs, [*leading, kernel.shape[-1]])
             activation = self.layer.activation
             return outputs if activation is None else activation(outputs)
@@ -212,11 +212,11 @@ class LayerUnit(Unit):
             for value in values
         ]
 
-    def answer(
-        self, fast: Sequence[tf.Tensor], rows: TaskRows, touched: Touched, watch: Watch
+    def override(
+        self, fast: Sequence[tf.Tensor], rows: TaskRows, record: ForwardRecord, watch: Watch
     ) -> Callable[..., Any]:
         watch(fast)
-        touched.values.extend(fast)
+        record.values.extend(fast)
 
         def call(*arguments: Any, **options: Any) -> Any:
             def by_task(value: Any) -> Any:

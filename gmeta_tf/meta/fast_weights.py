@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import ml_dtypes
@@ -13,10 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.meta.fast_dense import LoopShape
-from gmeta_tf.meta.fast_layers import LayerUnit, TaskRows, Touched, Unit, Watch, units_of
-from gmeta_tf.meta.layer_calls import answered_calls
+from gmeta_tf.meta.fast_layers import ForwardRecord, LayerUnit, TaskRows, Unit, Watch, units_of
+from gmeta_tf.meta.layer_calls import overridden_calls
 
-__all__ = ["FORMS", "TaskLearner", "adapted_variables"]
+__all__ = ["FORMS", "SupportRecord", "TaskLearner", "adapted_variables"]
 
 Features = dict[str, tf.Tensor]
 AdaptDense = str | Sequence[keras.layers.Layer] | Callable[[Any], bool]
@@ -69,6 +69,20 @@ def adapted_variables(learner: keras.Model, adapt: AdaptDense) -> list[bool]:
     return chosen
 
 
+class SupportRecord(NamedTuple):
+    """A pass over the support rows of T tasks, and what an inner step needs of it.
+
+    Attributes:
+        outputs: `[T, R]`.
+        values: of which tensors to take the gradient, a list for each unit.
+        inputs: what `TaskLearner.descend` has to know beside it, likewise.
+    """
+
+    outputs: tf.Tensor
+    values: list[Any]
+    inputs: list[Any]
+
+
 class TaskLearner:
     """A Keras model applied to T tasks at once, each with its own values of the adapted variables.
 
@@ -82,7 +96,7 @@ class TaskLearner:
     Attributes:
         learner: the model, built.
         adapted: the variables that the inner loop moves.
-        why_whole: why the learner runs whole, or None where it does not.
+        fallback_reason: why the learner runs whole, or None where it does not.
     """
 
     def __init__(
@@ -127,22 +141,22 @@ class TaskLearner:
         places = {id(variable): place for place, variable in enumerate(self.adapted)}
         self._whole = LayerUnit(learner, places)
         self._units: list[Unit] = []
-        self.why_whole: str | None = None
+        self.fallback_reason: str | None = None
         if form == "whole":
-            self.why_whole = "fast_weights='whole' asks for it"
+            self.fallback_reason = "fast_weights='whole' asks for it"
         else:
             self._units = units_of(learner, places, form)
             if any(unit.layer is learner for unit in self._units):
-                self.why_whole = "weights that adapt are its own and no layer's"
+                self.fallback_reason = "weights that adapt are its own and no layer's"
             else:
-                self.why_whole = self._difference(example)
-            if self.why_whole and form != "auto":
+                self.fallback_reason = self._difference(example)
+            if self.fallback_reason and form != "auto":
                 raise ValueError(
                     f"fast_weights={form!r}: the learner can not run on the rows of all tasks at "
-                    f"once: {self.why_whole}. Use fast_weights='auto' or 'whole'."
+                    f"once: {self.fallback_reason}. Use fast_weights='auto' or 'whole'."
                 )
-        if self.why_whole:
-            _LOG.info("the learner %s runs whole: %s", learner.name, self.why_whole)
+        if self.fallback_reason:
+            _LOG.info("the learner %s runs whole: %s", learner.name, self.fallback_reason)
             self._units = [self._whole]
 
     def start(self, num_tasks: int | tf.Tensor) -> list[Any]:
@@ -160,11 +174,11 @@ class TaskLearner:
             training: passed to the learner, if its `call` takes it. Where the learner runs whole,
                 Dropout draws one mask for all tasks of a step.
         """
-        return self.touch(fast, features, training=training, watch=_leave)[0]
+        return self.support_forward(fast, features, training=training, watch=_leave).outputs
 
-    def touch(
+    def support_forward(
         self, fast: Sequence[Any] | None, features: Features, *, training: bool, watch: Watch
-    ) -> tuple[tf.Tensor, list[Any], list[Any]]:
+    ) -> SupportRecord:
         """A pass over the support rows: the outputs, and what an inner step needs of it.
 
         Args:
@@ -172,30 +186,26 @@ class TaskLearner:
             features: as in a call.
             training: as in a call.
             watch: `tape.watch` of the tape that takes the step's gradient.
-
-        Returns:
-            The outputs, `[T, R]`; of which tensors to take the gradient, a list for each unit; and
-            what `descend` has to know beside it, likewise.
         """
         options = {"training": training} if self._takes_training else {}
         rows = TaskRows.of(next(iter(features.values())))
-        if self.why_whole:
+        if self.fallback_reason:
             own = None if fast is None else list(fast[0])
             watch(own or [])
             outputs = self._whole.each_task(own, [features], options)
-            return _whole_precision(tf.reshape(outputs, rows)), [own or []], [[]]
-        touched = [Touched([], []) for _ in self._units]
-        answers = {
-            unit.layer: unit.answer(own, rows, of_unit, watch)
-            for unit, own, of_unit in zip(self._units, fast or [], touched)
+            return SupportRecord(_whole_precision(tf.reshape(outputs, rows)), [own or []], [[]])
+        records = [ForwardRecord([], []) for _ in self._units]
+        overrides = {
+            unit.layer: unit.override(own, rows, of_unit, watch)
+            for unit, own, of_unit in zip(self._units, fast or [], records)
         }
         flat = {name: rows.flat(value) for name, value in features.items()}
-        with answered_calls(answers):
+        with overridden_calls(overrides):
             shared = [variable.value for variable in self.learner.trainable_variables]
             state = [variable.value for variable in self.learner.non_trainable_variables]
             outputs, _ = self.learner.stateless_call(shared, state, flat, **options)
-        values, inputs = ([one[member] for one in touched] for member in range(2))
-        return _whole_precision(tf.reshape(outputs, rows)), values, inputs
+        values, inputs = ([one[member] for one in records] for member in range(2))
+        return SupportRecord(_whole_precision(tf.reshape(outputs, rows)), values, inputs)
 
     def descend(
         self,
@@ -209,8 +219,8 @@ class TaskLearner:
 
         Args:
             fast: before it.
-            inputs: what `touch` gave of the support pass.
-            gradients: of the values that `touch` gave.
+            inputs: what `support_forward` gave.
+            gradients: of the values that `support_forward` gave.
             rates: alpha of each adapted variable.
             loop: how large the whole loop is, for the choice of a Dense layer's form.
         """
@@ -247,7 +257,7 @@ class TaskLearner:
         slopes = made([_TASKS, _ROWS], features[next(iter(features))].dtype)
         with keras.StatelessScope([(v, shaken[id(v)]) for v in variables]):
             with tf.GradientTape() as tape:
-                outputs, values, inputs = self.touch(
+                outputs, values, inputs = self.support_forward(
                     self.start(_TASKS), features, training=False, watch=tape.watch
                 )
                 loss = tf.reduce_sum(slopes * tf.cast(outputs, slopes.dtype))

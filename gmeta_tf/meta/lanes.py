@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from gmeta_tf.meta_io.pipeline import Batch
+from gmeta_tf.batch import Batch
 
 __all__ = ["lanes_of"]
 

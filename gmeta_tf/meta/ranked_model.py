@@ -10,14 +10,16 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gmeta_tf.collectives import agree, allreduce_sum, stop
-from gmeta_tf.embedding.dynamic import problem_message
+from gmeta_tf.distributed.collectives import agree, allreduce_sum, stop
+from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.sharded import ShardedEmbedding
-from gmeta_tf.judgement import JudgementSums
-from gmeta_tf.meta_io.inspection import describe_damage
-from gmeta_tf.meta_io.pipeline import TaskBatches, key_groups, timed, with_next_keys
-from gmeta_tf.world import World
+from gmeta_tf.evaluation.metric_accumulator import JudgementSums
+from gmeta_tf.meta.task_adapter import Sizes, TaskAdapter
+from gmeta_tf.meta.validation import check_keys_on_host
+from gmeta_tf.meta_io.batches.dataset_ops import timed, with_next_keys
+from gmeta_tf.meta_io.batches.task_batches import TaskBatches
+from gmeta_tf.meta_io.records.verification import describe_damage
 
 __all__ = ["RankedModel"]
 
@@ -36,8 +38,7 @@ class RankedModel(keras.Model):
         loss_metric: the mean loss of the epoch that is going on.
         look_ahead: what keeps the next step's keys; None where steps exchange their own.
         input_seconds: how long this rank's training steps have waited for `TaskBatches`.
-        expected_sizes: T, S and Q of the data that came last, if it was `TaskBatches`. With
-            buckets a step has at least T tasks, of at most S and Q rows.
+        adapter: the inner loop, which is told T, S and Q of the data that came last.
     """
 
     world: World
@@ -46,7 +47,7 @@ class RankedModel(keras.Model):
     loss_metric: keras.metrics.Mean
     look_ahead: LookAhead | None = None
     input_seconds: tf.Variable
-    expected_sizes: tuple[int | None, int | None, int | None] = (None, None, None)
+    adapter: TaskAdapter
     test_function: Any
 
     def fit(self, x: Any = None, *, validation_data: Any = None, **options: Any) -> Any:
@@ -87,9 +88,7 @@ class RankedModel(keras.Model):
     def _expect(self, data: Any) -> None:
         """Notes T, S and Q, which shapes do not tell where they differ from step to step."""
         known = isinstance(data, TaskBatches)
-        self.expected_sizes = (
-            (data.tasks, data.support, data.query) if known else (None, None, None)
-        )
+        self.adapter.expected = Sizes(data.tasks, data.support, data.query) if known else Sizes()
 
     def _fit_rest(self, batches: TaskBatches, options: dict[str, Any]) -> Any:
         """The rest of a stopped epoch, apart: in one `fit` of Keras all epochs have one length."""
@@ -173,7 +172,7 @@ class RankedModel(keras.Model):
         def count(outputs: dict[str, tf.Tensor]) -> None:
             problems = outputs.pop("problems")
             judged = {name: value.numpy() for name, value in outputs.items()}
-            self._refuse_on_host(judged["out_of_range"], problems)
+            check_keys_on_host(judged["out_of_range"], problems, self.embedding)
             self.judged.update(
                 judged["task"], judged["label"], judged["adapted"], judged["unadapted"]
             )
@@ -201,25 +200,6 @@ class RankedModel(keras.Model):
             "loss": float(loss / max(num_tasks, 1.0)),
             **self.judged.results(total[2:].numpy()),
         }
-
-    def _refuse_on_host(self, largest: np.ndarray, problems: dict[str, tf.Tensor]) -> None:
-        for group, problem in problems.items():
-            table = key_groups(self.embedding.schema)[group][0]
-            message = problem_message(problem.numpy(), table, self.embedding.dynamic[table])
-            if message:
-                raise ValueError(message)
-        for name, key in zip(self.embedding.table_names, largest, strict=True):
-            if key >= 0 and name in self.embedding.dynamic:
-                raise ValueError(
-                    f"expected keys of the dynamic table {name!r} from 0, got a negative one "
-                    f"(-{key}). Prepare the data anew: raw keys are integers from 0."
-                )
-            if key >= 0:
-                raise ValueError(
-                    f"the key {key} lies outside the static table {name!r}, which has "
-                    f"{self.embedding.schema.table(name).num_rows} rows. Prepare the data and "
-                    "build the tables from one schema."
-                )
 
     def _quiet_but_for_chief(self, options: dict[str, Any]) -> dict[str, Any]:
         return options if self.world.is_chief else {**options, "verbose": 0}

@@ -20,12 +20,12 @@ import numpy as np
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.collectives import alltoall, barrier, start
-from gmeta_tf.embedding import dynamic_state
-from gmeta_tf.embedding.sok import SokRoute, start_sok
-from gmeta_tf.embedding.sok_dynamic import SokDynamicShard
-from gmeta_tf.embedding.table import initial_rows
-from gmeta_tf.gpus import physical_gpus, pin_gpu
+from gmeta_tf.distributed.collectives import alltoall, barrier, start
+from gmeta_tf.distributed.gpus import physical_gpus, pin_gpu
+from gmeta_tf.embedding.dynamic import state as dynamic_state
+from gmeta_tf.embedding.sok.backend import SokRoute, start_sok
+from gmeta_tf.embedding.sok.dynamic import SokDynamicShard
+from gmeta_tf.embedding.static_shard import initial_rows
 
 LEFT_OVER = 12345.0
 

@@ -10,7 +10,7 @@ import pytest
 from made_data import make_records
 
 import gmeta_tf as gm
-from gmeta_tf.collectives import barrier, broadcast_json, start
+from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
 
 WORLD = gm.World.detect()
 

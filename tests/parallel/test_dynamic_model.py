@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.collectives import barrier, broadcast_json
-from gmeta_tf.meta_io.pipeline import key_groups
+from gmeta_tf.distributed.collectives import barrier, broadcast_json
+from gmeta_tf.table_groups import key_groups
 
 WORLD = gm.World.detect()
 ALONE = gm.World()

@@ -11,7 +11,8 @@ import tensorflow as tf
 from made_data import SCHEMA, TWO_WIDTHS
 
 import gmeta_tf as gm
-from gmeta_tf import collectives, parcels
+from gmeta_tf.distributed import collectives
+from gmeta_tf.distributed import packed_alltoall as parcels
 from gmeta_tf.embedding.exchange import (
     Route,
     departure_of,

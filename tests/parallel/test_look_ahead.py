@@ -14,8 +14,8 @@ import tensorflow as tf
 from made_data import make_records
 
 import gmeta_tf as gm
-from gmeta_tf.collectives import barrier, broadcast_json, start
-from gmeta_tf.meta_io.pipeline import with_next_keys
+from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
+from gmeta_tf.meta_io.batches.dataset_ops import with_next_keys
 
 WORLD = gm.World.detect()
 

@@ -5,8 +5,9 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf import collectives, parcels
-from gmeta_tf.parcels import Part, exchange_parts
+from gmeta_tf.distributed import collectives
+from gmeta_tf.distributed import packed_alltoall as parcels
+from gmeta_tf.distributed.packed_alltoall import Payload, exchange_payloads
 
 WORLD = gm.World.detect()
 RANK, SIZE = WORLD.rank, WORLD.size
@@ -46,7 +47,7 @@ def run_for(kind, sender, receiver, salt):
 def part_of(kind, salt, told):
     sent = [run_for(kind, RANK, receiver, salt) for receiver in RANKS]
     came = [len(run_for(kind, sender, RANK, salt)) for sender in RANKS]
-    return Part(
+    return Payload(
         tf.constant(np.concatenate(sent)),
         tf.constant([len(run) for run in sent], tf.int32),
         None if told else tf.constant(came, tf.int32),
@@ -79,7 +80,7 @@ def test_parts_and_totals(case, with_totals, compiled):
 
     def exchange(parts, totals):
         name = f"parcel_{case}_{with_totals}_{compiled}".replace(" ", "_")
-        return exchange_parts(parts, WORLD, name=name, totals=totals)
+        return exchange_payloads(parts, WORLD, name=name, totals=totals)
 
     came, sums = (tf.function(exchange) if compiled else exchange)(parts, totals)
     for salt, (kind, found) in enumerate(zip(kinds, came, strict=True)):
@@ -105,7 +106,7 @@ def horovod_ops(totals, num_parts=1):
 
     @tf.function(autograph=False)
     def exchange():
-        return exchange_parts(parts, WORLD, name="counted_parcel", totals=totals)
+        return exchange_payloads(parts, WORLD, name="counted_parcel", totals=totals)
 
     nodes = exchange.get_concrete_function().graph.as_graph_def().node
     return sorted(node.op for node in nodes if node.op.startswith("Horovod"))
@@ -130,8 +131,8 @@ def test_totals_without_parts_are_an_alltoall_of_their_own_where_that_is_quicker
 
 
 def test_totals_that_do_not_ride_are_summed_too(monkeypatch):
-    monkeypatch.setattr(parcels, "_MOST_RIDING_BYTES", 0)
-    _, sums = exchange_parts(
+    monkeypatch.setattr(parcels, "_MOST_PIGGYBACKED_BYTES", 0)
+    _, sums = exchange_payloads(
         [part_of("float32", 0, told=False)],
         WORLD,
         name="parcel_apart",
@@ -143,18 +144,18 @@ def test_totals_that_do_not_ride_are_summed_too(monkeypatch):
 def test_a_message_of_too_many_numbers(monkeypatch):
     """All ranks refuse here: one that refused alone would be left by the others' `fit`."""
     monkeypatch.setattr(parcels, "_MOST_WORDS", 5)
-    part = Part(tf.zeros([2 * SIZE, 3]), tf.fill([SIZE], 2))
+    part = Payload(tf.zeros([2 * SIZE, 3]), tf.fill([SIZE], 2))
     with pytest.raises(
         tf.errors.InvalidArgumentError, match=r"too_long of this rank's step has more"
     ):
-        exchange_parts([part], WORLD, name="too_long")
+        exchange_payloads([part], WORLD, name="too_long")
 
 
 @pytest.mark.parametrize("most_riding", [0, 1 << 22])
 def test_totals_without_parts_are_summed(monkeypatch, most_riding):
-    monkeypatch.setattr(parcels, "_MOST_RIDING_BYTES", most_riding)
+    monkeypatch.setattr(parcels, "_MOST_PIGGYBACKED_BYTES", most_riding)
     totals = [tf.constant([2.0]), tf.constant([[0.1 + RANK, 3.0]])]
-    came, sums = exchange_parts([], WORLD, name=f"no_parts_{most_riding}", totals=totals)
+    came, sums = exchange_payloads([], WORLD, name=f"no_parts_{most_riding}", totals=totals)
     assert came == []
     assert sums[0].numpy().tolist() == [2.0 * SIZE]
     everywhere = collectives.allgather_rows(sums[1], WORLD, name="no_parts_sums").numpy()
@@ -172,9 +173,9 @@ def test_the_example_of_the_docstring():
 
     def part(letters, counts):
         codes = tf.constant([ord(letter) for letter in letters], tf.int32, [len(letters)])
-        return Part(codes, tf.constant(counts + [0] * (SIZE - 2), tf.int32))
+        return Payload(codes, tf.constant(counts + [0] * (SIZE - 2), tf.int32))
 
-    came, (summed,) = exchange_parts(
+    came, (summed,) = exchange_payloads(
         [part(*first), part(*second)],
         WORLD,
         name="parcel_letters",

@@ -13,12 +13,12 @@ import tensorflow as tf
 from made_data import TWO_WIDTHS, make_records
 
 import gmeta_tf as gm
-from gmeta_tf import collectives
-from gmeta_tf.collectives import allgather_rows, barrier, broadcast_json, start
+from gmeta_tf.distributed import collectives
+from gmeta_tf.distributed.collectives import allgather_rows, barrier, broadcast_json, start
 from gmeta_tf.embedding import sharded
-from gmeta_tf.embedding.copy_rule import Copies
-from gmeta_tf.embedding.dynamic import DynamicShard
+from gmeta_tf.embedding.dynamic.shard import DynamicShard
 from gmeta_tf.embedding.replicated import ReplicatedShard
+from gmeta_tf.embedding.replication_rule import ReplicationChoice
 
 WORLD = gm.World.detect()
 ALONE = gm.World()
@@ -121,9 +121,9 @@ def assert_close(found, expected, **tolerance):
 
 
 def assert_equal_on_all_ranks(model):
-    """Copies, their slots and the dense weights, to the last bit."""
+    """ReplicationChoice, their slots and the dense weights, to the last bit."""
     named = [(v.name, v.value) for v in (*model.variables, *model.optimizer.variables)]
-    for group in model.embedding.copied:
+    for group in model.embedding.replicated:
         shard = model.embedding.shards[group]
         named += [(f"{group} rows", shard.rows), *shard.slots.items()]
     for index, (name, value) in enumerate(named):
@@ -145,12 +145,12 @@ def first_steps(records):
 
 def assert_trained_alike(copied, other, before):
     """And moved: the rows that steps have read, and no others."""
-    assert other.embedding.copied == ()
-    assert copied.embedding.copied == ("embedded", "embedded_2")
+    assert other.embedding.replicated == ()
+    assert copied.embedding.replicated == ("embedded", "embedded_2")
     assert int(copied.optimizer.iterations) > 3
     found = numbers(copied)
     assert_close(found, numbers(other))
-    for group in copied.embedding.copied:
+    for group in copied.embedding.replicated:
         moved = np.abs(found[f"{group} rows"] - before[f"{group} rows"]).max(axis=1)
         assert (moved > 1e-3).sum() > 4
         # The last key of a table is never read: its row stays as it was, whatever the optimizer.
@@ -173,7 +173,7 @@ def test_steps_are_those_of_sharded_tables(records, first_steps, name):
 
 
 def test_fit_is_that_of_sharded_tables(records):
-    """A rank steps on empty tasks at the end of an epoch. Copies have no keys to look ahead to."""
+    """A rank steps on empty tasks at the end of an epoch. Replicas have no keys to look ahead to."""
     optimizer = OPTIMIZERS["lazy_adam"]
     copied = meta_model(records.schema, True, row_optimizer=optimizer)
     assert copied.look_ahead is None
@@ -215,7 +215,7 @@ def stepped(schema, replicate, world=WORLD):
 def test_fit_is_that_of_one_rank():
     together = fitted(made_batches.TWO_WIDTHS, True)
     alone = stepped(made_batches.TWO_WIDTHS, True, ALONE)
-    assert alone.embedding.copied == ()
+    assert alone.embedding.replicated == ()
     assert_close(numbers(together), numbers(alone))
     judged = [
         model.evaluate(
@@ -294,13 +294,13 @@ def test_copies_are_not_rounded_on_the_wire(wire):
 
 def copy_genres_alone(*_):
     """Of its own the library copies all that it can."""
-    return Copies(("embedded_2",), ("genre",), 0, "a test")
+    return ReplicationChoice(("embedded_2",), ("genre",), 0, "a test")
 
 
 def test_groups_of_several_kinds_are_as_without_copies(monkeypatch):
     """One grows, one is copied, one is sharded; keys of two are looked ahead to."""
     expected = stepped(THREE_GROUPS, False)
-    monkeypatch.setattr(sharded, "choose_copies", copy_genres_alone)
+    monkeypatch.setattr(sharded, "choose_replicated", copy_genres_alone)
     model = fitted(THREE_GROUPS, True)
     kinds = {group: type(shard).__name__ for group, shard in model.embedding.shards.items()}
     assert kinds == {
@@ -325,7 +325,7 @@ def test_the_messages_of_groups_of_several_kinds(monkeypatch, copied):
 
     plain = tables_of(False)
     if copied == ("embedded_2",):
-        monkeypatch.setattr(sharded, "choose_copies", copy_genres_alone)
+        monkeypatch.setattr(sharded, "choose_replicated", copy_genres_alone)
     mixed = tables_of(True)
     assert mixed.copied == copied
     rng = np.random.default_rng(WORLD.rank)

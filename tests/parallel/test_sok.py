@@ -14,9 +14,10 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 from gmeta_tf.embedding import sharded
-from gmeta_tf.embedding import sok as sok_module
-from gmeta_tf.embedding.copy_rule import Copies
-from gmeta_tf.embedding.sok import SokStaticShard, choose_backend
+from gmeta_tf.embedding.replication_rule import ReplicationChoice
+from gmeta_tf.embedding.sok import backend as sok_module
+from gmeta_tf.embedding.sok.backend import choose_backend
+from gmeta_tf.embedding.sok.static import SokStaticShard
 
 WORLD = gm.World.detect()
 RANK, SIZE = WORLD.rank, WORLD.size
@@ -111,11 +112,11 @@ def test_copied_tables_are_those_of_horovod_and_no_business_of_sok(sok, monkeypa
     with monkeypatch.context() as patched:
         if len(copied) == 1:
             # Of its own the library copies all that it can.
-            chosen = Copies(copied, ("genre",), 0, "a test")
-            patched.setattr(sharded, "choose_copies", lambda *_: chosen)
+            chosen = ReplicationChoice(copied, ("genre",), 0, "a test")
+            patched.setattr(sharded, "choose_replicated", lambda *_: chosen)
         tables = made_sok.embedding("sok", WORLD, replicate=True)
     expected = made_sok.embedding("horovod", WORLD)
-    assert (tables.backend, tables.copied) == ("sok", copied)
+    assert (tables.backend, tables.replicated) == ("sok", copied)
     assert isinstance(tables.shards["embedded"], SokStaticShard) == (len(copied) == 1)
     for embedding in (tables, expected):
         embedding.make_slots(optimizer)

@@ -16,11 +16,11 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.collectives import barrier, broadcast_json
-from gmeta_tf.embedding import sok as sok_module
-from gmeta_tf.embedding.sok import SokRoute
-from gmeta_tf.embedding.sok_dynamic import SokDynamicShard
-from gmeta_tf.embedding.table import initial_rows
+from gmeta_tf.distributed.collectives import barrier, broadcast_json
+from gmeta_tf.embedding.sok import backend as sok_module
+from gmeta_tf.embedding.sok.backend import SokRoute
+from gmeta_tf.embedding.sok.dynamic import SokDynamicShard
+from gmeta_tf.embedding.static_shard import initial_rows
 
 WORLD = gm.World.detect()
 ALONE = gm.World()

@@ -7,9 +7,12 @@ import pytest
 
 import gmeta_tf as gm
 from benchmarks.distributed import count_traffic
-from gmeta_tf import collectives, parcels
-from gmeta_tf.embedding.key_requests import counted_requests
-from gmeta_tf.embedding.placement import StepShape, Wire, place, table_sizes
+from gmeta_tf.distributed import collectives
+from gmeta_tf.distributed import packed_alltoall as parcels
+from gmeta_tf.planner.key_requests import counted_requests
+from gmeta_tf.planner.placement import place
+from gmeta_tf.planner.table_sizes import table_sizes
+from gmeta_tf.planner.traffic import StepShape, Wire
 
 WORLD = gm.World.detect()
 

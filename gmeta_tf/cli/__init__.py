@@ -1,0 +1,1 @@
+"""The `gmeta-tf` command, one subcommand a file."""

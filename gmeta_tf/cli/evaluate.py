@@ -1,0 +1,76 @@
+"""`gmeta-tf evaluate`: a run on unseen tasks, beside a baseline."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+import gmeta_tf as gm
+from gmeta_tf.cli.options import (
+    EvaluateOptions,
+)
+from gmeta_tf.cli.runs import judged_batches, load_run
+from gmeta_tf.distributed.collectives import barrier, start
+from gmeta_tf.evaluation.baseline import baseline_auc
+
+__all__ = ["describe_evaluation", "evaluate"]
+
+
+def evaluate(options: EvaluateOptions) -> None:
+    """`gmeta-tf evaluate`; the same under `horovodrun`."""
+    world = gm.World.detect()
+    start(world)
+    trained, records, model = load_run(options.run, world)
+    support = trained.support if options.support is None else options.support
+    batches = judged_batches(records, options.split, support, options.seed, world)
+    results = model.evaluate(batches, return_dict=True, verbose=0)
+    if world.is_chief:
+        results["auc_baseline"] = _baseline(options, records, support)
+        report = {
+            **results,
+            "split": options.split,
+            "support": support,
+            "auc": "pooled over the query rows",
+            "positive_from": records.schema.positive_from,
+        }
+        report |= {name: int(results[name]) for name in ("tasks", "samples")}
+        path = pathlib.Path(options.run) / f"evaluation-{options.split}.json"
+        path.write_text(json.dumps(report, indent=2))
+        print(json.dumps(report) if options.json else describe_evaluation(report))
+    barrier(world, name="evaluated")
+
+
+def describe_evaluation(report: dict[str, Any]) -> str:
+    """A small table of an evaluation."""
+    names = [name.removesuffix("_adapted") for name in report if name.endswith("_adapted")]
+    names = [name for name in names if not name.endswith("un")]
+    lines = [f"{'':14}{'adapted':>10}{'unadapted':>11}{'baseline':>10}"]
+    for name in dict.fromkeys(name.removesuffix("_un") for name in names):
+        baseline = report["auc_baseline"] if name == "auc" else None
+        last = "" if baseline is None else f"{baseline:10.4f}"
+        lines.append(
+            f"{name:14}{report[f'{name}_adapted']:10.4f}{report[f'{name}_unadapted']:11.4f}{last}"
+        )
+    lines.append(
+        f"{report['tasks']:,} tasks of the split {report['split']!r}, {report['samples']:,} query "
+        f"rows, {report['support']} support rows each"
+    )
+    return "\n".join(lines)
+
+
+def _baseline(options: EvaluateOptions, records: gm.Records, support: int) -> float | None:
+    """The baseline's AUC on the same rows; None where labels are not clicks."""
+    if records.schema.positive_from is None and not _is_click(records, options.split):
+        return None
+    items = [field.name for field in records.schema.fields if field.kind == "categorical"]
+    item = options.item or (items[0] if items else "")
+    batches = judged_batches(records, options.split, support, options.seed, gm.World())
+    return baseline_auc(batches, options.train_split, item)
+
+
+def _is_click(records: gm.Records, split: str) -> bool:
+    labels = (words[0].view(np.float32) for _, words in records.read(split))
+    return all(np.isin(label, (0.0, 1.0)).all() for label in labels)

@@ -1,0 +1,123 @@
+"""The `gmeta-tf` command.
+
+gmeta-tf prepare --movielens download --output records
+gmeta-tf train --records records --run run                     # one process
+horovodrun -np 2 gmeta-tf train --records records --run run    # two ranks on this machine
+horovodrun -np 2 -H host1:1,host2:1 gmeta-tf train --records records --run run
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import sys
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import docstring_parser
+from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultHelpFormatter
+
+from gmeta_tf.cli import options
+
+__all__ = ["main"]
+
+_EPILOG = """the way through:
+  gmeta-tf prepare --movielens download --output records
+  gmeta-tf inspect records
+  gmeta-tf plan --records records --world-size 2
+  horovodrun -np 2 gmeta-tf train --records records --run run
+  gmeta-tf evaluate --run run
+  gmeta-tf export --run run
+  gmeta-tf predict --saved-model run/saved_model --support s.csv --query q.csv --output p.csv
+
+Each subcommand takes --config FILE.yaml with the same names as its flags, and
+--print_config, which prints such a file. Flags that stand after --config win."""
+
+_COMMANDS = {
+    "prepare": (options.PrepareOptions, "raw tables to task records"),
+    "inspect": (options.InspectOptions, "what a records folder holds, and whether it is sound"),
+    "plan": (options.PlanOptions, "what tables take and steps send on so many ranks"),
+    "train": (options.TrainOptions, "meta-train, alone or under horovodrun"),
+    "evaluate": (options.EvaluateOptions, "judge a run on unseen tasks"),
+    "export": (options.ExportOptions, "a run to a SavedModel"),
+    "predict": (options.PredictOptions, "raw rows through a SavedModel"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parses the command line and runs the subcommand.
+
+    Args:
+        arguments: the words after `gmeta-tf`; None takes the process's.
+
+    Raises:
+        SystemExit: 2 for a wrong command line, 1 for bad input, with the message on stderr.
+    """
+    parser = _parser()
+    parsed = parser.parse_args(arguments)
+    name = parsed.subcommand
+    try:
+        chosen = parsed[name]
+        values = {key: value for key, value in vars(chosen).items() if key != "config"}
+        command_options = _COMMANDS[name][0](**values)
+        # TensorFlow is imported here and not before, so that --help answers at once.
+        command: Any = importlib.import_module(f"gmeta_tf.cli.{name}")
+        getattr(command, name)(command_options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"gmeta-tf {name}: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="gmeta-tf",
+        description="Meta-learning recommenders on many workers, without parameter servers.",
+        epilog=_EPILOG,
+        formatter_class=_Formatter,
+    )
+    subcommands = parser.add_subcommands(dest="subcommand", metavar="COMMAND")
+    for name, (kind, summary) in _COMMANDS.items():
+        documented = docstring_parser.parse(kind.__doc__ or "")
+        command = ArgumentParser(description=documented.description)
+        command.add_argument("--config", action=ActionConfigFile, help="a YAML file of flags")
+        _add_options(command, kind, {p.arg_name: p.description for p in documented.params})
+        subcommands.add_subcommand(name, command, help=summary)
+    return parser
+
+
+def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str | None]) -> None:
+    """One flag for each field of a dataclass: `--like-this`, `--yes`/`--no-yes` for a bool.
+
+    A field whose metadata says `positional` is given without a flag.
+    """
+    hints = typing.get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        flag, hint = f"--{field.name.replace('_', '-')}", hints[field.name]
+        settings: dict[str, Any] = {"help": help_of[field.name]}
+        if field.metadata.get("positional"):
+            parser.add_argument(field.name, type=hint, **settings)
+            continue
+        if field.default is not dataclasses.MISSING:
+            settings["default"] = field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            settings["default"] = field.default_factory()
+        else:
+            settings["required"] = True
+        if hint is bool:
+            settings["action"] = ActionYesNo(no_prefix="no-")
+        else:
+            items = [typing.get_args(t)[0] for t in (hint, *typing.get_args(hint)) if _is_list(t)]
+            settings |= {"type": items[0], "nargs": "+"} if items else {"type": hint}
+        parser.add_argument(flag, **settings)
+
+
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is list
+
+
+class _Formatter(DefaultHelpFormatter):
+    """jsonargparse's help, with the epilog's lines as they are."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        return text if text == _EPILOG else super()._fill_text(text, width, indent)

@@ -1,0 +1,75 @@
+"""`gmeta-tf plan`: what the tables take and what a step sends on so many ranks."""
+
+from __future__ import annotations
+
+import json
+
+import gmeta_tf as gm
+from gmeta_tf.cli.options import REPLICATE, PlanOptions, TrainOptions
+from gmeta_tf.cli.runs import TRAIN_SPLIT, build_learner, training_batches
+from gmeta_tf.embedding.pooling import one_row
+from gmeta_tf.embedding.replication_rule import choose_replicated
+from gmeta_tf.embedding.row_optimizers import row_optimizer
+from gmeta_tf.planner.key_requests import counted_requests, uniform_requests
+from gmeta_tf.planner.placement import place
+from gmeta_tf.planner.report import placement_lines
+from gmeta_tf.planner.table_sizes import table_sizes
+from gmeta_tf.planner.traffic import StepShape, Wire
+
+__all__ = ["plan"]
+
+
+def plan(options: PlanOptions) -> None:
+    """`gmeta-tf plan`.
+
+    Raises:
+        FileNotFoundError: no records folder.
+        ValueError: a setting that `gmeta-tf train` would refuse too.
+    """
+    records = gm.Records.open(options.records)
+    optimizer = row_optimizer(options.row_optimizer)
+    copies = choose_replicated(
+        records.schema, options.width, options.world_size, REPLICATE[options.replicate]
+    )
+    sizes = table_sizes(
+        records.schema,
+        options.width,
+        lambda width: {name: slot.width for name, slot in optimizer.slots(width).items()},
+        options.world_size,
+        replicated=copies.groups,
+    )
+    shape = StepShape(options.tasks, options.support, options.query)
+    if options.keys_from == "records":
+        requests = counted_requests(
+            training_batches(options, records, gm.World(0, options.world_size)),
+            sizes,
+            options.steps,
+        )
+        source = (
+            f"counted in {options.steps:,} step(s) of every rank, split {TRAIN_SPLIT!r}, "
+            f"seed {options.seed}"
+        )
+    else:
+        requests = uniform_requests(records.schema, sizes, shape, options.world_size)
+        source = "at most, as if keys were drawn evenly from each table (--keys-from uniform)"
+    placement = place(
+        sizes,
+        requests,
+        shape,
+        requests_from=source,
+        wire=Wire(options.wire),
+        dense_weights=_num_dense_weights(options, records.schema),
+        copies=copies,
+    )
+    if options.json:
+        print(json.dumps({"records": records.path} | placement.to_json()))
+    else:
+        print("\n".join([records.path, *placement_lines(placement)]))
+
+
+def _num_dense_weights(options: PlanOptions, schema: gm.Schema) -> int:
+    """The numbers in the learner's weights, found by running it on one row of zeros."""
+    trained = TrainOptions(options.records, "", model=options.model, hidden=options.hidden)
+    learner, _ = build_learner(trained)
+    learner(one_row(schema, options.width))
+    return sum(int(variable.shape.num_elements()) for variable in learner.trainable_variables)

@@ -1,0 +1,85 @@
+"""`gmeta-tf prepare`: raw tables to task records."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any, cast
+
+import yaml
+
+import gmeta_tf as gm
+from gmeta_tf.cli.options import (
+    PrepareOptions,
+)
+from gmeta_tf.meta_io.files import is_remote
+from gmeta_tf.meta_io.preparing.prepare import Split
+from gmeta_tf.meta_io.preparing.prepare import prepare as prepare_records
+from gmeta_tf.meta_io.preparing.summary import describe
+from gmeta_tf.meta_io.preparing.work_folder import work_folder
+from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_schema, movielens_source
+from gmeta_tf.meta_io.sources.sources import Source, files_source
+
+__all__ = ["prepare", "raw_rows", "read_schema"]
+
+
+def prepare(options: PrepareOptions) -> None:
+    """`gmeta-tf prepare`."""
+    with raw_rows(options) as (source, schema):
+        split = Split(
+            options.test_fraction, options.valid_fraction, options.seed, cast(Any, options.split_by)
+        )
+        records = prepare_records(
+            source,
+            schema,
+            options.output,
+            engine=options.engine,
+            # Flags that nobody gave ask for nothing of the folder that is appended to.
+            split=None if options.append and split == Split() else split,
+            num_files=options.num_files,
+            episode_rows=options.episode_rows,
+            compression=options.compression,
+            overwrite=options.overwrite,
+            append=options.append,
+            memory_limit=options.memory_limit,
+            spill_folder=options.spill_folder,
+            on_bad_row=cast(Any, options.on_bad_row),
+            progress=options.progress,
+        )
+    print(describe(records))
+
+
+@contextlib.contextmanager
+def raw_rows(options: PrepareOptions) -> Iterator[tuple[Source, gm.Schema]]:
+    """The rows to prepare and what they are; copies of remote files are gone at the end."""
+    if options.movielens is not None:
+        folder = (
+            movielens_100k() if options.movielens == "download" else pathlib.Path(options.movielens)
+        )
+        yield movielens_source(folder), movielens_schema()
+        return
+    inputs = options.input or []
+    if not any(is_remote(path) for path in inputs):
+        yield files_source(inputs), read_schema(options.schema or "")
+        return
+    schema = read_schema(options.schema or "")  # before the copying, which may take long
+    beside = pathlib.Path(options.spill_folder or tempfile.gettempdir()) / "gmeta-tf-copies"
+    with work_folder(beside) as copies:
+        yield files_source(inputs, copies=copies), schema
+
+
+def read_schema(path: str) -> gm.Schema:
+    """Reads a schema from YAML or JSON.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it is no schema.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"no schema {path}: expected a YAML or JSON file.")
+    values = yaml.safe_load(pathlib.Path(path).read_text())
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected fields, label and task, got {type(values).__name__}.")
+    return gm.Schema.from_json(values)

@@ -1,0 +1,61 @@
+"""The quick start's last words: a small table, and the same as one JSON line.
+
+python -m gmeta_tf.cli.quickstart_report --run RUN --saved-model RUN/saved_model
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+__all__ = ["result_of_run"]
+
+
+def result_of_run(run: pathlib.Path, saved_model: pathlib.Path) -> dict[str, Any]:
+    """What a run came to, read from what its steps wrote.
+
+    Raises:
+        FileNotFoundError: the run was not trained, evaluated or exported.
+    """
+    metrics = json.loads((run / "metrics.json").read_text())
+    judged = json.loads((run / "evaluation-test.json").read_text())
+    if not (saved_model / "saved_model.pb").is_file():
+        raise FileNotFoundError(f"{saved_model} is no SavedModel. Run `gmeta-tf export` first.")
+    names = ("auc_adapted", "auc_unadapted", "auc_baseline", "tasks")
+    return {
+        **{name: judged[name] for name in names},
+        "samples_per_second": metrics["samples_per_second"],
+        "run": str(run),
+        "saved_model": str(saved_model),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people."""
+    return "\n".join(
+        [
+            f"pooled AUC of {result['tasks']} cold users (like = rating of 4 or 5)",
+            f"  adapted on 10 ratings           {result['auc_adapted']:.4f}",
+            f"  unadapted                       {result['auc_unadapted']:.4f}",
+            f"  baseline: item rate + offset    {result['auc_baseline']:.4f}",
+            f"training speed                    {result['samples_per_second']:,.0f} samples/s",
+            f"model                             {result['saved_model']}",
+        ]
+    )
+
+
+def main() -> None:
+    """Prints the table and, last, the JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", type=pathlib.Path, required=True)
+    parser.add_argument("--saved-model", type=pathlib.Path, required=True)
+    arguments = parser.parse_args()
+    result = result_of_run(arguments.run, arguments.saved_model)
+    print(table(result))
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""What the options of a run describe: its learner, model and batches, made or loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import keras
+import yaml
+
+import gmeta_tf as gm
+from gmeta_tf.cli.options import (
+    REPLICATE,
+    PlanOptions,
+    TrainOptions,
+)
+from gmeta_tf.embedding.row_optimizers import row_optimizer
+from gmeta_tf.saving.checkpoint import latest_checkpoint
+
+__all__ = ["build_learner", "build_model"]
+
+_JUDGED_QUERY_ROWS = 64
+_JUDGED_TASKS = 16
+TRAIN_SPLIT = "train"
+
+
+def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm.MetaModel:
+    """The compiled model that the options describe."""
+    learner, inner = build_learner(options)
+    embedding = gm.ShardedEmbedding(
+        schema,
+        options.width,
+        seed=options.seed,
+        scale=options.embedding_scale,
+        wire=options.wire,
+        replicate=REPLICATE[options.replicate],
+        dynamic=gm.DynamicTable(
+            capacity=options.capacity,
+            when_full=options.when_full,
+            admit_after=options.admit_after,
+            time_to_live=options.time_to_live,
+        ),
+        world=world,
+    )
+    model = gm.MetaModel(learner, embedding, inner)
+    optimizer = keras.optimizers.get(options.optimizer)
+    settings = optimizer.get_config() | {"learning_rate": options.learning_rate}
+    if options.weight_decay is not None:
+        settings["weight_decay"] = options.weight_decay
+    model.compile(
+        type(optimizer).from_config(settings),
+        row_optimizer(options.row_optimizer, learning_rate=options.row_learning_rate),
+        loss=options.loss,
+        metrics=options.metrics,
+        look_ahead=options.look_ahead,
+        non_finite=options.non_finite,
+    )
+    return model
+
+
+def training_batches(
+    options: TrainOptions | PlanOptions,
+    records: gm.Records,
+    world: gm.World,
+    begin: gm.Progress = gm.Progress(),  # noqa: B008, frozen
+) -> gm.TaskBatches:
+    """The steps that `train` takes with the options, and that `plan` counts."""
+    return gm.TaskBatches(
+        records,
+        TRAIN_SPLIT,
+        tasks=options.tasks,
+        support=options.support,
+        query=options.query,
+        every_row=options.every_row,
+        in_time_order=options.in_time_order,
+        buckets=options.buckets,
+        seed=options.seed,
+        world=world,
+        begin=begin,
+    )
+
+
+def build_learner(options: TrainOptions) -> tuple[keras.Model, gm.InnerLoop]:
+    """The learner that the options describe, without weights yet, and its inner loop."""
+    settings: dict[str, Any] = {
+        "num_steps": options.inner_steps,
+        "learning_rate": options.inner_learning_rate,
+        "embedding_learning_rate": options.embedding_inner_learning_rate,
+        "order": options.order,
+        "overlap": options.overlap,
+        "learn_rates": options.learn_rates,
+    }
+    if options.model == "melu":
+        learner: Any = gm.models.MeLU(tuple(options.hidden))
+    else:
+        learner = gm.models.MamlDLRM(top=tuple(options.hidden))
+    inner = learner.inner_loop(**settings)
+    if options.adapt_embeddings is not None:
+        inner = dataclasses.replace(inner, adapt_embeddings=options.adapt_embeddings)
+    return learner, inner
+
+
+def load_run(run: str, world: gm.World) -> tuple[TrainOptions, gm.Records, gm.MetaModel]:
+    """The options, the records and the model, as trained, of a run folder.
+
+    Raises:
+        FileNotFoundError: no run there, or one without a checkpoint.
+    """
+    folder = pathlib.Path(run)
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{run} is no run folder: expected {config}. Make one with `gmeta-tf train`."
+        )
+    options = TrainOptions(**yaml.safe_load(config.read_text()))
+    checkpoint = latest_checkpoint(folder / "checkpoint")
+    if checkpoint is None:
+        raise FileNotFoundError(
+            f"{run} has no whole checkpoint yet. Train longer, or lower --checkpoint_every."
+        )
+    records = gm.Records.open(options.records)
+    model = build_model(options, records.schema, world)
+    gm.load_checkpoint(model, checkpoint)
+    return options, records, model
+
+
+def judged_batches(
+    records: gm.Records, split: str, support: int, seed: int, world: gm.World
+) -> gm.TaskBatches:
+    """Batches that have every row judged that is not support."""
+    episodes = len(records.index(split))
+    return gm.TaskBatches(
+        records,
+        split,
+        tasks=max(1, min(_JUDGED_TASKS, episodes // world.size)),
+        support=support,
+        query=_JUDGED_QUERY_ROWS,
+        every_query=True,
+        shuffle=False,
+        seed=seed,
+        world=world,
+    )
+
+
+def say(world: gm.World, text: str) -> None:
+    if world.is_chief:
+        print(text, flush=True)

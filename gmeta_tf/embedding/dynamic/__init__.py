@@ -1,0 +1,1 @@
+"""Tables that grow: rules, keys, rows."""

@@ -1,0 +1,131 @@
+"""What a user says of a table whose keys nobody listed beforehand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from gmeta_tf.schema import Schema
+
+__all__ = ["DynamicTable", "rules_of_tables"]
+
+WHEN_FULL = ("evict", "default", "error")
+IN_TRAINING = ("insert", "default", "bucket", "error")
+OTHERWISE = ("default", "bucket", "error")
+
+
+@dataclasses.dataclass(frozen=True)
+class DynamicTable:
+    """A table whose rows come with their keys, and may go again.
+
+    A key without a row reads the *default row*, which is zeros and which no gradient changes. A
+    key that gets a row starts from its initial row, a pure function of (seed, key), and the
+    optimizer's slots from their start values, whether or not it had a row before.
+
+    Over SOK a table keeps some of these rules, and not all: `sok.dynamic.unkept_rule`.
+
+    Attributes:
+        capacity: the most keys of the table. Each of the W ranks holds at most
+            `ceil(capacity / W)`. None is as many as the machines' memory holds.
+        when_full: what becomes of a key that would get a row and finds the rank full. `"evict"`:
+            the least recently seen keys give up theirs, a sixteenth of the rank's capacity at a
+            time, of keys last seen in one step the smallest first, never one seen in this step
+            (where this step's keys alone are too many, the last to come read the default row).
+            `"default"`: it reads the default row. `"error"`: training stops.
+        admit_after: a key gets a row in the step that is its n-th sighting; before that it reads
+            the default row and its gradient is dropped. A sighting is a training step in which
+            any rank reads the key, however often.
+        admit_probability: the share of the keys that may get a row at all; which ones is a pure
+            function of (seed, key).
+        forget_after: the sightings of a waiting key are forgotten once it was not seen for more
+            than so many steps.
+        max_waiting: the most waiting keys whose sightings are counted, over all ranks; beyond it
+            those seen longest ago are forgotten.
+        time_to_live: a key gives up its row once it was not seen for more than so many training
+            steps. None is never.
+        unknown_in_training: what a key without a row does. `"insert"`: it gets one, by the rules
+            above. `"default"`: it reads the default row. `"bucket"`: it shares a row that its
+            hash picks, which is trained. `"error"`: training stops. With anything but `"insert"`
+            the table has the keys that were loaded.
+        unknown_otherwise: the same in evaluation, prediction and serving, which change nothing:
+            `"default"`, `"bucket"` or `"error"`.
+        num_buckets: the shared rows, of each rank its own. Used where a policy is `"bucket"`.
+
+    Raises:
+        ValueError: a number out of its range, an unknown policy.
+    """
+
+    capacity: int | None = None
+    when_full: str = "evict"
+    admit_after: int = 1
+    admit_probability: float = 1.0
+    forget_after: int = 10_000
+    max_waiting: int = 1 << 20
+    time_to_live: int | None = None
+    unknown_in_training: str = "insert"
+    unknown_otherwise: str = "default"
+    num_buckets: int = 1024
+
+    def __post_init__(self) -> None:
+        for name, known in (
+            ("when_full", WHEN_FULL),
+            ("unknown_in_training", IN_TRAINING),
+            ("unknown_otherwise", OTHERWISE),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"DynamicTable: expected {name} of {', '.join(known)}, "
+                    f"got {getattr(self, name)!r}."
+                )
+        for name in (
+            "capacity",
+            "admit_after",
+            "forget_after",
+            "max_waiting",
+            "time_to_live",
+            "num_buckets",
+        ):
+            value = getattr(self, name)
+            may_be_none = name in ("capacity", "time_to_live")
+            if not (may_be_none and value is None) and value < 1:
+                none = ", or None for no limit" if may_be_none else ""
+                raise ValueError(f"DynamicTable: expected {name} of at least 1{none}, got {value}.")
+        if not 0 < self.admit_probability <= 1:
+            raise ValueError(
+                "DynamicTable: expected an admit_probability above 0 and at most 1, got "
+                f"{self.admit_probability}. For no new keys, state unknown_in_training='default'."
+            )
+
+    @property
+    def has_buckets(self) -> bool:
+        """Whether a policy needs shared rows."""
+        return "bucket" in (self.unknown_in_training, self.unknown_otherwise)
+
+    def keys_of_a_rank(self, num_ranks: int) -> int | None:
+        """The most keys with rows on each of W ranks."""
+        return None if self.capacity is None else -(-self.capacity // num_ranks)
+
+
+def rules_of_tables(
+    schema: Schema, dynamic: DynamicTable | Mapping[str, DynamicTable] | None
+) -> dict[str, DynamicTable]:
+    """The rules of each dynamic table of the schema.
+
+    Args:
+        schema: whose tables.
+        dynamic: the rules of all, or by name; tables that are not named take `DynamicTable()`.
+
+    Raises:
+        ValueError: rules of a table that is not dynamic.
+    """
+    names = [table.name for table in schema.tables if table.is_dynamic]
+    if dynamic is None or isinstance(dynamic, DynamicTable):
+        return dict.fromkeys(names, dynamic or DynamicTable())
+    others = [name for name in dynamic if name not in names]
+    if others:
+        raise ValueError(
+            f"ShardedEmbedding: expected rules (dynamic=) of dynamic tables, which are "
+            f"{', '.join(names) or 'none'} here, got some of {others[0]!r}. A table is dynamic "
+            "whose keys are 'hash' or 'raw' and that states no num_rows."
+        )
+    return {name: dynamic.get(name, DynamicTable()) for name in names}

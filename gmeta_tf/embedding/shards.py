@@ -1,0 +1,150 @@
+"""The one place that chooses: which group of tables gets which shard, and which exchange."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from gmeta_tf.distributed.world import World
+from gmeta_tf.embedding.dynamic.rules import DynamicTable
+from gmeta_tf.embedding.dynamic.shard import DynamicShard
+from gmeta_tf.embedding.dynamic.state import KeyedShard
+from gmeta_tf.embedding.exchange_strategy import ExchangeStrategy
+from gmeta_tf.embedding.horovod_exchange import HorovodExchange
+from gmeta_tf.embedding.replicated import ReplicatedExchange, ReplicatedShard
+from gmeta_tf.embedding.sok.backend import choose_backend
+from gmeta_tf.embedding.sok.dynamic import SokDynamicShard, unkept_rule
+from gmeta_tf.embedding.sok.exchange import SokExchange
+from gmeta_tf.embedding.sok.static import SokStaticShard
+from gmeta_tf.embedding.static_shard import StaticShard, TableRange, table_ranges, table_seed
+from gmeta_tf.schema import Schema
+from gmeta_tf.table_groups import key_groups
+
+__all__ = ["Shards", "TableSettings", "make_shards"]
+
+IndexedShard = StaticShard | SokStaticShard
+
+
+@dataclasses.dataclass(frozen=True)
+class TableSettings:
+    """What all tables of a model have in common.
+
+    Attributes:
+        width: D of the tables that state none.
+        seed: of the initial rows.
+        scale: the largest absolute initial value.
+        wire: the type in which rows and gradients travel.
+        dynamic: dynamic table -> its rules.
+    """
+
+    width: int
+    seed: int
+    scale: float
+    wire: str
+    dynamic: Mapping[str, DynamicTable]
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """What this rank holds of each group of tables, and how it is exchanged.
+
+    Attributes:
+        backend: `"horovod"` or `"sok"`.
+        indexed: group -> the rows of tables of known size, which lie at the index of their key.
+        keyed: group -> the rows of a dynamic table, which come with their keys.
+        replicated: the groups in `indexed` of which every rank holds all rows.
+        exchange: how rows and gradients travel.
+    """
+
+    backend: str
+    indexed: dict[str, IndexedShard]
+    keyed: dict[str, KeyedShard]
+    replicated: tuple[str, ...]
+    exchange: ExchangeStrategy
+
+
+def make_shards(
+    schema: Schema,
+    settings: TableSettings,
+    world: World,
+    *,
+    backend: str,
+    replicated: tuple[str, ...],
+    keep_with_sok: bool,
+) -> Shards:
+    """Builds this rank's shards with their initial rows. Every rank must call it.
+
+    Args:
+        schema: with the sizes filled in.
+        settings: of all tables.
+        world: the ranks.
+        backend: what `ShardedEmbedding` takes.
+        replicated: the groups of which every rank is to hold all rows.
+        keep_with_sok: whether they are replicated over SOK too. What replication is worth has been
+            measured with Horovod's exchange alone.
+
+    Raises:
+        ValueError: an unknown back-end, or what SOK can not do.
+        RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok.
+    """
+    groups = key_groups(schema)
+    width_of = {
+        group: schema.table(names[0]).width or settings.width for group, names in groups.items()
+    }
+    exchanged = [g for g in groups if g not in replicated or not keep_with_sok]
+    chosen = choose_backend(
+        "horovod" if backend == "auto" and not exchanged else backend,
+        {group: width_of[group] for group in exchanged},
+        world,
+        beyond=_unfit_wire(settings.wire) or unkept_rule(settings.dynamic),
+    )
+    over_sok = chosen == "sok"
+    replicated = replicated if keep_with_sok or not over_sok else ()
+    make_indexed: Callable[..., Any] = SokStaticShard if over_sok else StaticShard
+    make_keyed: Callable[..., Any] = SokDynamicShard if over_sok else DynamicShard
+    make_exchange: Callable[..., ExchangeStrategy] = (
+        (lambda shards: SokExchange(shards, world))
+        if over_sok
+        else (lambda shards: HorovodExchange(shards, world, settings.wire))
+    )
+
+    def ranges(group: str) -> tuple[TableRange, ...]:
+        sizes = {name: schema.table(name).num_rows or 0 for name in groups[group]}
+        return table_ranges(sizes, settings.seed)
+
+    indexed: dict[str, IndexedShard] = {}
+    keyed: dict[str, KeyedShard] = {}
+    replicas: dict[str, ReplicatedShard] = {}
+    sharded: dict[str, Any] = {}
+    for index, (group, (table, *_)) in enumerate(groups.items()):
+        width, scale = width_of[group], settings.scale
+        if table in settings.dynamic:
+            sharded[group] = keyed[group] = make_keyed(
+                settings.dynamic[table],
+                table=table,
+                width=width,
+                seed=table_seed(settings.seed, table),
+                world=world,
+                scale=scale,
+                name=f"dynamic_{index}",
+            )
+        elif group in replicated:
+            replicas[group] = indexed[group] = ReplicatedShard(
+                ranges(group), width, world, scale=scale, name=group
+            )
+        else:
+            sharded[group] = indexed[group] = make_indexed(
+                ranges(group), width, world, scale=scale, name=group
+            )
+    exchange = ReplicatedExchange(replicas, make_exchange(sharded))
+    return Shards(chosen, indexed, keyed, tuple(replicas), exchange)
+
+
+def _unfit_wire(wire: str) -> str | None:
+    if wire == "float32":
+        return None
+    return (
+        f"expected wire='float32', which is what SOK's kernels move, got {wire!r}. State that, or "
+        "use backend='horovod'."
+    )

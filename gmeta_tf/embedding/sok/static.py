@@ -1,0 +1,71 @@
+"""The rows of known vocabularies, in a variable of SOK."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from gmeta_tf.distributed.world import World
+from gmeta_tf.embedding.sok.backend import SokShard, start_sok
+from gmeta_tf.embedding.static_shard import StaticShard, TableRange
+
+__all__ = ["SokStaticShard"]
+
+
+class SokStaticShard(SokShard):
+    """The rows of known vocabularies that this rank owns: `key % W == rank`, at row `key // W`.
+
+    That is SOK's rule and that of `StaticShard` alike, which therefore does all that is local: the
+    initial rows, the slots and the updates, on a variable of SOK.
+    """
+
+    def __init__(
+        self,
+        tables: tuple[TableRange, ...],
+        width: int,
+        world: World,
+        *,
+        scale: float,
+        name: str,
+    ) -> None:
+        """Builds the shard with its initial rows. Starts SOK.
+
+        Args:
+            tables: the tables, in order and without gaps.
+            width: D.
+            world: whose shard.
+            scale: the largest absolute initial value.
+            name: of the variable.
+        """
+        sok = start_sok(world)
+
+        def make_rows(num_rows: int) -> tf.Variable:
+            # Of an initial value every rank would hold the whole table; an initializer is called
+            # for this rank's rows alone.
+            return sok.Variable(
+                shape=(num_rows, width),
+                initializer=lambda shape, dtype: tf.zeros(shape, dtype),
+                dtype=tf.float32,
+                name=f"{name}/rows",
+            )
+
+        self._shard = StaticShard(tables, width, world, scale=scale, name=name, make_rows=make_rows)
+        super().__init__(self._shard.rows, width, world, name=name)
+        self.tables, self.num_rows = tables, self._shard.num_rows
+        self.make_slots, self.update = self._shard.make_slots, self._shard.update
+        self.gather, self.locate = self._shard.gather, self._shard.locate
+        self.export_state, self.load_state = self._shard.export_state, self._shard.load_state
+
+    @property
+    def rows(self) -> tf.Variable:
+        """SOK's variable, float32 `[ceil((num_rows - rank) / W), D]`."""
+        return self._shard.rows
+
+    @property
+    def slots(self) -> dict[str, tf.Variable]:
+        """What the row optimizer keeps: plain variables, a row for each of this rank's."""
+        return self._shard.slots
+
+    @property
+    def state_variables(self) -> dict[str, tf.Variable]:
+        """What a checkpoint holds of the shard: `rows`, and each slot as `slot_<name>`."""
+        return self._shard.state_variables

@@ -1,0 +1,1 @@
+"""Metrics of evaluated rows, and the baseline that they stand beside."""

@@ -1,0 +1,154 @@
+"""One rank's share of an evaluation: judged rows come in batches, sums go out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from gmeta_tf.evaluation.metrics import (
+    FloatArray,
+    IntArray,
+    Metric,
+    Rows,
+    checked_columns,
+    metric,
+    task_starts,
+)
+
+__all__ = ["JudgementSums"]
+
+
+class JudgementSums:
+    """One rank's sums of one evaluation: each metric of the adapted and the unadapted prediction.
+
+    Rows of a task arrive together, possibly cut over several updates. Only the last task's rows are
+    kept, and only if a metric needs whole tasks; so a task that comes back after a later update has
+    ended in another one is not noticed, and counts as a new task. As long as no task is split over
+    two ranks, the results of the ranks' added sums are those of one rank that saw everything.
+
+    Args:
+        names: Metric names as :func:`metric` knows them.
+
+    Raises:
+        ValueError: A name is unknown or occurs twice.
+
+    Example, two ranks, of which the first gets task 7 in two chunks. A rank's sums are the number
+    of tasks, of samples, then each metric's sums, adapted before unadapted:
+
+    >>> ranks = [JudgementSums(["mae", "ndcg@1"]) for _ in range(2)]
+    >>> ranks[0].update([7, 7], [0, 1], adapted=[0.5, 0.75], unadapted=[0.5, 0.5])
+    >>> ranks[0].update([7, 7], [0, 1], adapted=[0.5, 0.25], unadapted=[0.5, 0.5])
+    >>> ranks[1].update([9, 9], [1, 0], adapted=[0.75, 0.0], unadapted=[0.5, 0.5])
+    >>> ranks[0].sums().tolist()
+    [1.0, 4.0, 2.0, 4.0, 2.0, 4.0, 1.0, 1.0, 0.5, 1.0]
+    >>> ranks[1].sums().tolist()
+    [1.0, 2.0, 0.25, 2.0, 1.0, 2.0, 1.0, 1.0, 0.5, 1.0]
+    >>> ranks[0].results(ranks[0].sums() + ranks[1].sums())  # doctest: +NORMALIZE_WHITESPACE
+    {'tasks': 2.0, 'samples': 6.0, 'mae_adapted': 0.375, 'mae_unadapted': 0.5,
+     'ndcg@1_adapted': 1.0, 'ndcg@1_unadapted': 0.5}
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._metrics = tuple(metric(name) for name in names)
+        received = [known.name for known in self._metrics]
+        if len(set(received)) < len(received):
+            raise ValueError(f"names: expected each metric once, received {received}; remove one")
+        self._keeps_open_task = any(known.needs_whole_tasks for known in self._metrics)
+        self._sums = np.zeros(2 + 2 * sum(known.num_sums for known in self._metrics))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all rows."""
+        self._sums[:] = 0
+        self._last_task: int | None = None
+        self._open_chunks: list[FloatArray] = []  # of the last task: [3, rows], as in `_add`
+
+    def update(
+        self, task: ArrayLike, label: ArrayLike, adapted: ArrayLike, unadapted: ArrayLike
+    ) -> None:
+        """Adds judged rows.
+
+        Args:
+            task: int64 [n], equal ones side by side; the first may continue the last update's last.
+            label: [n]; for ndcg the relevance.
+            adapted: [n] prediction after the inner loop: a probability, a rating or another score.
+            unadapted: [n] prediction before it.
+
+        Raises:
+            ValueError: The shapes differ or are not [n], `task` is not of integers, a value is NaN
+                or infinite, a task's rows are apart, or log_loss or ndcg cannot take the values.
+        """
+        task, columns = checked_columns(task, label=label, adapted=adapted, unadapted=unadapted)
+        if not task.size:
+            return
+        start = task_starts(task, self._last_task)
+        continues = bool(task[0] == self._last_task)
+        self._add(self._sums, start, columns, whole_tasks=False)
+        if self._keeps_open_task:
+            self._close_tasks(start, columns, continues)
+        self._sums[:2] += (start.size - continues, task.size)
+        self._last_task = int(task[-1])
+
+    def sums(self) -> FloatArray:
+        """This rank's sums so far, float64 [k] where k depends on the names alone.
+
+        The last task is counted as if complete, yet stays open: a later update may go on with it.
+        """
+        sums = self._sums.copy()
+        if self._open_chunks:
+            self._add(sums, np.array([0]), np.hstack(self._open_chunks), whole_tasks=True)
+        return sums
+
+    def results(self, sums: FloatArray) -> dict[str, float]:
+        """Finishes sums, one rank's or all ranks' added.
+
+        Returns:
+            ``tasks`` and ``samples``, then ``<name>_adapted`` and ``<name>_unadapted`` per metric.
+
+        Raises:
+            ValueError: `sums` is not as long as this object's own.
+        """
+        if np.shape(sums) != self._sums.shape:
+            raise ValueError(
+                f"sums: expected shape {self._sums.shape}, received {np.shape(sums)}; build "
+                "JudgementSums with the same metric names on every rank"
+            )
+        results = {"tasks": float(sums[0]), "samples": float(sums[1])}
+        for known, adapted, unadapted in self._split(sums):
+            results[f"{known.name}_adapted"] = known.result(adapted)
+            results[f"{known.name}_unadapted"] = known.result(unadapted)
+        return results
+
+    def _close_tasks(self, start: IntArray, columns: FloatArray, continues: bool) -> None:
+        """Adds the tasks that are now known to be complete, and keeps the last one's rows."""
+        last_start = start[-1]
+        last_rows = columns[:, last_start:].copy()  # a view would keep the whole batch alive
+        if continues and last_start == 0:
+            self._open_chunks.append(last_rows)
+            return
+        complete = np.hstack([*self._open_chunks, columns[:, :last_start]])
+        num_open = sum(chunk.shape[1] for chunk in self._open_chunks)
+        self._open_chunks = [last_rows]
+        if complete.size:
+            opened_here = start[int(continues) : -1] + num_open
+            complete_start = np.concatenate(([0], opened_here)) if num_open else opened_here
+            self._add(self._sums, complete_start, complete, whole_tasks=True)
+
+    def _add(
+        self, sums: FloatArray, start: IntArray, columns: FloatArray, *, whole_tasks: bool
+    ) -> None:
+        """Adds label, adapted and unadapted, [3, n], to the metrics of one kind."""
+        label, adapted, unadapted = columns
+        for known, adapted_sums, unadapted_sums in self._split(sums):
+            if known.needs_whole_tasks == whole_tasks:
+                known.add(adapted_sums, Rows(start, label, adapted))
+                known.add(unadapted_sums, Rows(start, label, unadapted))
+
+    def _split(self, sums: FloatArray) -> Iterator[tuple[Metric, FloatArray, FloatArray]]:
+        """Each metric with its views of `sums` for the adapted and the unadapted prediction."""
+        end = 2
+        for known in self._metrics:
+            begin, middle, end = end, end + known.num_sums, end + 2 * known.num_sums
+            yield known, sums[begin:middle], sums[middle:end]

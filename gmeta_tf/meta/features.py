@@ -1,0 +1,53 @@
+"""Rows of embeddings to what a learner sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from gmeta_tf.batch import Batch, LabelledRows, Rows
+from gmeta_tf.embedding.pooling import field_slots, join_groups, pool_fields, take_rows
+from gmeta_tf.schema import Schema
+
+__all__ = ["features_of", "rows_of_pairs"]
+
+
+def rows_of_pairs(rows: Rows, batch: Batch) -> Rows:
+    """Each (task, key) pair's own row: no task sees what another's inner loop does to it.
+
+    Args:
+        rows: group -> float `[U, D]`, the rows of the batch's distinct keys.
+        batch: whose `pair_to_key` counts.
+
+    Returns:
+        group -> float `[P, D]`; row 0 is the padding's, zeros.
+    """
+    return {
+        group: take_rows(tf.pad(values, [[1, 0], [0, 0]]), batch["pair_to_key"][group])
+        for group, values in rows.items()
+    }
+
+
+def features_of(
+    own_rows: Mapping[str, tf.Tensor], part: LabelledRows, schema: Schema
+) -> dict[str, tf.Tensor]:
+    """The learner's inputs for the support or the query rows of T tasks.
+
+    Args:
+        own_rows: group -> float `[P, D]`, what `rows_of_pairs` gives, adapted or not.
+        part: `support` or `query` of a batch.
+        schema: what a row is.
+
+    Returns:
+        input -> float `[T, R, F, D]`, and `"dense"` -> float `[T, R, num_dense]` where there are
+        dense fields.
+    """
+    pooled = {}
+    for group, slots in field_slots(schema).items():
+        pairs = part["pairs"][group]
+        pooled[group] = pool_fields(take_rows(own_rows[group], pairs), pairs, slots)
+    features = join_groups(pooled, schema)
+    if schema.dense_fields:
+        features["dense"] = part["dense"]
+    return features

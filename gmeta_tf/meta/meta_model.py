@@ -1,0 +1,367 @@
+"""`MetaModel`: the outer loop, as a Keras model whose `train_step` reads like Algorithm 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from gmeta_tf.batch import Batch, Rows
+from gmeta_tf.distributed.collectives import agree, broadcast
+from gmeta_tf.distributed.threads import num_lanes
+from gmeta_tf.embedding import row_optimizers
+from gmeta_tf.embedding.exchange_strategy import Located, Routes
+from gmeta_tf.embedding.look_ahead import LookAhead
+from gmeta_tf.embedding.pooling import (
+    one_row,
+)
+from gmeta_tf.embedding.row_optimizers import RowOptimizer
+from gmeta_tf.embedding.sharded import ShardedEmbedding
+from gmeta_tf.evaluation.metric_accumulator import JudgementSums
+from gmeta_tf.meta.fast_weights import TaskLearner
+from gmeta_tf.meta.inner_loop import InnerLoop
+from gmeta_tf.meta.losses import RowLoss, row_loss
+from gmeta_tf.meta.ranked_model import RankedModel
+from gmeta_tf.meta.task_adapter import TaskAdapter
+from gmeta_tf.meta.validation import key_checks, key_problems, nonfinite_check, nonfinite_tables
+from gmeta_tf.planner.report import size_lines
+from gmeta_tf.planner.table_sizes import table_sizes
+
+__all__ = ["MetaModel"]
+
+_NON_FINITE = ("raise", "skip")
+_METRICS = ("auc", "task_auc", "log_loss")
+
+
+class MetaModel(RankedModel):
+    """Meta-trains a learner over sharded embeddings: `compile`, `fit`, `evaluate`, `predict`.
+
+    Algorithm 1 of G-Meta (Xiao et al., CIKM 2023) as reconstructed in docs/architecture.md: fetch
+    the rows of all tasks at once, adapt every task on its support rows without communication, judge
+    the adapted values on the query rows, reduce the gradients over the ranks.
+
+    Attributes:
+        learner: the Keras model that tasks adapt. Its input is a dict: `"embedded"` float
+            `[R, F, D]`, one vector for each key field in the schema's order (`"embedded_16"` those
+            of tables that state width 16), and `"dense"` float `[R, num_dense]` where the schema
+            has dense fields. Its output is one number a row, `[R]` or `[R, 1]`.
+        embedding: the tables.
+        inner: how a task adapts.
+    """
+
+    def __init__(
+        self,
+        learner: keras.Model,
+        embedding: ShardedEmbedding,
+        inner: InnerLoop | None = None,
+        *,
+        lanes: int | None = None,
+        name: str = "meta_model",
+    ) -> None:
+        """Builds the learner and gives every rank rank 0's dense weights.
+
+        Args:
+            learner: any Keras model over the embedded fields; see the class.
+            embedding: the tables.
+            inner: how a task adapts; None is `InnerLoop()`.
+            lanes: in how many parts the tasks of a step are computed side by side; None is what
+                suits the rank's cores (`threads.num_lanes`). Results are equal but for rounding.
+            name: of the model.
+
+        Raises:
+            ValueError: the learner keeps state outside its weights, `inner` names what the learner
+                has not, or fewer than one lane.
+        """
+        super().__init__(name=name)
+        self.learner = learner
+        self.embedding = embedding
+        self.inner = InnerLoop() if inner is None else inner
+        self.world = embedding.world
+        if lanes is not None and lanes < 1:
+            raise ValueError(f"MetaModel: expected lanes of at least 1, got {lanes}.")
+        self.lanes = num_lanes(self.world) if lanes is None else lanes
+        example = one_row(embedding.schema, embedding.width)
+        learner(example)
+        self.adapter = TaskAdapter(
+            TaskLearner(learner, self.inner.adapt_dense, example, form=self.inner.fast_weights),
+            self.inner,
+            embedding.schema,
+            embedding.groups,
+            lanes=self.lanes,
+        )
+        if self.inner.learn_rates:
+            first = self.adapter.rates
+            self.adapter.rates = self.add_weight(
+                shape=first.shape,
+                initializer=lambda shape, dtype: tf.constant(first, dtype),
+                name="inner_rates",
+            )
+        for index, variable in enumerate(self.trainable_variables):
+            value = tf.convert_to_tensor(variable.value)
+            variable.assign(broadcast(value, self.world, name=f"dense_{index}"))
+        self.loss_metric = keras.metrics.Mean(name="loss")
+        self.input_seconds = tf.Variable(0.0, trainable=False, dtype=tf.float64)
+        self.built = True
+
+    def compile(
+        self,
+        optimizer: str | keras.optimizers.Optimizer = "adam",
+        row_optimizer: str | RowOptimizer = "adagrad",
+        loss: str | RowLoss = "binary_crossentropy",
+        metrics: Sequence[str] = _METRICS,
+        *,
+        look_ahead: bool = True,
+        non_finite: str = "raise",
+        **options: Any,
+    ) -> None:
+        """Chooses the update rules, the loss and the metrics.
+
+        Args:
+            optimizer: a Keras optimizer; the one update rule of every dense weight.
+            row_optimizer: `"sgd"`, `"adagrad"`, `"row_wise_adagrad"`, `"lazy_adam"`, `"ftrl"` or a
+                `RowOptimizer`; the one update rule of every embedding row.
+            loss: `"binary_crossentropy"`, `"mean_squared_error"` or a `RowLoss`; of the support
+                rows in the inner loop and of the query rows in the outer.
+            metrics: names that `gmeta_tf.evaluation.metrics` knows; `evaluate` gives each for
+                adapted and unadapted predictions.
+            look_ahead: send the keys of the next step with the gradients of this one. Rows are
+                fetched after the step, so results are the same, and each step has one collective
+                less to wait for. `fit` does so where it reads `TaskBatches` or a tf.data.Dataset.
+            non_finite: what becomes of a step in which a gradient, of any rank, is NaN or infinite:
+                `"raise"` names the tables; `"skip"` updates nothing and counts `skipped_steps`.
+            options: `run_eagerly`, `steps_per_execution`.
+
+        Raises:
+            ValueError: a name that is not known, another `non_finite`, a trainable variable
+                without an update rule, or ranks that were given different configurations (on every
+                rank).
+        """
+        if non_finite not in _NON_FINITE:
+            raise ValueError(
+                f"MetaModel.compile: expected non_finite of {', '.join(_NON_FINITE)}, "
+                f"got {non_finite!r}."
+            )
+        super().compile(optimizer=optimizer, jit_compile=False, **options)
+        self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
+        self.non_finite = non_finite
+        self.row_optimizer = row_optimizers.row_optimizer(row_optimizer)
+        self.adapter.row_loss = row_loss(loss)
+        self.judged = JudgementSums(metrics)
+        self._check_update_rules()
+        ahead = look_ahead and self.embedding.sends_keys
+        self.look_ahead = LookAhead(self.embedding) if ahead else None
+        agree(self._configuration(), self.world, name="the model")
+        self.optimizer.build(self.trainable_variables)
+        self.embedding.make_slots(self.row_optimizer)
+
+    # The two loops.
+
+    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """One step of Algorithm 1 on this rank's tasks. Every rank must call it."""
+        routes = self._routes(batch)
+        located = self.embedding.locate(routes, self._steps_done(), training=True)
+        rows = self.embedding.fetch(routes, located)
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            outputs = self.adapter.outputs(rows, batch, training=True)
+            loss = tf.reduce_sum(self.adapter.losses(batch["query"], outputs))
+        gradients, row_gradients = tape.gradient(loss, (self.trainable_variables, rows))
+        # A learner may leave a group of tables unread; its exchange still takes part.
+        row_gradients = {
+            group: tf.zeros_like(rows[group]) if gradient is None else gradient
+            for group, gradient in row_gradients.items()
+        }
+        self._outer_update(gradients, row_gradients, routes, located, loss, batch)
+        self.adapter.tasks.advance_seeds()
+        self.input_seconds.assign_add(batch.get("waited", 0.0))
+        return self.get_metrics_result()
+
+    def _outer_update(
+        self,
+        gradients: list[tf.Tensor | None],
+        row_gradients: Rows,
+        routes: Routes,
+        located: Located,
+        loss: tf.Tensor,
+        batch: Batch,
+    ) -> None:
+        """The outer rule, and the one place where a step is scaled.
+
+        The loss of a step is the mean over the tasks of *all* ranks. Row gradients are summed over
+        the ranks by their owners; dense gradients are summed over the ranks with them; both are
+        divided by the number of tasks of all ranks, which is summed in the same message.
+        """
+        reached = [(g, v) for g, v in zip(gradients, self.trainable_variables) if g is not None]
+        following = None if self.look_ahead is None else self.look_ahead.following(batch)
+        returned = self.embedding.return_gradients(
+            row_gradients,
+            routes,
+            located,
+            following=following,
+            totals=[
+                *(tf.convert_to_tensor(gradient) for gradient, _ in reached),
+                loss,
+                _num_tasks(batch),
+                key_problems(batch, located),
+                nonfinite_tables(row_gradients, batch, self.embedding),
+            ],
+        )
+        *sums, loss_sum, num_tasks, problems, nonfinite = returned.totals
+        scale = 1.0 / tf.maximum(num_tasks, 1.0)
+
+        def update() -> None:
+            row_means = {
+                group: (row_indices, summed * scale)
+                for group, (row_indices, summed) in returned.updates.items()
+            }
+            self.embedding.apply_gradients(row_means, self.row_optimizer, self._steps_done())
+            self.optimizer.apply(
+                [summed * scale for summed in sums], [variable for _, variable in reached]
+            )
+            self.loss_metric.update_state(loss_sum * scale, sample_weight=num_tasks)
+
+        kept = []
+        if self.look_ahead is not None:
+            # A rejected step has sent the next keys, and the step behind it finds them.
+            kept = self.look_ahead.keep(following, returned.following, batch)
+        with tf.control_dependencies(kept):
+            checks = key_checks(problems, batch, located, self.embedding)
+            is_finite = _are_finite([*sums, loss_sum])
+            if self.non_finite == "raise":
+                checks.append(nonfinite_check(is_finite, nonfinite, self.embedding))
+        with tf.control_dependencies(checks):
+            if self.non_finite == "raise":
+                update()
+            else:
+                may_update = is_finite & tf.reduce_all(nonfinite <= 0)
+                tf.cond(may_update, update, lambda: None)
+                self.skipped_steps.update_state(tf.cast(~may_update, tf.float32))
+
+    def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """Judges the query rows of this rank's tasks. Every rank must call it."""
+        rows, located = self._fetch(batch)
+        adapted = self.adapter.outputs(rows, batch, training=False)
+        unadapted = self.adapter.unadapted_outputs(rows, batch)
+        query = batch["query"]
+        present = query["weight"] > 0
+        task = tf.broadcast_to(batch["task"][:, tf.newaxis], tf.shape(present))
+        return {
+            "task": tf.boolean_mask(task, present),
+            "label": tf.boolean_mask(query["label"], present),
+            "adapted": tf.boolean_mask(self.row_loss.predict(adapted), present),
+            "unadapted": tf.boolean_mask(self.row_loss.predict(unadapted), present),
+            "loss": tf.reduce_sum(self.adapter.losses(query, adapted)),
+            "num_tasks": _num_tasks(batch),
+            "out_of_range": batch["out_of_range"],
+            "problems": located.problems,
+        }
+
+    def predict_step(self, batch: Batch) -> dict[str, tf.Tensor]:
+        """The query rows of this rank's tasks: task, label, adapted and unadapted prediction."""
+        judged = self.test_step(batch)
+        located = Located({}, judged["problems"])
+        problems = key_problems(batch, located)
+        with tf.control_dependencies(key_checks(problems, batch, located, self.embedding)):
+            names = ("task", "label", "adapted", "unadapted")
+            return {name: tf.identity(judged[name]) for name in names}
+
+    def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
+        """The adapted predictions of the query rows, `[T, Q]`."""
+        rows, _ = self._fetch(batch)
+        return self.row_loss.predict(self.adapter.outputs(rows, batch, training=training))
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What Keras resets at the start of an epoch."""
+        skips = getattr(self, "non_finite", "raise") == "skip"
+        return [self.loss_metric, self.skipped_steps] if skips else [self.loss_metric]
+
+    def summary(self, *arguments: Any, **options: Any) -> None:
+        """Keras' summary, how a step is computed, and the tables."""
+        super().summary(*arguments, **options)
+        show = options.get("print_fn") or print
+        whole = self.adapter.tasks.fallback_reason
+        show(f" the learner runs {'whole: ' + whole if whole else 'once for all tasks of a lane'}")
+        show(f" lanes: {self.lanes}")
+        optimizer = getattr(self, "row_optimizer", None)
+        sizes = table_sizes(
+            self.embedding.schema,
+            self.embedding.width,
+            lambda width: (
+                {n: s.width for n, s in optimizer.slots(width).items()} if optimizer else {}
+            ),
+            self.world.size,
+            replicated=self.embedding.replicated,
+        )
+        for line in size_lines(sizes):
+            show(f" {line}")
+
+    # What the steps are made of.
+
+    @property
+    def row_loss(self) -> RowLoss:
+        """The loss of rows that the model was compiled with."""
+        return self.adapter.row_loss
+
+    def _routes(self, batch: Batch) -> Routes:
+        """The ways of a training step's keys to their owners."""
+        if self.look_ahead is not None:
+            return self.look_ahead.routes(batch)
+        return self.embedding.routes(batch["keys"], batch.get("keys_of_rank"))
+
+    def _fetch(self, batch: Batch) -> tuple[Rows, Located]:
+        """The rows of a step that does not train."""
+        routes = self.embedding.routes(batch["keys"], batch.get("keys_of_rank"))
+        located = self.embedding.locate(routes)
+        return self.embedding.fetch(routes, located), located
+
+    def _steps_done(self) -> tf.Tensor:
+        return tf.cast(self.optimizer.iterations.value, tf.int64)
+
+    def _check_update_rules(self) -> None:
+        """Every trainable variable has exactly one update rule, or this raises and names it."""
+        ruled = {id(variable.value) for variable in self.trainable_variables}
+        for layer in self._flatten_layers():
+            members = vars(layer).items()
+            for name, value in ((n, leaf) for n, held in members for leaf in _leaves(held)):
+                loose = isinstance(value, tf.Variable) and value.trainable
+                if loose and id(value) not in ruled:
+                    raise ValueError(
+                        f"the variable {layer.name}.{name} is trainable and has no update rule: "
+                        "Keras does not see a plain tf.Variable. Make it with layer.add_weight, "
+                        "or with trainable=False."
+                    )
+
+    def _configuration(self) -> dict[str, Any]:
+        return {
+            "inner": {k: v for k, v in vars(self.inner).items() if k != "adapt_dense"},
+            "adapted": [variable.path for variable in self.adapter.tasks.adapted],
+            "weights": {v.path: list(v.shape) for v in self.trainable_variables},
+            "optimizer": str(self.optimizer.get_config()),
+            "row_optimizer": str(self.row_optimizer),
+            "loss": self.row_loss.name,
+            "look_ahead": self.look_ahead is not None,
+            "non_finite": self.non_finite,
+            "tables": self.embedding.describe(),
+        }
+
+
+def _leaves(value: Any) -> list[Any]:
+    """What a list, tuple or dict holds, however deep; another value alone."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [leaf for part in value for leaf in _leaves(part)]
+    return [value]
+
+
+def _are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
+    return tf.reduce_all([tf.math.is_finite(tf.reduce_sum(tensor)) for tensor in tensors])
+
+
+def _num_tasks(batch: Batch) -> tf.Tensor:
+    """The tasks that have a row to judge, a float32 scalar."""
+    judged = tf.reduce_any(batch["query"]["weight"] > 0, axis=1)
+    return tf.reduce_sum(tf.cast(judged, tf.float32))

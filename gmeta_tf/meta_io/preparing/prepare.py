@@ -1,0 +1,303 @@
+"""Raw tables to a records folder: an engine checks, splits, encodes and sorts; this writes.
+
+source -> engine (see `Job`) -> rows in the records' order -> episodes -> files -> schema.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+
+from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.preparing.append import append_of, check_same, first_parts, move_in
+from gmeta_tf.meta_io.preparing.duckdb_engine import encoded_by_duckdb
+from gmeta_tf.meta_io.preparing.full_disk import told_of_a_full_disk
+from gmeta_tf.meta_io.preparing.job import Encoded, Job
+from gmeta_tf.meta_io.preparing.spark_engine import encoded_by_spark
+from gmeta_tf.meta_io.preparing.split import Split
+from gmeta_tf.meta_io.preparing.stages import Progress
+from gmeta_tf.meta_io.preparing.summary import details_of
+from gmeta_tf.meta_io.preparing.work_folder import claimed, replace_folder, work_folder
+from gmeta_tf.meta_io.records.codec import COMPRESSIONS
+from gmeta_tf.meta_io.records.records import Records, SplitFiles
+from gmeta_tf.meta_io.records.writer import EpisodeWriter
+from gmeta_tf.meta_io.sources.sources import Source
+from gmeta_tf.schema import Schema
+
+__all__ = ["ENGINES", "Split", "prepare"]
+
+Engine = Callable[[Job], contextlib.AbstractContextManager[Encoded]]
+
+ENGINES: dict[str, Engine] = {"duckdb": encoded_by_duckdb, "spark": encoded_by_spark}
+"""What `prepare` can run on; all give the same records."""
+
+
+def prepare(
+    source: Source,
+    schema: Schema,
+    output: str | os.PathLike[str],
+    *,
+    engine: str = "duckdb",
+    split: Split | None = None,
+    num_files: int = 16,
+    episode_rows: int | None = None,
+    compression: str | None = None,
+    overwrite: bool = False,
+    append: bool = False,
+    memory_limit: str | None = None,
+    spill_folder: str | os.PathLike[str] | None = None,
+    on_bad_row: Literal["error", "drop"] = "error",
+    progress: bool = False,
+) -> Records:
+    """Writes a records folder from raw rows, or appends to one.
+
+    Tasks are numbered from 0 in the order of their values (as numbers where all are integers, as
+    text otherwise). A task's rows are in the order of the time column, equal times and data
+    without one in the order of the files. Vocabularies are those of the training rows.
+
+    The folder is built under a hidden name beside `output` and renamed when it is whole; an older
+    one stays until then. A process that is killed leaves at most that hidden folder, which the
+    next `prepare` with this output removes.
+
+    Appending adds a later log to a folder. Tasks keep their numbers and splits, and values their
+    keys. New tasks and new values get the numbers after those, and `min_count` judges the new
+    log's training rows alone. Each new task is drawn to a split on its own, with the split's
+    fractions as probabilities. Splits by time keep their times, so that rows later than all others
+    are rows of the test: to train on what was the test, prepare everything anew. A task's new rows
+    are episodes of their own, after its old ones whatever their time. The new files appear in the
+    folder beside the old ones, and count when `schema.json`, which is replaced last, names them; a
+    process that is killed leaves the folder as it was, and the next appending removes the files.
+
+    Args:
+        source: the raw rows.
+        schema: what a row is; the vocabularies' sizes are filled in.
+        output: the records folder, local or of a remote file system (see `files`).
+        engine: what does the work: "duckdb" on this machine, or "spark" (see docs/meta_io.md). Both
+            write the same records.
+        split: which rows are held out. None is `Split()`, or that of the folder to append to.
+        num_files: the files of each split; at least the number of ranks that will read them.
+        episode_rows: the most rows of an episode; tasks with more are cut into several. None is
+            1024, or that of the folder to append to.
+        compression: of each record, "none" or "zlib". None is "none", or that of the folder to
+            append to.
+        overwrite: replace `output` when it is a records folder.
+        append: add to `output`, a records folder of this schema.
+        memory_limit: what the engine may take, such as "8GB"; the rest goes to disk. None is
+            DuckDB's default, 80 % of the machine.
+        spill_folder: a folder for what goes to disk; None is beside `output`, or the system's
+            folder for temporary files where that is remote.
+        on_bad_row: what to do about rows without a task, with a label or a dense value that is no
+            finite number, with a time that cannot be read, or a raw key that is no integer or out
+            of its table: "error" raises, "drop" leaves them out and counts them in
+            `details["dropped_rows"]`. What makes a file unreadable (text that is not UTF-8, lines
+            with other columns) raises in any case.
+        progress: show the stages on stderr, if that is a terminal.
+
+    Returns:
+        The records, opened.
+
+    Raises:
+        ValueError: the output exists, or does not fit what is appended; a column or all rows are
+            missing, bad rows, nothing left to train on, or an argument out of its range.
+        OSError: the disk is full; an older output is as it was.
+    """
+    _check_arguments(output, engine, overwrite, append, on_bad_row)
+    with contextlib.ExitStack() as stack:
+        old = _claimed_records(stack, output) if append else None
+        if old is not None:
+            check_same(old, schema, split, episode_rows, compression)
+            schema, split = old.schema, Split(**old.details["split"])
+            episode_rows, compression = old.episode_rows, old.compression
+        split = Split() if split is None else split
+        writing = _Writing(
+            num_files,
+            episode_rows=1024 if episode_rows is None else episode_rows,
+            compression="none" if compression is None else compression,
+            generation=0 if old is None else old.generation + 1,
+        )
+        _check_times(schema, split)
+        work, spilled = _work_folders(stack, output, spill_folder)
+        built = work / "records"
+        (built / "vocabulary").mkdir(parents=True)
+        job = Job(
+            source,
+            schema,
+            split,
+            drop_bad_rows=on_bad_row == "drop",
+            tasks_file=built / f"tasks-{writing.generation:03d}.parquet",
+            vocabulary_files={
+                table.name: built / "vocabulary" / f"{table.name}-{writing.generation:03d}.parquet"
+                for table in schema.tables
+                if table.keys == "vocabulary"
+            },
+            spill_folder=spilled,
+            memory_limit=memory_limit,
+            previous=None if old is None else append_of(old, work),
+            progress=Progress(progress),
+        )
+        with told_of_a_full_disk(output):
+            described = _build(job, ENGINES[engine], built, writing, os.fspath(output), old)
+            text = json.dumps(described.describe(), indent=2, ensure_ascii=False)
+            (built / "schema.json").write_text(text, encoding="utf-8")
+            with job.progress.stage("moving into place"):
+                _commit(built, output, old, work)
+    return Records.open(output)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Writing:
+    """How records are written, apart from what is in them."""
+
+    num_files: int
+    episode_rows: int
+    compression: str
+    generation: int
+
+    def __post_init__(self) -> None:
+        if self.num_files < 1:
+            raise ValueError(f"expected num_files of at least 1, got {self.num_files}.")
+        if self.episode_rows < 2:
+            raise ValueError(f"expected episode_rows of at least 2, got {self.episode_rows}.")
+        if self.compression not in COMPRESSIONS:
+            raise ValueError(
+                f"expected a compression of {', '.join(COMPRESSIONS)}, got {self.compression!r}."
+            )
+
+
+def _claimed_records(stack: contextlib.ExitStack, output: str | os.PathLike[str]) -> Records:
+    """The records to append to, which nobody else appends to until the stack ends."""
+    records = Records.open(output)
+    if files.is_remote(output):
+        return records
+    stack.enter_context(claimed(pathlib.Path(output)))
+    return Records.open(output)  # again: until it was claimed, another process may have appended
+
+
+def _work_folders(
+    stack: contextlib.ExitStack,
+    output: str | os.PathLike[str],
+    spill_folder: str | os.PathLike[str] | None,
+) -> tuple[pathlib.Path, pathlib.Path]:
+    """The folder to build in, and an empty one for what does not fit into memory."""
+    if files.is_remote(output):
+        beside = pathlib.Path(spill_folder or tempfile.gettempdir()) / "gmeta-tf-prepare"
+    else:
+        beside = pathlib.Path(output).absolute()
+    work = stack.enter_context(work_folder(beside))
+    spilled = work
+    if spill_folder is not None:
+        spilled = stack.enter_context(work_folder(pathlib.Path(spill_folder) / "gmeta-tf-spilled"))
+    (spilled / "spilled").mkdir()
+    return work, spilled / "spilled"
+
+
+def _build(
+    job: Job, engine: Engine, built: pathlib.Path, writing: _Writing, path: str, old: Records | None
+) -> Records:
+    """Writes everything but `schema.json` to the folder `built`; the records as they will be."""
+    contents = {}
+    with engine(job) as encoded:
+        for name in job.split.names:
+            with job.progress.stage(f"writing {name}"):
+                writer = EpisodeWriter(
+                    built,
+                    name,
+                    job.schema,
+                    **dataclasses.asdict(writing),
+                    **first_parts(old, name, built),
+                )
+                contents[name] = _write(writer, encoded.rows_of(name))
+                if old is not None:
+                    (built / old.contents[name].index).unlink()
+    sizes = {name: 1 + size for name, size in encoded.vocabulary_sizes.items()}
+    return Records(
+        path,
+        job.schema.with_num_rows(sizes),
+        contents,
+        vocabularies={
+            name: file.relative_to(built).as_posix() for name, file in job.vocabulary_files.items()
+        },
+        tasks=job.tasks_file.name,
+        compression=writing.compression,
+        episode_rows=writing.episode_rows,
+        generation=writing.generation,
+        details=details_of(job, encoded, contents, old),
+    )
+
+
+def _write(writer: EpisodeWriter, chunks: Iterator[tuple[np.ndarray, np.ndarray]]) -> SplitFiles:
+    try:
+        for task, words in chunks:
+            writer.write(task, words)
+        return writer.close()
+    except BaseException:
+        # The first error is the one to be told of: a full disk makes closing fail too.
+        with contextlib.suppress(tf.errors.OpError):
+            writer.abandon()
+        raise
+
+
+def _commit(
+    built: pathlib.Path, output: str | os.PathLike[str], old: Records | None, work: pathlib.Path
+) -> None:
+    """Makes what was built the output; `schema.json` is the last to get there."""
+    if files.is_remote(output):
+        names = [path for path in built.rglob("*") if path.is_file() and not path.is_symlink()]
+        for path in sorted(names, key=lambda path: path.name == "schema.json"):
+            files.copy_in(path, files.join(output, path.relative_to(built).as_posix()))
+    elif old is not None:
+        move_in(built, old)
+    else:
+        replace_folder(built, pathlib.Path(output), work)
+
+
+def _check_arguments(
+    output: str | os.PathLike[str],
+    engine: str,
+    overwrite: bool,
+    append: bool,
+    on_bad_row: str,
+) -> None:
+    if engine not in ENGINES:
+        raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}.")
+    if on_bad_row not in ("error", "drop"):
+        raise ValueError(f"expected on_bad_row of 'error' or 'drop', got {on_bad_row!r}.")
+    if append and overwrite:
+        raise ValueError("append and overwrite exclude each other: expected one, got both.")
+    if append:
+        return
+    name, described = os.fspath(output), files.exists(files.join(output, "schema.json"))
+    if files.is_remote(output):
+        if described:
+            raise ValueError(
+                f"{name} exists. A remote folder is not overwritten, as that cannot be done at "
+                "once: remove it, or choose another output."
+            )
+    elif os.path.lexists(name):
+        if not overwrite:
+            raise ValueError(
+                f"{name} exists. Pass overwrite=True to replace it, append=True to add to it, or "
+                "choose another output."
+            )
+        if not described:
+            raise ValueError(
+                f"{name} is no records folder (it has no schema.json), so it is not overwritten. "
+                "Move it away or choose another output."
+            )
+
+
+def _check_times(schema: Schema, split: Split) -> None:
+    if split.by_time and schema.time is None:
+        raise ValueError(
+            f"a split by {split.by!r} needs a time: expected a schema with `time`, got one without."
+            " Name the column, or split by task."
+        )

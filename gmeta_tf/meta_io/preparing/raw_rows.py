@@ -1,0 +1,355 @@
+"""Raw rows in DuckDB: loaded once, checked, and bad ones refused or dropped and counted."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import duckdb
+
+from gmeta_tf.meta_io.preparing.job import Job
+from gmeta_tf.meta_io.sources.sources import Source, check_unchanged, reading_error
+from gmeta_tf.meta_io.sql import one_value, sql_name, sql_text, trimmed
+from gmeta_tf.schema import LARGEST_KEY, Field, Schema
+
+__all__ = [
+    "Check",
+    "RawRows",
+    "check_some",
+    "checks_of",
+    "judged",
+    "load_rows",
+    "loaded_columns",
+    "parts_of",
+    "problem_of",
+    "time_reading",
+]
+
+_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
+_LARGE_INTEGERS = ("UBIGINT", "HUGEINT", "UHUGEINT")
+_TIMESTAMPS = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP WITH TIME ZONE")
+
+
+@dataclasses.dataclass(frozen=True)
+class RawRows:
+    """The table `loaded` of good rows: task, label, time, and `field_<i>` of each of the fields.
+
+    Task and key fields are as the source has them, text or integer, or a list.
+
+    Attributes:
+        types: DuckDB's types of the source's columns.
+        row: the SQL of a row's place in the source.
+        time_kind: what the time's numbers are, see `TimeCuts`; empty without a time.
+        time: the SQL of the time, a number.
+        dropped: the rows that were left out, by reason.
+    """
+
+    types: Mapping[str, str]
+    row: str
+    time_kind: str
+    time: str
+    dropped: dict[str, int]
+
+
+def load_rows(database: duckdb.DuckDBPyConnection, job: Job) -> RawRows:
+    """Makes `loaded` from the job's source, in one pass over it, without its bad rows.
+
+    Raises:
+        ValueError: the source cannot be read, lacks a column or changed meanwhile; bad rows, or
+            nothing but those.
+    """
+    source, schema = job.source, job.schema
+    with job.progress.stage("reading", lambda: database.query_progress() / 100):
+        try:
+            type_of = _load(database, source, schema)
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as error:
+            raise reading_error(source.description, error) from error
+        check_unchanged(source)
+    row = "rowid" if source.row is None else "row"
+    with job.progress.stage("checking", lambda: database.query_progress() / 100):
+        kind, reading = "", "0"
+        if schema.time is not None:
+            expected = "" if job.previous is None else job.previous.time.kind
+            kind, reading = time_reading(database, source, schema, type_of[schema.time], expected)
+        checks = checks_of(schema, type_of, _no_task(database), reading)
+        dropped = _check_rows(database, job, checks, row)
+    time = _READ_INTEGER if kind == "integer" else reading
+    return RawRows(type_of, row, kind, time, dropped)
+
+
+def _load(database: duckdb.DuckDBPyConnection, source: Source, schema: Schema) -> Mapping[str, str]:
+    described = database.execute(f"DESCRIBE {source.query}").fetchall()
+    type_of = {column[0]: column[1] for column in described}
+    columns = loaded_columns(source, schema, type_of)
+    database.execute(f"CREATE TABLE loaded AS SELECT {columns} FROM ({source.query})")
+    check_some(source, one_value(database, "SELECT count(*) FROM loaded"))
+    return type_of
+
+
+def loaded_columns(source: Source, schema: Schema, type_of: Mapping[str, str]) -> str:
+    """The SQL of the columns of `loaded`.
+
+    Raises:
+        ValueError: the source lacks one.
+    """
+    _check_columns(source, schema, type_of)
+    columns = [f"{_kept(schema.task, type_of)} AS task", f"{sql_name(schema.label)} AS label"]
+    if source.row is not None:
+        columns.append(f"{sql_name(source.row)} AS row")
+    if schema.time is not None:
+        columns.append(f"{sql_name(schema.time)} AS time")
+    for position, field in enumerate(schema.fields):
+        kept = sql_name(field.column_name)
+        if field.kind != "dense":
+            kept = _kept(field.column_name, type_of)
+        columns.append(f"{kept} AS field_{position}")
+    return ", ".join(columns)
+
+
+def check_some(source: Source, num_rows: int) -> None:
+    """Checks that there are rows.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if num_rows == 0:
+        raise ValueError(f"{source.description} has no rows.")
+
+
+def _kept(column: str, type_of: Mapping[str, str]) -> str:
+    """A column whose values are looked up: its values are equal where their texts are."""
+    kind, name = type_of[column], sql_name(column)
+    if kind in (*_INTEGERS, *_LARGE_INTEGERS, "VARCHAR"):
+        return name
+    # -0.0 equals 0.0, and in DuckDB's groups only one of them would be left.
+    return f"CAST({name} AS VARCHAR{'[]' if kind.endswith(']') else ''})"
+
+
+def _check_columns(source: Source, schema: Schema, columns: Iterable[str]) -> None:
+    wanted = [(schema.task, "the task"), (schema.label, "the label")]
+    wanted += [] if schema.time is None else [(schema.time, "the time")]
+    wanted += [(field.column_name, f"the field {field.name!r}") for field in schema.fields]
+    for column, by in wanted:
+        if column not in columns:
+            raise ValueError(
+                f"{source.description} has no column {column!r}, which {by} needs; its columns "
+                f"are {', '.join(columns)}. Correct the schema, or give the file its header."
+            )
+
+
+def parts_of(field: Field, type_name: str, value: str) -> str:
+    """The SQL of the parts of a multi-valued field, a list of untrimmed texts."""
+    if type_name.endswith("]"):
+        return value
+    return f"string_split(CAST({value} AS VARCHAR), {sql_text(field.separator)})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Something that a row must have: an SQL condition that is true of a bad row."""
+
+    reason: str
+    expected: str
+    column: str
+    is_bad: str
+
+
+def _no_task(database: duckdb.DuckDBPyConnection) -> str:
+    """The SQL of whether a row has no task.
+
+    Trimming is slow. The distinct values, which are fewer, tell whether it is needed.
+    """
+    blank = f"{trimmed('task')} IS NULL"
+    # A table of its own: DuckDB would trim first and look for the distinct ones then.
+    database.execute("CREATE TABLE distinct_tasks AS SELECT DISTINCT task FROM loaded")
+    query = f"SELECT count(*) FROM distinct_tasks WHERE task IS NOT NULL AND {blank}"
+    num_blank = one_value(database, query)
+    database.execute("DROP TABLE distinct_tasks")
+    return blank if num_blank else "task IS NULL"
+
+
+def checks_of(schema: Schema, type_of: Mapping[str, str], no_task: str, time: str) -> list[Check]:
+    """What each row of `loaded` must have; `no_task` and `time` are SQL."""
+    no_number = "NOT coalesce(isfinite(TRY_CAST({} AS FLOAT)), false)"
+    checks = [
+        Check("task", f"a task (column {schema.task!r})", schema.task, no_task),
+        Check(
+            "label",
+            f"a label (column {schema.label!r}) that is a finite number",
+            schema.label,
+            no_number.format("label"),
+        ),
+    ]
+    if schema.time is not None:
+        checks.append(
+            Check(
+                "time",
+                f"a time (column {schema.time!r}) to sort by",
+                schema.time,
+                f"({time}) IS NULL",
+            )
+        )
+    for position, field in enumerate(schema.fields):
+        name, column = f"field_{position}", field.column_name
+        if field.kind == "dense":
+            expected = f"a {field.name!r} (column {column!r}) that is a finite number"
+            checks.append(Check(f"field {field.name}", expected, column, no_number.format(name)))
+        elif (table := schema.table(field.table_name)).keys == "raw":
+            largest = LARGEST_KEY if table.num_rows is None else table.num_rows - 1
+            expected = (
+                f"a {field.name!r} (column {column!r}) of integers from 0 to {largest}, as the "
+                f"keys of the table {table.name!r} are raw,"
+            )
+            bad = _is_bad_key(field, type_of[column], name, largest)
+            checks.append(Check(f"field {field.name}", expected, column, bad))
+    return checks
+
+
+def _is_bad_key(field: Field, type_name: str, name: str, largest: int) -> str:
+    if type_name in (*_INTEGERS, *_LARGE_INTEGERS):
+        return f"NOT coalesce({name} BETWEEN 0 AND {largest}, true)"
+    is_bad = (
+        f"({trimmed('{0}')} IS NOT NULL AND NOT coalesce(regexp_full_match({trimmed('{0}')}, "
+        f"'[0-9]+') AND TRY_CAST({trimmed('{0}')} AS BIGINT) <= {largest}, false))"
+    )
+    if field.kind == "categorical":
+        return is_bad.replace("{0}", name)
+    parts = parts_of(field, type_name, name)
+    return f"coalesce(list_bool_or([{is_bad.replace('{0}', 'x')} FOR x IN {parts}]), false)"
+
+
+def _check_rows(
+    database: duckdb.DuckDBPyConnection, job: Job, checks: list[Check], row: str
+) -> dict[str, int]:
+    """Takes bad rows out of `loaded` and counts them by reason, or raises."""
+    problem = problem_of(checks)
+    counts = database.execute(
+        f"SELECT {problem} AS problem, count(*), min({row}) FROM loaded GROUP BY problem "
+        "ORDER BY problem"
+    ).fetchall()
+    dropped = judged(database, job, checks, counts)
+    if dropped:
+        database.execute(f"DELETE FROM loaded WHERE {problem} IS NOT NULL")
+    return dropped
+
+
+def problem_of(checks: Sequence[Check]) -> str:
+    """The SQL of the first check that a row of `loaded` fails, by position; NULL for a good row."""
+    cases = " ".join(f"WHEN {check.is_bad} THEN {i}" for i, check in enumerate(checks))
+    return f"CASE {cases} END"
+
+
+def judged(
+    database: duckdb.DuckDBPyConnection,
+    job: Job,
+    checks: Sequence[Check],
+    counts: Sequence[tuple[int | None, int, int]],
+) -> dict[str, int]:
+    """Counts the bad rows by reason, or raises.
+
+    Args:
+        database: that can run the source's query.
+        job: what to do about bad rows.
+        checks: what the rows were checked for.
+        counts: the failed check (None is of good rows), its rows and the place of the first one,
+            in the order of the checks.
+
+    Raises:
+        ValueError: bad rows, or nothing but those.
+    """
+    bad = [
+        (checks[problem], count, first) for problem, count, first in counts if problem is not None
+    ]
+    description = job.source.description
+    if bad and not job.drop_bad_rows:
+        check, count, first = bad[0]
+        place, value = _place_and_value(database, job.source, check.column, first)
+        raise ValueError(
+            f"{description}: expected {check.expected} in every row, but {count} row(s) "
+            f"have none; the first is row {place} (counted from 1, without headers) with "
+            f"{value!r}. Correct them, or leave such rows out with on_bad_row='drop'."
+        )
+    if len(bad) == len(counts):
+        raise ValueError(
+            f"{description}: no row is left, all {sum(count for _, count, _ in bad)} are "
+            f"bad: {', '.join(f'{check.reason} {count}' for check, count, _ in bad)}."
+        )
+    return {check.reason: count for check, count, _ in bad}
+
+
+def _place_and_value(
+    database: duckdb.DuckDBPyConnection, source: Source, column: str, first: int
+) -> tuple[int, object]:
+    """The place of a row, counted from 1, and what its source has in a column."""
+    name = sql_name(column)
+    if source.row is None:
+        query = f"SELECT {name} FROM ({source.query}) LIMIT 1 OFFSET {first}"
+        return first + 1, one_value(database, query)
+    query = f"SELECT {name} FROM ({source.query}) WHERE {sql_name(source.row)} = {first}"
+    return first, one_value(database, query)
+
+
+_READ_INTEGER = "CAST(time AS BIGINT)"
+# Integers come first since a float would run nanoseconds together. DECIMAL would serve both, but
+# DuckDB takes hundreds of times longer to cast text to it.
+_TEXT_TIMES = {
+    "integer": "CASE WHEN regexp_full_match(time, '-?[0-9]+') THEN TRY_CAST(time AS BIGINT) END",
+    "number": "CASE WHEN isfinite(TRY_CAST(time AS DOUBLE)) THEN TRY_CAST(time AS DOUBLE) END",
+    "microseconds": (
+        "CASE WHEN isfinite(TRY_CAST(time AS TIMESTAMPTZ)) "
+        "THEN epoch_us(TRY_CAST(time AS TIMESTAMPTZ)) END"
+    ),
+}
+
+
+def time_reading(
+    database: duckdb.DuckDBPyConnection,
+    source: Source,
+    schema: Schema,
+    type_name: str,
+    expected: str,
+) -> tuple[str, str]:
+    """The kind of the time and its SQL, which is NULL where a time cannot be read.
+
+    Texts are of the kind that most of them can be read as.
+    """
+    if type_name == "VARCHAR":
+        if expected in _TEXT_TIMES:
+            return expected, _TEXT_TIMES[expected]
+        kind, all_of_them = _most_readable(database)
+        # The look at all the letters is slow, and is over.
+        fast = all_of_them and kind == "integer"
+        reading = _READ_INTEGER if fast else _TEXT_TIMES[kind]
+    elif type_name in (*_INTEGERS, *_LARGE_INTEGERS):
+        kind, reading = "integer", "TRY_CAST(time AS BIGINT)"
+    elif type_name in ("FLOAT", "DOUBLE") or type_name.startswith("DECIMAL"):
+        number = "CAST(time AS DOUBLE)"
+        kind, reading = "number", f"CASE WHEN isfinite({number}) THEN {number} END"
+    elif type_name in _TIMESTAMPS:
+        kind, reading = "microseconds", "CASE WHEN isfinite(time) THEN epoch_us(time) END"
+    elif type_name == "TIMESTAMP_NS":
+        kind, reading = "nanoseconds", "epoch_ns(time)"
+    else:
+        raise ValueError(
+            f"{source.description}: expected the time (column {schema.time!r}) to be a number, a "
+            f"date or a text, got {type_name}. Cast it, or choose another column."
+        )
+    if expected and kind != expected:
+        raise ValueError(
+            f"{source.description}: expected the time (column {schema.time!r}) to be of the kind "
+            f"{expected!r} as in the records that it is appended to, got {kind!r}. Cast it."
+        )
+    return kind, reading
+
+
+def _most_readable(database: duckdb.DuckDBPyConnection) -> tuple[str, bool]:
+    """The kind that most texts are of, and whether all are."""
+    total = one_value(database, "SELECT count(*) FROM loaded")
+    counts: dict[str, int] = {}
+    for kind, reading in _TEXT_TIMES.items():
+        counts[kind] = one_value(database, f"SELECT count({reading}) FROM loaded")
+        if counts[kind] == total:
+            return kind, True
+    return max(counts, key=lambda kind: counts[kind]), False

@@ -1,0 +1,90 @@
+"""What `schema.json` tells of a preparation, and how it is shown."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from gmeta_tf.meta_io.preparing.job import Encoded, Job
+from gmeta_tf.meta_io.records.records import Records, SplitFiles
+from gmeta_tf.meta_io.sql import sql_parquet
+
+__all__ = ["describe", "details_of"]
+
+_BAR = 30
+
+
+def details_of(
+    job: Job, encoded: Encoded, contents: Mapping[str, SplitFiles], old: Records | None
+) -> dict[str, Any]:
+    """The `details` of the records, as JSON values; counts go on from those of the older ones.
+
+    sources: the descriptions of the logs, the first one first. rows, tasks: that have records.
+    rows_of_tasks: how many tasks have 1, 2 to 3, 4 to 7, ... rows. dropped_rows: by reason.
+    left_out_rows: by a split by both. cut_values: by field, values beyond its max_values. split:
+    how it was split. time: how the time was read and cut.
+    """
+    before: Mapping[str, Any] = {} if old is None else old.details
+    num_tasks, histogram = _rows_of_tasks(job)
+    counts = encoded.counts
+    return {
+        "sources": [*before.get("sources", ()), job.source.description],
+        "rows": sum(split.rows for split in contents.values()),
+        "tasks": num_tasks,
+        "rows_of_tasks": histogram,
+        "dropped_rows": _sum(before.get("dropped_rows", {}), counts["dropped_rows"]),
+        "left_out_rows": before.get("left_out_rows", 0) + counts["left_out_rows"],
+        "cut_values": _sum(before.get("cut_values", {}), counts["cut_values"]),
+        "split": dataclasses.asdict(job.split),
+        "time": dataclasses.asdict(encoded.time),
+    }
+
+
+def _rows_of_tasks(job: Job) -> tuple[int, list[int]]:
+    with contextlib.closing(duckdb.connect()) as database:
+        found = database.execute(
+            "SELECT CAST(floor(log2(rows)) AS INTEGER) AS bucket, count(*) AS tasks "
+            f"FROM {sql_parquet(job.tasks_file)} WHERE rows > 0 GROUP BY bucket"
+        ).fetchall()
+    histogram = np.zeros(1 + max((bucket for bucket, _ in found), default=-1), np.int64)
+    for bucket, tasks in found:
+        histogram[bucket] = tasks
+    return int(histogram.sum()), histogram.tolist()
+
+
+def _sum(before: Mapping[str, int], more: Mapping[str, int]) -> dict[str, int]:
+    return {
+        name: before.get(name, 0) + more.get(name, 0) for name in dict.fromkeys((*before, *more))
+    }
+
+
+def describe(records: Records) -> str:
+    """A short summary of a records folder."""
+    details = records.details
+    lines = [f"{records.path}: {details['rows']:,} rows of {details['tasks']:,} tasks"]
+    lines += [
+        f"  {name}: {split.tasks:,} tasks, {split.rows:,} rows, {split.episodes:,} episodes"
+        for name, split in records.contents.items()
+    ]
+    lines += [f"  dropped, {why}: {n:,} rows" for why, n in details["dropped_rows"].items()]
+    if details["left_out_rows"]:
+        lines.append(f"  left out by the split: {details['left_out_rows']:,} rows")
+    lines += [
+        f"  field {name}: {n:,} values beyond its max_values cut off"
+        for name, n in details["cut_values"].items()
+    ]
+    for table in records.schema.tables:
+        size = "keys without a limit" if table.num_rows is None else f"{table.num_rows:,} rows"
+        lines.append(f"  table {table.name}: {size} ({table.keys})")
+    lines.append("  rows a task, and how many tasks have so many:")
+    largest = max(details["rows_of_tasks"], default=0)
+    for bucket, tasks in enumerate(details["rows_of_tasks"]):
+        span = "1" if bucket == 0 else f"{1 << bucket:,} to {(2 << bucket) - 1:,}"
+        bar = "#" * -(-_BAR * tasks // largest)
+        lines.append(f"  {span:>24} {tasks:>12,} {bar}".rstrip())
+    return "\n".join(lines)

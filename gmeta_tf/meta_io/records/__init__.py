@@ -1,0 +1,1 @@
+"""The records folder: its format, its index, and whether it is sound."""

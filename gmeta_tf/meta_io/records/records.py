@@ -1,0 +1,306 @@
+"""A records folder: what it holds, opened and checked.
+
+docs/meta_io.md describes the folder; `codec` has the words of one record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.records.codec import (
+    COMPRESSIONS,
+    FORMAT_VERSION,
+    HEADER_WORDS,
+    TFRECORD_FRAME_BYTES,
+    IndexEntry,
+    decode_episode,
+    num_planes,
+)
+from gmeta_tf.schema import Schema
+
+__all__ = ["Records", "SplitFiles"]
+
+_INDEX_CHUNK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFiles:
+    """What a records folder holds of one split.
+
+    Attributes:
+        files: the names of the record files; `IndexEntry`'s `file` counts in it.
+        index: the name of the index file.
+        tasks: how many tasks there are.
+        episodes: how many records.
+        rows: how many rows.
+    """
+
+    files: tuple[str, ...]
+    index: str
+    tasks: int
+    episodes: int
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+    """A records folder, opened and checked.
+
+    Attributes:
+        path: the folder, local or of a remote file system (see `files`).
+        schema: what a row is, table sizes included.
+        contents: what there is of each split.
+        vocabularies: table name -> the name of the Parquet file with its values and keys.
+        tasks: the name of the Parquet file that says what the task numbers stand for.
+        compression: of each record: "none" or "zlib".
+        episode_rows: the most rows of an episode.
+        generation: how often the folder was appended to.
+        details: the rest of `schema.json`: counts, seeds, where the data came from.
+    """
+
+    path: str
+    schema: Schema
+    contents: Mapping[str, SplitFiles]
+    vocabularies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    tasks: str = ""
+    compression: str = "none"
+    episode_rows: int = 1024
+    generation: int = 0
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], schema: Schema | None = None) -> Records:
+        """Opens a folder and checks that it is whole.
+
+        Args:
+            path: what `gmeta-tf prepare` wrote.
+            schema: what the caller expects; None takes the folder's.
+
+        Raises:
+            FileNotFoundError: no such folder, or it lacks `schema.json` or a file.
+            ValueError: another format version or schema, an index that can not be true, or a file
+                of another length than the index says.
+        """
+        path = os.fspath(path)
+        description = files.join(path, "schema.json")
+        if not files.exists(description):
+            raise FileNotFoundError(
+                f"{path} is no records folder: expected {description}. "
+                f"Make one with `gmeta-tf prepare --output {path}`."
+            )
+        records = cls.from_json(path, files.read_bytes(description))
+        if schema is not None and _without_sizes(schema) != _without_sizes(records.schema):
+            raise ValueError(
+                f"{path} holds records of another schema: expected {_without_sizes(schema)}, "
+                f"found {_without_sizes(records.schema)}. Prepare the data again or pass the "
+                "other folder."
+            )
+        for split in records.splits:
+            records._check_files(split)
+        return records
+
+    @classmethod
+    def from_json(cls, path: str, text: str | bytes) -> Records:
+        """The records that a `schema.json` describes, unchecked.
+
+        Raises:
+            ValueError: it is of another format version, or not a description of records.
+        """
+        try:
+            values = json.loads(text)
+            version = values["format_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}: schema.json does not describe records: {error!r}. Prepare the data again."
+            ) from error
+        if version != FORMAT_VERSION:
+            raise ValueError(
+                f"{path} has format version {version!r}, this version of gmeta_tf reads "
+                f"{FORMAT_VERSION}. Prepare the data again."
+            )
+        try:
+            contents = {
+                name: SplitFiles(**{**split, "files": tuple(split["files"])})
+                for name, split in values["splits"].items()
+            }
+            described = {name: values[name] for name in _DESCRIBED}
+            _check_kinds(contents, described)
+            return cls(path, Schema.from_json(values["schema"]), contents, **described)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise ValueError(
+                f"{path}: schema.json lacks what describes records: {error!r}. "
+                "Prepare the data again."
+            ) from error
+
+    def describe(self) -> dict[str, Any]:
+        """What `schema.json` holds, as JSON values."""
+        splits = {name: dataclasses.asdict(split) for name, split in self.contents.items()}
+        return {
+            "format_version": FORMAT_VERSION,
+            "schema": self.schema.to_json(),
+            "splits": json.loads(json.dumps(splits)),
+            **{name: getattr(self, name) for name in _DESCRIBED},
+        }
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits' names."""
+        return tuple(self.contents)
+
+    def index(self, split: str) -> np.ndarray:
+        """The index of a split, `IndexEntry [episodes]`, mapped and not read where that can be.
+
+        Raises:
+            ValueError: no such split, or the index is missing or damaged.
+        """
+        name = self._split(split).index
+        path = files.join(self.path, name)
+        try:
+            # A mapped file stays readable when its name is gone.
+            with tempfile.TemporaryDirectory() if files.is_remote(path) else _nothing() as folder:
+                local = files.local_copy(path, folder) if folder else path
+                index = np.lib.format.open_memmap(local, mode="r")
+        except Exception as error:  # on a damaged header NumPy raises nearly anything
+            raise ValueError(
+                f"{path} is missing or damaged: {error}. Prepare the data again."
+            ) from error
+        if index.dtype != IndexEntry or index.ndim != 1:
+            raise ValueError(
+                f"{path} has columns {index.dtype.names}, expected {IndexEntry.names}. "
+                "Prepare the data again."
+            )
+        return index
+
+    def files(self, split: str) -> list[str]:
+        """The paths of a split's files; `IndexEntry`'s `file` counts in it."""
+        return [files.join(self.path, name) for name in self._split(split).files]
+
+    def read(self, split: str) -> Iterator[tuple[int, np.ndarray]]:
+        """Every episode of a split, one after the other: `(task, words int32 [C, n])`.
+
+        Raises:
+            ValueError: a record is damaged; the message names its file and offset.
+        """
+        planes = num_planes(self.schema)
+        index = self.index(split)
+        for file, name in enumerate(self.files(split)):
+            entries = index[index["file"] == file]
+            files.require(name)
+            stored = iter(tf.data.TFRecordDataset(name))
+            for entry in entries:
+                try:
+                    record = self._unpacked(next(stored).numpy())
+                    task, part, words = decode_episode(record, planes)
+                    if (task, part, words.shape[1]) != (
+                        entry["task"],
+                        entry["part"],
+                        entry["rows"],
+                    ):
+                        raise ValueError("its task, part or rows are not those of the index")
+                except (ValueError, zlib.error, tf.errors.OpError, StopIteration) as error:
+                    raise ValueError(
+                        f"{name}: the record at offset {entry['offset']} is damaged: "
+                        f"{_first_line(error)}. Prepare the data again."
+                    ) from error
+                yield task, words
+
+    def _unpacked(self, record: bytes) -> bytes:
+        return zlib.decompress(record) if self.compression == "zlib" else record
+
+    def _split(self, split: str) -> SplitFiles:
+        if split not in self.contents:
+            raise ValueError(
+                f"{self.path} has no split {split!r}; it has {', '.join(self.splits)}."
+            )
+        return self.contents[split]
+
+    def _check_files(self, split: str) -> None:
+        names = self.files(split)
+        expected = np.zeros(len(names), np.int64)
+        planes = num_planes(self.schema)
+        index, num_rows = self.index(split), 0
+        for entries in index_chunks(index):
+            words = HEADER_WORDS + planes * entries["rows"].astype(np.int64)
+            possible = np.isin(entries["file"], range(len(names))) & (entries["rows"] > 0)
+            possible &= entries["rows"] <= self.episode_rows
+            possible &= (entries["length"] == 4 * words) | (
+                (self.compression != "none") & (entries["length"] > 0)
+            )
+            if not possible.all():
+                raise ValueError(
+                    f"the index of the split {split!r} in {self.path} names files or rows that the "
+                    "records can not have. Prepare the data again."
+                )
+            framed = entries["length"].astype(np.int64) + TFRECORD_FRAME_BYTES
+            for file in np.unique(entries["file"]):
+                own = entries["file"] == file
+                offsets = expected[file] + np.cumsum(framed[own]) - framed[own]
+                if not np.array_equal(offsets, entries["offset"][own]):
+                    raise ValueError(
+                        f"the index of {names[file]} does not follow its records. "
+                        "Prepare the data again."
+                    )
+                expected[file] += framed[own].sum()
+            num_rows += int(entries["rows"].sum(dtype=np.int64))
+        found_counts = (len(index), num_rows)
+        if found_counts != (self.contents[split].episodes, self.contents[split].rows):
+            raise ValueError(
+                f"the index of the split {split!r} in {self.path} has {found_counts[0]} records of "
+                f"{num_rows} rows, schema.json says {self.contents[split].episodes} of "
+                f"{self.contents[split].rows}. Prepare the data again."
+            )
+        for name, length in zip(names, expected, strict=True):
+            if not files.exists(name):
+                raise FileNotFoundError(f"{name} is missing. Prepare the data again.")
+            found = files.size(name)
+            if found != length:
+                raise ValueError(
+                    f"{name} is {found} bytes long, its index says {length}: it was cut or "
+                    "overwritten. Prepare the data again."
+                )
+
+
+_DESCRIBED = ("vocabularies", "tasks", "compression", "episode_rows", "generation", "details")
+
+
+def index_chunks(index: np.ndarray) -> Iterator[np.ndarray]:
+    """An index in pieces of bounded size, so that one of any length takes little memory."""
+    for first in range(0, len(index), _INDEX_CHUNK):
+        yield np.asarray(index[first : first + _INDEX_CHUNK])
+
+
+@contextlib.contextmanager
+def _nothing() -> Iterator[None]:
+    yield None
+
+
+def _check_kinds(contents: Mapping[str, SplitFiles], described: Mapping[str, Any]) -> None:
+    for split in contents.values():
+        if not all(isinstance(name, str) for name in (split.index, *split.files)):
+            raise TypeError("expected names of files and of an index")
+        if not all(isinstance(n, int) for n in (split.tasks, split.episodes, split.rows)):
+            raise TypeError("expected numbers of tasks, episodes and rows")
+    if described["compression"] not in COMPRESSIONS or not isinstance(
+        described["episode_rows"], int
+    ):
+        raise TypeError(f"expected a compression of {', '.join(COMPRESSIONS)} and episode_rows")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _without_sizes(schema: Schema) -> Schema:
+    tables = tuple(dataclasses.replace(table, num_rows=None, width=None) for table in schema.tables)
+    return dataclasses.replace(schema, tables=tables, positive_from=None)

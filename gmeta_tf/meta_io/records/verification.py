@@ -1,0 +1,410 @@
+"""Is what a records folder holds sound? Each damaged record, by its file and offset.
+
+The framing of every record, its words and the index are held against one another. A damaged record
+hides none: the index says where the next one begins, and no length in a file is believed before its
+checksum and the index agree with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.records.codec import (
+    HEADER_WORDS,
+    TFRECORD_FRAME_BYTES,
+    TFRECORD_HEAD_BYTES,
+    decode_episode,
+    num_planes,
+)
+from gmeta_tf.meta_io.records.records import Records, index_chunks
+from gmeta_tf.meta_io.records.word_checks import reasons_of_words
+
+__all__ = ["Damage", "Verification", "describe_damage", "read_episode", "verify"]
+
+_BLOCK_BYTES = 4 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """What is wrong, and where.
+
+    Attributes:
+        path: the file.
+        offset: where in it the record's frame begins; None where it is not about one record.
+        reason: what was expected and what was found.
+    """
+
+    path: str
+    offset: int | None
+    reason: str
+
+    def __str__(self) -> str:
+        where = "" if self.offset is None else f" at offset {self.offset}"
+        return f"{self.path}{where}: {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """What `verify` found.
+
+    Attributes:
+        damages: each damaged record once, and what is wrong with files and indexes as a whole.
+        records: how many records there should be.
+    """
+
+    damages: tuple[Damage, ...]
+    records: int
+
+    @property
+    def damaged_records(self) -> int:
+        """How many records are damaged."""
+        return sum(damage.offset is not None for damage in self.damages)
+
+    @property
+    def summary(self) -> str:
+        """One line."""
+        others = len(self.damages) - self.damaged_records
+        also = f", and {others} fault(s) in indexes and files" if others else ""
+        return f"{self.damaged_records:,} of {self.records:,} records are damaged{also}"
+
+
+def verify(path: str) -> Verification:
+    """Reads all of a records folder.
+
+    A remote file is copied to a temporary folder first, one at a time, since only a copy tells a
+    damaged record from a broken connection.
+
+    Raises:
+        FileNotFoundError: there is no `schema.json`.
+        ValueError: it does not describe records.
+    """
+    description = files.join(path, "schema.json")
+    if not files.exists(description):
+        raise FileNotFoundError(f"{path} is no records folder: expected {description}.")
+    records = Records.from_json(path, files.read_text(description))
+    damages: list[Damage] = []
+    num_records = 0
+    for split in records.splits:
+        index_path = files.join(path, records.contents[split].index)
+        try:
+            index = records.index(split)
+        except ValueError as error:
+            damages.append(Damage(index_path, None, str(error)))
+            num_records += records.contents[split].episodes
+            continue
+        num_records += len(index)
+        faults = _faults_of_index(records, split, index)
+        damages += [Damage(index_path, None, fault) for fault in faults]
+        for number, name in enumerate(records.files(split)):
+            entries = index[index["file"] == number]
+            damages += _damages_of_file(records, name, entries, is_whole=True)
+    return Verification(tuple(damages), num_records)
+
+
+def describe_damage(records: Records, split: str, error: BaseException) -> str | None:
+    """What an error of tf.data says about records, with the files' names.
+
+    Only the records that the error can be about are read again.
+
+    Args:
+        records: what was read.
+        split: which split of it.
+        error: what the pipeline raised.
+
+    Returns:
+        The message; None where the error is not about a damaged record.
+    """
+    text = str(error)
+    remedy = f"Run `gmeta-tf inspect {records.path} --verify`, and prepare the data again."
+    named = re.search(r"a record is not what the index says.*?\] \[(.*?)\] \[(-?\d+)\]", text, re.S)
+    framed = re.search(r"(?:corrupted|truncated) record at (\d+)", text)
+    if named and int(named[2]) >= 0:
+        offsets = {int(named[2])}
+    elif framed:
+        # The offset of the frame, or of the content in it.
+        offsets = {int(framed[1]), int(framed[1]) - TFRECORD_HEAD_BYTES}
+    elif named or "inflate()" in text:
+        return f"{records.path}: a record of the split {split!r} can not be decoded. {remedy}"
+    else:
+        return None
+    suspects = [
+        (name, entries)
+        for name, entries in _entries_at(records, split, offsets)
+        if not named or _same_name(name, named[1])
+    ]
+    damages = [
+        damage for name, entries in suspects for damage in _damages_of_file(records, name, entries)
+    ]
+    if damages:
+        return f"{'; '.join(str(damage) for damage in damages)}. {remedy}"
+    if not suspects:
+        return None
+    places = "; ".join(f"{name} at offset {entries['offset'][0]}" for name, entries in suspects)
+    return (
+        f"a record was read wrong, one of {places}; read again it is sound: the file was being "
+        "written, or a connection broke. Train on from the last checkpoint."
+    )
+
+
+def read_episode(records: Records, split: str, position: int) -> np.ndarray:
+    """The planes, int32 `[C, n]`, of the record that stands at a position of the index.
+
+    Raises:
+        ValueError: it is damaged; the message names its file and offset.
+    """
+    entry = records.index(split)[position : position + 1]
+    name = records.files(split)[int(entry["file"][0])]
+    files.require(name)
+    try:
+        num_bytes = int(entry["length"][0]) + TFRECORD_FRAME_BYTES
+        stored = _frames(name, int(entry["offset"][0]), num_bytes, 1)[0]
+        content = _unpacked(stored, records.compression, _num_bytes(records, entry)[0])
+        _, _, words = decode_episode(content, num_planes(records.schema))
+    except (ValueError, zlib.error, IndexError, tf.errors.DataLossError) as error:
+        reason = error if isinstance(error, ValueError | zlib.error) else "its checksum is another"
+        raise ValueError(
+            f"{name}: the record at offset {entry['offset'][0]} is damaged: {reason}."
+        ) from error
+    return words
+
+
+# ---- The index -----------------------------------------------------------------------------------
+
+
+def _faults_of_index(records: Records, split: str, index: np.ndarray) -> Iterator[str]:
+    contents = records.contents[split]
+    num_files = len(contents.files)
+    num_rows = 0
+    for entries in index_chunks(index):
+        num_rows += int(entries["rows"].sum(dtype=np.int64))
+        columns = {
+            "file": (0, num_files),
+            "rows": (1, records.episode_rows + 1),
+            "part": (0, None),
+            "task": (0, None),
+        }
+        for name, (least, limit) in columns.items():
+            wrong = entries[name] < least
+            if limit is not None:
+                wrong |= entries[name] >= limit
+            if wrong.any():
+                yield (
+                    f"{int(wrong.sum())} entries have a {name} that can not be, the first one "
+                    f"{int(entries[name][wrong][0])}"
+                )
+    order = np.lexsort([index["part"], index["task"]])
+    task, part = index["task"][order], index["part"][order]
+    begins = np.diff(task, prepend=-1) != 0
+    follows = np.where(begins, part == 0, part == np.roll(part, 1) + 1)
+    if not follows.all():
+        first = int(np.argmin(follows))
+        yield (
+            f"the episodes of the task {int(task[first])} are not numbered 0, 1, 2, ...: found "
+            f"{part[task == task[first]][:5].tolist()}"
+        )
+    found = {"episodes": len(index), "rows": num_rows, "tasks": int(begins.sum())}
+    for name, count in found.items():
+        if count != getattr(contents, name):
+            yield f"it has {count} {name}, schema.json says {getattr(contents, name)}"
+
+
+def _entries_at(
+    records: Records, split: str, offsets: set[int]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """The names of the files that have a record at one of the offsets, and its entry."""
+    names = records.files(split)
+    for entries in index_chunks(records.index(split)):
+        there = np.isin(entries["offset"], list(offsets)) & (entries["file"] < len(names))
+        for position in np.flatnonzero(there):
+            yield names[entries["file"][position]], entries[position : position + 1]
+
+
+def _same_name(name: str, shown: str) -> bool:
+    return name == shown.strip('"') or name == shown
+
+
+# ---- A file --------------------------------------------------------------------------------------
+
+
+def _damages_of_file(
+    records: Records, path: str, entries: np.ndarray, *, is_whole: bool = False
+) -> list[Damage]:
+    """What is wrong with the records of the entries, and with the file if they are all it has."""
+    damages: list[Damage] = []
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if not files.exists(path):
+                raise FileNotFoundError("the file is missing")
+            local = files.local_copy(path, folder)
+            reasons = _reasons_of_frames(local, entries)
+            if is_whole:
+                damages += _gaps(path, files.size(local), entries)
+        except OSError as error:
+            return [Damage(path, int(offset), str(error)) for offset in entries["offset"]]
+        sound = np.array([position not in reasons for position in range(len(entries))], bool)
+        for block in _blocks(entries, sound):
+            reasons |= _reasons_of_block(records, local, entries, block)
+    return damages + [
+        Damage(path, int(entries["offset"][position]), reasons[position])
+        for position in sorted(reasons)
+    ]
+
+
+def _reasons_of_frames(path: str, entries: np.ndarray) -> dict[int, str]:
+    """What is wrong with where records are and how long they say to be, by position."""
+    reasons = {}
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        offsets, lengths = entries["offset"].tolist(), entries["length"].tolist()
+        heads = np.zeros([len(entries), TFRECORD_HEAD_BYTES], np.uint8)
+        for position, (offset, length) in enumerate(zip(offsets, lengths, strict=True)):
+            if offset < 0 or length < 1 or offset + length + TFRECORD_FRAME_BYTES > size:
+                reasons[position] = f"the file ends at {size}, before its {length} bytes do"
+                continue
+            # Not a mapped file: a page of one that has shrunk would end the process.
+            head = os.pread(file.fileno(), TFRECORD_HEAD_BYTES, offset)
+            heads[position, : len(head)] = np.frombuffer(head, np.uint8)
+    stated, checksums = heads[:, :8].copy().view("<u8")[:, 0], heads[:, 8:].copy().view("<u4")[:, 0]
+    is_true = _masked_crc32c(heads[:, :8]) == checksums
+    for position in np.flatnonzero(~is_true | (stated != entries["length"].astype(np.uint64))):
+        reason = "the checksum of its length is another"
+        if is_true[position]:
+            reason = f"it is {stated[position]} bytes long, the index says {lengths[position]}"
+        reasons.setdefault(int(position), reason)
+    return reasons
+
+
+def _gaps(path: str, size: int, entries: np.ndarray) -> Iterator[Damage]:
+    """The first bytes of a file that no record of the index covers, or that two do."""
+    order = np.argsort(entries["offset"], kind="stable")
+    ends = entries["offset"] + entries["length"] + TFRECORD_FRAME_BYTES
+    begins, ends = np.append(entries["offset"][order], size), np.append(0, ends[order])
+    for place in np.flatnonzero(begins != ends)[:1]:
+        what = "its end" if place == len(entries) else "the next one's begin"
+        yield Damage(
+            path,
+            None,
+            f"by the index a record ends at {ends[place]}, and {what} is {begins[place]}",
+        )
+
+
+def _blocks(entries: np.ndarray, sound: np.ndarray) -> list[np.ndarray]:
+    """Runs of records whose frames are sound that stand one after the other in the file."""
+    positions = np.flatnonzero(sound)
+    ends = entries["offset"] + entries["length"] + TFRECORD_FRAME_BYTES
+    follows = entries["offset"][positions[1:]] == ends[positions[:-1]]
+    block = entries["offset"][positions] // _BLOCK_BYTES
+    cuts = np.flatnonzero(~follows | (np.diff(block) != 0)) + 1
+    return [run for run in np.split(positions, cuts) if len(run)]
+
+
+def _reasons_of_block(
+    records: Records, path: str, entries: np.ndarray, block: np.ndarray
+) -> dict[int, str]:
+    """What is wrong with the contents of records, by position."""
+    reasons: dict[int, str] = {}
+    contents = {}
+    num_bytes = dict(zip(block.tolist(), _num_bytes(records, entries[block]), strict=True))
+    for position, stored in _stored(path, entries, block):
+        try:
+            if stored is None:
+                raise ValueError("the checksum of its content is another")
+            content = _unpacked(stored, records.compression, num_bytes[position])
+            if len(content) != num_bytes[position]:
+                raise ValueError(
+                    f"it holds {len(content)} bytes, its rows in the index need "
+                    f"{num_bytes[position]}"
+                )
+            contents[position] = content
+        except (ValueError, zlib.error) as error:
+            reasons[position] = str(error)
+    if contents:
+        positions = np.array(list(contents))
+        words = np.frombuffer(b"".join(contents.values()), "<i4")
+        found = reasons_of_words(records.schema, words, entries[positions])
+        reasons |= {int(positions[place]): reason for place, reason in found.items()}
+    return reasons
+
+
+def _stored(
+    path: str, entries: np.ndarray, block: np.ndarray
+) -> Iterator[tuple[int, bytes | None]]:
+    """The bytes of each record of a block, None where their checksum is another."""
+    offsets, lengths = entries["offset"][block].tolist(), entries["length"][block].tolist()
+    with contextlib.suppress(tf.errors.DataLossError):
+        num_bytes = offsets[-1] + lengths[-1] + TFRECORD_FRAME_BYTES - offsets[0]
+        stored = _frames(path, offsets[0], num_bytes, len(block))
+        if len(stored) == len(block):
+            yield from zip(block.tolist(), stored, strict=True)
+            return
+    for position, offset, length in zip(block.tolist(), offsets, lengths, strict=True):
+        try:
+            yield position, _frames(path, offset, length + TFRECORD_FRAME_BYTES, 1)[0]
+        except (tf.errors.DataLossError, IndexError):
+            yield position, None
+
+
+def _frames(path: str, offset: int, num_bytes: int, count: int) -> list[bytes]:
+    """The contents of records that stand one after the other.
+
+    Raises:
+        tf.errors.DataLossError: the checksum of one is another, or the file ends.
+    """
+    # In a function: tf.data's optimizer (TensorFlow 2.16) loses the offset of an eager one.
+    records = tf.data.Dataset.from_tensors(tf.constant([offset, num_bytes], tf.int64)).flat_map(
+        lambda where: tf.data.experimental.from_variant(
+            tf.raw_ops.TFRecordDatasetV2(
+                filenames=[path],
+                compression_type="",
+                buffer_size=where[1],
+                byte_offsets=where[:1],
+            ),
+            tf.TensorSpec([], tf.string),
+        )
+    )
+    return [one for part in records.take(count).batch(count) for one in part.numpy().tolist()]
+
+
+def _unpacked(stored: bytes, compression: str, num_bytes: int) -> bytes:
+    """A record's content; no more of it than one byte too many is unpacked."""
+    if compression == "none":
+        return stored
+    stream = zlib.decompressobj()
+    content = stream.decompress(stored, num_bytes + 1)
+    if not stream.eof or stream.unused_data:
+        raise ValueError(f"what is compressed in it is not {num_bytes} bytes long")
+    return content
+
+
+def _num_bytes(records: Records, entries: np.ndarray) -> list[int]:
+    words = HEADER_WORDS + num_planes(records.schema) * entries["rows"].astype(np.int64)
+    return (4 * words).tolist()
+
+
+def _masked_crc32c(columns: np.ndarray) -> np.ndarray:
+    """TFRecord's checksum of each row, uint8 `[n, bytes]` to uint32 `[n]`."""
+    crc = np.full(len(columns), 0xFFFFFFFF, np.uint32)
+    for column in columns.T:
+        crc = _CRC32C[(crc ^ column) & 0xFF] ^ (crc >> np.uint32(8))
+    crc = ~crc
+    return (crc >> np.uint32(15) | crc << np.uint32(17)) + np.uint32(0xA282EAD8)
+
+
+def _crc32c_table() -> np.ndarray:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = table >> np.uint32(1) ^ np.where(table & 1, np.uint32(0x82F63B78), np.uint32(0))
+    return table
+
+
+_CRC32C = _crc32c_table()

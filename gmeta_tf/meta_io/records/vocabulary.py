@@ -1,0 +1,38 @@
+"""A table's vocabulary, read back from a records folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+
+import duckdb
+import numpy as np
+
+from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.records.records import Records
+from gmeta_tf.meta_io.sql import sql_parquet
+
+__all__ = ["read_vocabulary"]
+
+
+def read_vocabulary(records: str | os.PathLike[str], table: str) -> np.ndarray:
+    """The values of a table of a records folder, str `[num_rows - 1]`: entry i has key i + 1.
+
+    Raises:
+        FileNotFoundError: no such folder, or no table with a vocabulary of that name.
+    """
+    folder = os.fspath(records)
+    description = files.join(folder, "schema.json")
+    found = {}
+    if files.exists(description):
+        found = dict(Records.from_json(folder, files.read_text(description)).vocabularies)
+    if table not in found:
+        raise FileNotFoundError(
+            f"{folder} has no vocabulary of the table {table!r}: expected it in {description}, "
+            f"found {', '.join(sorted(found)) or 'none'}."
+        )
+    with tempfile.TemporaryDirectory() as local, contextlib.closing(duckdb.connect()) as database:
+        path = files.local_copy(files.join(folder, found[table]), local)
+        query = f"SELECT value FROM {sql_parquet(path)} ORDER BY key"
+        return np.asarray(database.execute(query).fetchnumpy()["value"], object)

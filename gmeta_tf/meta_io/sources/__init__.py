@@ -1,0 +1,1 @@
+"""Raw tables, and published data sets: where rows come from."""

@@ -1,0 +1,341 @@
+"""Where raw rows come from."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import tempfile
+from collections.abc import Iterable, Sequence
+
+import duckdb
+
+from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.sources.compressed import check_whole, compression_of
+from gmeta_tf.meta_io.sources.plain_files import read_delimited, read_json, read_parquet, shown
+from gmeta_tf.meta_io.sql import sql_name, sql_text
+
+__all__ = [
+    "Source",
+    "SourceFile",
+    "check_unchanged",
+    "files_source",
+    "matching_files",
+    "materialised",
+    "reading_error",
+    "source_files",
+]
+
+_READERS = {
+    "csv": read_delimited,
+    "tsv": read_delimited,
+    "json": read_json,
+    "parquet": read_parquet,
+}
+_ENDINGS = {
+    **dict.fromkeys((".csv", ".csv.gz", ".csv.zst"), "csv"),
+    **dict.fromkeys((".tsv", ".tsv.gz", ".tsv.zst"), "tsv"),
+    **{
+        ending + packed: "json"
+        for ending in (".jsonl", ".ndjson", ".json")
+        for packed in ("", ".gz", ".zst")
+    },
+    ".parquet": "parquet",
+}
+_SHOWN_LETTERS = 300  # of what DuckDB says, which holds the whole line
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceFile:
+    """A file as it was when its source was made.
+
+    Attributes:
+        path: where it is.
+        size_bytes: its size.
+        modified_ns: when it was last written, in nanoseconds since 1970.
+        columns: the names in its own order, for CSV and TSV, whose cells go by position. Empty for
+            a file without a byte, and for other formats.
+    """
+
+    path: str
+    size_bytes: int
+    modified_ns: int
+    columns: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Where raw rows come from: a query that DuckDB runs.
+
+    Attributes:
+        description: what error messages and the records' `details` call it.
+        query: a SELECT that gives the raw columns under their names.
+        row: the query's column that numbers the rows in the order of the files, for a query that
+            does not keep that order (a join). None numbers the rows as they come, from 1.
+        files: the files that it reads, in their order; `check_unchanged` looks at them again.
+        format: what another engine needs to read `files` without the query: "csv", "tsv", "json"
+            or "parquet", as `files_source` says it of each. None says that the query does more
+            than to read files; `materialised` runs it once and gives a Parquet source.
+        columns: the query's columns in their order, where `format` is not None.
+        list_columns: those of a "json" source that are lists of texts; its others are texts.
+    """
+
+    description: str
+    query: str
+    row: str | None = None
+    files: tuple[SourceFile, ...] = ()
+    format: str | None = None
+    columns: tuple[str, ...] = ()
+    list_columns: tuple[str, ...] = ()
+
+
+def files_source(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    copies: str | os.PathLike[str] | None = None,
+) -> Source:
+    """CSV, TSV, JSON lines or Parquet files, read one after the other as if they were one.
+
+    Text is UTF-8, plain or compressed by gzip or zstd; lines may end in CRLF. Columns go by their
+    names, whatever their order in a file, and names that differ by case alone are refused.
+
+    CSV and TSV may begin with a byte order mark. Every file has a header with the same names (but
+    a file without a byte has no rows). Every cell is text, an empty one is missing. `"` quotes,
+    `""` is a quote within quotes. Each line has as many cells as the header; an empty line is read
+    over, and so is one empty cell too many. A column without a name is `column<position from 0>`.
+
+    JSON has one object in a line. The columns are those of all files together, in the order of
+    their names; what a line does not have is missing, and so is null. Text stays as it is, so do
+    integers of any size; a number with a fraction or an exponent becomes the shortest text of its
+    float64 (1.10 is "1.1", 1e2 is "100.0"), true and false are "true" and "false", an object is
+    its JSON text. A column that holds a list anywhere is a column of lists, whose entries become
+    text by the same rules. JSON files are read through once where the source is made, to find the
+    columns.
+
+    Parquet files have the same columns with the same types.
+
+    Args:
+        paths: a path or a glob pattern (its files in the order of their names), or several.
+            The endings tell the format: .csv, .tsv, .jsonl, .ndjson and .json, each also with .gz
+            or .zst, and .parquet. Remote files (see `files`) are copied.
+        copies: a folder for the copies, which the source reads; only remote files need one.
+
+    Raises:
+        FileNotFoundError: no such file, or nothing matches.
+        ValueError: no path, remote files without a folder for their copies, another ending,
+            endings of different formats, a compressed file that was cut off, no column at all, a
+            column that stands twice, files with different columns, a column with lists and other
+            values, or JSON that cannot be read.
+    """
+    names = matching_files(paths)
+    formats = {name: _format_of(name) for name in names}
+    if len(set(formats.values())) > 1:
+        raise ValueError(
+            f"expected files of one format, got {shown(names)} of "
+            f"{', '.join(sorted(set(formats.values())))}. Prepare them apart or convert them."
+        )
+    format_name = formats[names[0]]
+    description = shown(names)
+    if copies is not None:
+        names = [_local_copy(name, pathlib.Path(copies)) for name in names]
+    found_files = source_files(names)
+    with contextlib.closing(duckdb.connect()) as database:
+        try:
+            found = _READERS[format_name](database, names, format_name)
+        except duckdb.Error as error:
+            raise reading_error(description, error) from error
+    if found.headers:
+        found_files = tuple(
+            dataclasses.replace(file, columns=header)
+            for file, header in zip(found_files, found.headers, strict=True)
+        )
+    return Source(
+        description,
+        found.query,
+        files=found_files,
+        format=format_name,
+        columns=found.columns,
+        list_columns=found.list_columns,
+    )
+
+
+def matching_files(
+    paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> list[str]:
+    """The files of a path or a glob pattern (in the order of their names), or of several.
+
+    `**` matches folders within folders on local paths alone.
+
+    Raises:
+        FileNotFoundError: no such file, nothing matches, or a store can not be reached.
+        ValueError: no path.
+    """
+    patterns = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
+    names = [file for pattern in patterns for file in _matches(os.fspath(pattern))]
+    if not names:
+        raise ValueError("the source has no file: expected at least one path, got none.")
+    return names
+
+
+def source_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[SourceFile, ...]:
+    """The files as they are now; those that are compressed are checked to be whole.
+
+    Raises:
+        ValueError: a compressed file that was cut off, or a remote file.
+    """
+    names = [os.fspath(path) for path in paths]
+    for name in filter(files.is_remote, names):
+        raise ValueError(
+            f"{name} is remote, and raw files are read from local disks only. Copy it to one, or "
+            "pass files_source a folder for copies."
+        )
+    stats = [os.stat(name) for name in names]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(check_whole, names))
+    return tuple(
+        SourceFile(name, stat.st_size, stat.st_mtime_ns)
+        for name, stat in zip(names, stats, strict=True)
+    )
+
+
+def check_unchanged(source: Source) -> None:
+    """Checks, once a source has been read, that its files are what they were when it was made.
+
+    Raises:
+        ValueError: a file is gone, or has another size or time of writing.
+    """
+    for file in source.files:
+        try:
+            stat = os.stat(file.path)
+        except FileNotFoundError:
+            found = "it is gone"
+        else:
+            if (stat.st_size, stat.st_mtime_ns) == (file.size_bytes, file.modified_ns):
+                continue
+            found = f"got {stat.st_size} bytes, written at {stat.st_mtime_ns / 1e9:.3f}"
+        raise ValueError(
+            f"{file.path} changed while it was read: expected {file.size_bytes} bytes, written at "
+            f"{file.modified_ns / 1e9:.3f} (seconds since 1970), {found}. "
+            "Start again when nothing writes to it any more."
+        )
+
+
+def materialised(
+    source: Source, path: str | os.PathLike[str], memory_limit: str | None = None
+) -> Source:
+    """Runs a source's query and writes what it gives to a Parquet file, which any engine reads.
+
+    The file's rows are in the order of the source and its column `row` is kept, so that the new
+    source numbers them alike.
+
+    Args:
+        source: the source.
+        path: the Parquet file; its name ends in .parquet, and an older one is replaced.
+        memory_limit: what DuckDB may take, such as "8GB"; the rest goes to disk beside `path`.
+
+    Returns:
+        The source of that file, with the format "parquet".
+
+    Raises:
+        ValueError: the source cannot be read, or changed while it was.
+    """
+    order = "" if source.row is None else f" ORDER BY {sql_name(source.row)}"
+    parent = os.path.dirname(os.path.abspath(path))
+    with (
+        tempfile.TemporaryDirectory(prefix=".spilled-", dir=parent) as spilled,
+        contextlib.closing(duckdb.connect()) as database,
+    ):
+        database.execute(f"SET temp_directory={sql_text(spilled)}")
+        if memory_limit is not None:
+            database.execute(f"SET memory_limit={sql_text(memory_limit)}")
+        try:
+            database.execute(
+                f"COPY (SELECT * FROM ({source.query}){order}) TO {sql_text(os.fspath(path))} "
+                "(FORMAT parquet)"
+            )
+        except duckdb.OutOfMemoryException:
+            raise
+        except duckdb.Error as error:
+            raise reading_error(source.description, error) from error
+    check_unchanged(source)
+    return dataclasses.replace(files_source(path), description=source.description, row=source.row)
+
+
+def reading_error(description: str, error: duckdb.Error) -> ValueError:
+    """What DuckDB says of a file that it cannot read, as an error that names file and line.
+
+    Args:
+        description: the source's.
+        error: what DuckDB raised while it read.
+    """
+    text = str(error)
+    file = re.search(r"^\s*file = (.*)$", text, re.MULTILINE)
+    line = re.search(r"CSV Error on Line: (\d+)", text)
+    # DuckDB counts the lines of JSON from 1 or from 2, by the kind of error.
+    json = re.search(r'JSON .*in file "(.*)",.* in line (\d+): (.*)', text)
+    cells = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", text)
+    if json:
+        place = f"{json[1]}, about line {json[2]}"
+        reason = f"expected one JSON object in UTF-8, got {json[3].split('. ')[0].strip(' .')}"
+        remedy = "Correct the line, or write each row as a line of its own"
+        if "byte order mark" in text:
+            remedy = "Write the file again without the mark (the encoding utf-8, not utf-8-sig)"
+    elif line is None:
+        first_lines = " ".join(text.split("\n")[:4])
+        return ValueError(f"{description} cannot be read: {first_lines[:_SHOWN_LETTERS]}")
+    else:
+        place = f"{file[1] if file else description}, line {line[1]}"
+        if cells:
+            reason = f"expected {cells[1]} cells, got {cells[2]}"
+            remedy = "Correct the line, and quote cells that hold the delimiter"
+        elif "unicode" in text or "utf-8" in text:
+            reason = "expected UTF-8, got text that is not utf-8"
+            remedy = "Convert the file, for example with iconv -f latin1 -t utf-8"
+        elif "unterminated quote" in text:
+            reason = "expected each quote to be closed, got a quoted cell without its end"
+            remedy = 'Close the quote, and write a quote within quotes as ""'
+        elif "Maximum line size" in text:
+            reason = re.sub(r"(?s).*(Maximum line size.*?)\.? *\n.*", r"\1", text)
+            remedy = "Shorten the line, look for a quote that is not closed, or write Parquet"
+        else:
+            reason = re.split(r"\nOriginal Line: .*\n", text)[-1].replace("\n", " ")[
+                :_SHOWN_LETTERS
+            ]
+            remedy = "Correct the line"
+    return ValueError(f"{description} cannot be read: {place}: {reason}. {remedy}.")
+
+
+def _matches(pattern: str) -> list[str]:
+    is_remote = files.is_remote(pattern)
+    if not is_remote and os.path.isfile(pattern):
+        return [pattern]
+    found = [file for file in files.find(pattern) if is_remote or os.path.isfile(file)]
+    if not found:
+        where = ", in a store that can be reached" if is_remote else ""
+        raise FileNotFoundError(
+            f"no file {pattern}: expected the path of a file, or a pattern that matches one{where}."
+        )
+    return found
+
+
+def _local_copy(name: str, copies: pathlib.Path) -> str:
+    """A local file with a file's content; in folders as on its store, as many may have one name."""
+    if not files.is_remote(name):
+        return name
+    folder = copies / name.partition("://")[2].rpartition("/")[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    return files.local_copy(name, folder)
+
+
+def _format_of(file: str) -> str:
+    for ending, name in _ENDINGS.items():
+        if file.lower().endswith(ending):
+            return name
+    compression_of(file)
+    raise ValueError(
+        f"{file}: expected a name that ends in {', '.join(_ENDINGS)}. "
+        "Rename or convert the file, or write a Source with its own query."
+    )

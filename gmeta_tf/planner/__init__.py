@@ -1,0 +1,1 @@
+"""What tables take and what a step sends, before anything is built."""
