@@ -57,6 +57,7 @@ setup(
             "hypothesis",
             "ruff",
             "mypy",
+            "import-linter",
             "types-PyYAML",
             # Moto's own extra for a server brings thirty packages that S3 does not need.
             "moto",

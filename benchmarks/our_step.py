@@ -10,7 +10,7 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 from benchmarks.meta_problem import MetaProblem, Shape, layers_of
-from gmeta_tf.batch import Batch
+from gmeta_tf.batch import Batch, LabelledRows
 from gmeta_tf.meta.losses import task_losses
 from gmeta_tf.meta_io.batches.assembly import distinct_keys
 
@@ -101,18 +101,22 @@ def _batch(problem: MetaProblem) -> Batch:
     # The problem counts its keys in the order in which they are read, as the pipeline does.
     if not np.array_equal(keys, np.arange(len(problem.rows))):
         raise ValueError("expected the problem's keys to be numbered in the order of their use.")
+    columns = (slice(problem.shape.support), slice(problem.shape.support, None))
+    support, query = (
+        LabelledRows(
+            pairs={_GROUP: pairs[:, of_part]},
+            dense=tf.constant(part.dense),
+            label=tf.constant(part.label),
+            weight=tf.constant(part.weight),
+        )
+        for part, of_part in zip((parts["support"], parts["query"]), columns, strict=True)
+    )
     batch: Batch = {
         "keys": {_GROUP: keys},
         "pair_to_key": {_GROUP: pair_to_key},
         "task": tf.range(problem.shape.tasks, dtype=tf.int64),
+        "support": support,
+        "query": query,
         "out_of_range": tf.constant([-1], tf.int64),
     }
-    columns = (slice(problem.shape.support), slice(problem.shape.support, None))
-    for (name, part), of_part in zip(parts.items(), columns):
-        batch[name] = {
-            "pairs": {_GROUP: pairs[:, of_part]},
-            "dense": tf.constant(part.dense),
-            "label": tf.constant(part.label),
-            "weight": tf.constant(part.weight),
-        }
     return batch

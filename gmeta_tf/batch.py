@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 from typing_extensions import NotRequired, TypedDict
 
-__all__ = ["Batch", "LabelledRows", "NextKeys", "Rows"]
+__all__ = ["Batch", "LabelledRows", "NextKeys", "Rows", "columns_of", "tasks_of"]
 
 Rows = dict[str, tf.Tensor]
 """Group of tables -> float32 `[U, D]`: the rows of a step's distinct keys."""
@@ -68,3 +68,23 @@ class Batch(TypedDict):
     out_of_range: tf.Tensor
     next: NotRequired[NextKeys]
     waited: NotRequired[tf.Tensor]
+
+
+def columns_of(rows: LabelledRows, columns: slice) -> LabelledRows:
+    """Some of the R rows of every task."""
+    return {
+        "pairs": {group: pairs[:, columns] for group, pairs in rows["pairs"].items()},
+        "dense": rows["dense"][:, columns],
+        "label": rows["label"][:, columns],
+        "weight": rows["weight"][:, columns],
+    }
+
+
+def tasks_of(rows: LabelledRows, tasks: slice) -> LabelledRows:
+    """The rows of some of the T tasks."""
+    return {
+        "pairs": {group: pairs[tasks] for group, pairs in rows["pairs"].items()},
+        "dense": rows["dense"][tasks],
+        "label": rows["label"][tasks],
+        "weight": rows["weight"][tasks],
+    }

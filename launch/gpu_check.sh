@@ -58,7 +58,7 @@ find_python() { # Sets python, horovodrun
 
 run_item() { # run_item ITEM RANKS
   local item=$1 ranks=$2 status=0 log=$scratch/log
-  local command=("$python" launch/gpu/checks.py "$item")
+  local command=("$python" tests/gpu/checks.py "$item")
   if [ "$ranks" -gt 1 ]; then command=("$horovodrun" -np "$ranks" "${command[@]}"); fi
   TF_CPP_MIN_LOG_LEVEL=2 timeout --kill-after=10 "$limit" "${command[@]}" \
     </dev/null >"$log" 2>&1 || status=$?
@@ -98,7 +98,7 @@ main() {
   gpus=$(count_gpus)
   if [ "$gpus" = 0 ]; then
     fail "no GPU (nvidia-smi lists none), and every item is about one" \
-      "run this on a machine with NVIDIA GPUs; the contract tests run anywhere: pytest tests/test_sok.py"
+      "run this on a machine with NVIDIA GPUs; the contract tests run anywhere: pytest tests/embedding/sok/test_backend.py"
   fi
   find_python
   all=$((gpus < 8 ? gpus : 8))

@@ -17,8 +17,6 @@ __all__ = [
 MODELS = ("melu", "maml_dlrm")
 KEYS_FROM = ("records", "uniform")
 WIRES = ("float32", "bfloat16", "float16")
-REPLICATE: dict[str, str | bool] = {"auto": "auto", "always": True, "never": False}
-"""A word of --replicate -> what `ShardedEmbedding` takes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +118,7 @@ class PlanOptions:
     report tells, table by table, how many rows and bytes a rank gets, with the row optimizer's
     slots; how many distinct keys a rank's step has and how many of them other ranks own; how far
     the busiest owner is above the mean; the bytes that a rank sends for keys, rows and gradients;
-    and whether a copy of the table on every rank would be cheaper.
+    and whether the table would be cheaper replicated on every rank.
 
     Attributes:
         records: what `gmeta-tf prepare` made.
@@ -131,7 +129,7 @@ class PlanOptions:
         row_optimizer: "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl" or "sgd"; it decides how
             many slots a row has.
         wire: how rows and gradients travel: "float32", "bfloat16" or "float16".
-        replicate: which tables every rank holds a copy of; see `gmeta-tf train`.
+        replicate: which tables every rank holds in full; see `gmeta-tf train`.
         tasks: T, the tasks in a step of one rank.
         support: S, the rows a task adapts on.
         query: Q, the rows it is judged on in a step.
@@ -165,7 +163,7 @@ class PlanOptions:
     json: bool = False
 
     def __post_init__(self) -> None:
-        known_of = {"model": MODELS, "keys_from": KEYS_FROM, "wire": WIRES, "replicate": REPLICATE}
+        known_of = {"model": MODELS, "keys_from": KEYS_FROM, "wire": WIRES}
         for name, known in known_of.items():
             if getattr(self, name) not in known:
                 raise ValueError(
@@ -215,9 +213,10 @@ class TrainOptions:
             rows.
         row_learning_rate: its learning rate.
         wire: how rows and gradients travel between ranks: "float32", "bfloat16" or "float16".
-        replicate: which tables every rank holds a copy of, so that their rows do not travel:
-            "auto", all where that makes steps shorter (small tables, none of which grows);
-            "always", all of known size; "never", none.
+        replicate: which tables every rank holds in full, so that their rows do not travel: "auto",
+            all where that makes steps shorter (small tables, none of which grows); "always", all of
+            known size; "never", none; or names with commas between, such as genre,year: all tables
+            of one width.
         non_finite: a step with a gradient that is no number is an error ("raise"), or passed over
             and counted ("skip").
         capacity: of each table without a limit (hashed or raw keys without num_rows), the most keys
@@ -284,11 +283,6 @@ class TrainOptions:
         if self.model not in MODELS:
             raise ValueError(
                 f"train: expected --model to be {' or '.join(MODELS)}, got {self.model!r}."
-            )
-        if self.replicate not in REPLICATE:
-            raise ValueError(
-                f"train: expected --replicate to be {' or '.join(REPLICATE)}, "
-                f"got {self.replicate!r}."
             )
         if self.epochs < 1:
             raise ValueError(f"train: expected --epochs of at least 1, got {self.epochs}.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 
 import gmeta_tf as gm
-from gmeta_tf.cli.options import REPLICATE, PlanOptions, TrainOptions
+from gmeta_tf.allowed import replicate_of
+from gmeta_tf.cli.options import PlanOptions, TrainOptions
 from gmeta_tf.cli.runs import TRAIN_SPLIT, build_learner, training_batches
 from gmeta_tf.embedding.pooling import one_row
 from gmeta_tf.embedding.replication_rule import choose_replicated
@@ -28,15 +29,15 @@ def plan(options: PlanOptions) -> None:
     """
     records = gm.Records.open(options.records)
     optimizer = row_optimizer(options.row_optimizer)
-    copies = choose_replicated(
-        records.schema, options.width, options.world_size, REPLICATE[options.replicate]
+    replication = choose_replicated(
+        records.schema, options.width, options.world_size, replicate_of(options.replicate)
     )
     sizes = table_sizes(
         records.schema,
         options.width,
         lambda width: {name: slot.width for name, slot in optimizer.slots(width).items()},
         options.world_size,
-        replicated=copies.groups,
+        replicated=replication.groups,
     )
     shape = StepShape(options.tasks, options.support, options.query)
     if options.keys_from == "records":
@@ -59,7 +60,7 @@ def plan(options: PlanOptions) -> None:
         requests_from=source,
         wire=Wire(options.wire),
         dense_weights=_num_dense_weights(options, records.schema),
-        copies=copies,
+        replication=replication,
     )
     if options.json:
         print(json.dumps({"records": records.path} | placement.to_json()))

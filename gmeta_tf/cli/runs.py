@@ -10,8 +10,8 @@ import keras
 import yaml
 
 import gmeta_tf as gm
+from gmeta_tf.allowed import replicate_of
 from gmeta_tf.cli.options import (
-    REPLICATE,
     PlanOptions,
     TrainOptions,
 )
@@ -34,7 +34,7 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
         seed=options.seed,
         scale=options.embedding_scale,
         wire=options.wire,
-        replicate=REPLICATE[options.replicate],
+        replicate=replicate_of(options.replicate),
         dynamic=gm.DynamicTable(
             capacity=options.capacity,
             when_full=options.when_full,

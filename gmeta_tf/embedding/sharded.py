@@ -292,10 +292,10 @@ class ShardedEmbedding(tf.Module):
         Raises:
             ValueError: a dynamic table, which has `all_keys`.
         """
-        if group not in self.indexed:
+        if group in self.keyed:
             raise ValueError(
-                f"all_rows: expected a group of tables of known size ({', '.join(self.indexed)}), "
-                f"got {group!r}, that of a dynamic table. Use all_keys."
+                f"all_rows: expected a group of tables of known size, got that of the dynamic "
+                f"table {self.keyed[group].table!r}. Use all_keys."
             )
         return all_rows(self.indexed[group], name=group)
 
@@ -309,7 +309,7 @@ class ShardedEmbedding(tf.Module):
         Raises:
             ValueError: a group of tables of known size, which has `all_rows`.
         """
-        if group not in self.keyed:
+        if group in self.indexed:
             raise ValueError(
                 f"all_keys: expected the group of a dynamic table, got {group!r}. Use all_rows."
             )

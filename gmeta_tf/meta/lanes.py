@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from gmeta_tf.batch import Batch
+from gmeta_tf.batch import Batch, tasks_of
 
 __all__ = ["lanes_of"]
 
@@ -40,20 +40,22 @@ def lanes_of(batch: Batch, most: int, fewest_tasks: int | None = None) -> list[B
     last_pair: dict[str, Any] = {group: tf.constant(0) for group in batch["keys"]}
     lanes = []
     for first, last in itertools.pairwise(bounds):
-        lane: Batch = {**batch, "task": batch["task"][first:last], "pair_to_key": {}}
-        for part in ("support", "query"):
-            of_tasks = {
-                name: value[first:last] for name, value in batch[part].items() if name != "pairs"
-            }
-            pairs = {group: value[first:last] for group, value in batch[part]["pairs"].items()}
-            lane[part] = {**of_tasks, "pairs": pairs}
+        tasks = slice(first, last)
+        support, query = tasks_of(batch["support"], tasks), tasks_of(batch["query"], tasks)
+        pair_to_key = {}
         for group, begin in last_pair.items():
-            largest = [tf.reduce_max(lane[part]["pairs"][group]) for part in ("support", "query")]
+            largest = [tf.reduce_max(part["pairs"][group]) for part in (support, query)]
             last_pair[group] = tf.maximum(begin, tf.maximum(*largest))
             own = batch["pair_to_key"][group][begin + 1 : last_pair[group] + 1]
-            lane["pair_to_key"][group] = tf.pad(own, [[1, 0]])
-            for part in ("support", "query"):
-                pairs = lane[part]["pairs"][group]
-                lane[part]["pairs"][group] = tf.maximum(pairs - begin, 0)
+            pair_to_key[group] = tf.pad(own, [[1, 0]])
+            for part in (support, query):
+                part["pairs"][group] = tf.maximum(part["pairs"][group] - begin, 0)
+        lane: Batch = {
+            **batch,
+            "task": batch["task"][tasks],
+            "pair_to_key": pair_to_key,
+            "support": support,
+            "query": query,
+        }
         lanes.append(lane)
     return lanes

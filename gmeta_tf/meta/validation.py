@@ -123,7 +123,7 @@ def nonfinite_tables(gradients: Rows, batch: Batch, embedding: ShardedEmbedding)
     """
     return tf.concat(
         [
-            _nonfinite_tables(
+            nonfinite_tables_of_group(
                 embedding.as_sent(gradients[group], group),
                 batch["keys"][group],
                 [embedding.schema.table(name).num_rows for name in tables],
@@ -161,7 +161,7 @@ def _check(holds: tf.Tensor, *data: Any) -> tf.Operation:
     return tf.debugging.Assert(holds, list(data), summarize=longest)
 
 
-def _nonfinite_tables(
+def nonfinite_tables_of_group(
     gradients: tf.Tensor, keys: tf.Tensor, num_rows: Sequence[int | None]
 ) -> tf.Tensor:
     """1 for each table of a group in which a row's gradient is NaN or infinite, and else 0.

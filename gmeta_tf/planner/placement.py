@@ -23,7 +23,7 @@ __all__ = ["Placement", "TablePlacement", "place", "tables_to_replicate"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TablePlacement:
-    """What one table's exchange costs in a step, and what a copy on every rank would.
+    """What one table's exchange costs in a step, and what a replica on every rank would.
 
     Attributes:
         size: what the table takes.
@@ -33,7 +33,7 @@ class TablePlacement:
         received: float64 `[W]`, the bytes that each rank gets of others.
         replica_bytes: what a rank would send if every rank had the whole table; None of a table
             that grows.
-        replicate: whether a copy on every rank is cheaper, by `tables_to_replicate`.
+        replicate: whether a replica on every rank is cheaper, by `tables_to_replicate`.
     """
 
     size: TableSize
@@ -75,7 +75,7 @@ class Placement:
         requests_from: where the numbers of distinct keys come from, for people.
         tables: in the order of their groups.
         dense_weights: K, the numbers that the AllReduce adds up; None leaves it out.
-        copies: which tables training copies to every rank, and why; None leaves it out. What
+        replication: which tables training replicates, and why; None leaves it out. What
             `tables` says of their traffic is what they would send without.
     """
 
@@ -85,7 +85,7 @@ class Placement:
     requests_from: str
     tables: tuple[TablePlacement, ...]
     dense_weights: int | None = None
-    copies: ReplicationChoice | None = None
+    replication: ReplicationChoice | None = None
 
     @property
     def sent(self) -> np.ndarray:
@@ -123,7 +123,7 @@ class Placement:
 
     @property
     def replicated(self) -> tuple[str, ...]:
-        """The tables of which every rank should have a copy."""
+        """The tables that every rank should hold in full."""
         return tuple(table.size.name for table in self.tables if table.replicate)
 
     @property
@@ -134,12 +134,13 @@ class Placement:
         zeros = np.zeros(self.world_size)
         sent = np.sum([zeros, *(table.sent for table in kept)], axis=0)
         received = np.sum([zeros, *(table.received for table in kept)], axis=0)
-        copies = sum(table.replica_bytes or 0.0 for table in self.tables if table.replicate)
-        return float(now), float(np.maximum(sent, received).max() + copies)
+        replicas = sum(table.replica_bytes or 0.0 for table in self.tables if table.replicate)
+        return float(now), float(np.maximum(sent, received).max() + replicas)
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; bytes are of a rank, and those of traffic of a step."""
         busiest, before_after = self.busiest_rank, self.bytes_of_advice
+        choice = None if self.replication is None else dataclasses.asdict(self.replication)
         return {
             "world_size": self.world_size,
             "step": dataclasses.asdict(self.shape),
@@ -156,7 +157,9 @@ class Placement:
             "dense_weights": self.dense_weights,
             "allreduce_bytes": self.dense_bytes,
             "replicate": list(self.replicated),
-            "copies": None if self.copies is None else dataclasses.asdict(self.copies),
+            # "copies" is the name of earlier versions, for one release more.
+            "copies": choice,
+            "replication": choice,
             "busiest_bytes_now": before_after[0],
             "busiest_bytes_as_advised": before_after[1],
         }
@@ -170,9 +173,9 @@ def place(
     requests_from: str,
     wire: Wire = Wire(),  # noqa: B008, frozen
     dense_weights: int | None = None,
-    copies: ReplicationChoice | None = None,
+    replication: ReplicationChoice | None = None,
 ) -> Placement:
-    """What the exchange of the tables sends in a step, and which tables to copy instead.
+    """What the exchange of the tables sends in a step, and which tables to replicate instead.
 
     Args:
         sizes: what `table_sizes` gave.
@@ -181,7 +184,7 @@ def place(
         requests_from: where the requests come from, for people.
         wire: how payloads travel.
         dense_weights: K.
-        copies: what training copies to every rank.
+        replication: what training replicates.
 
     Raises:
         ValueError: no requests of a table, or not `[W, W]` of them.
@@ -200,14 +203,14 @@ def place(
             key_bytes=wire.key_bytes(size.group_rows),
             row_bytes=wire.row_bytes(size.width),
         )
-        copy = None if size.num_rows is None else size.num_rows * size.width
+        numbers = None if size.num_rows is None else size.num_rows * size.width
         tables.append(
             TablePlacement(
                 size,
                 shown,
                 sent,
                 received,
-                None if copy is None else ring_bytes(copy, world_size),
+                None if numbers is None else ring_bytes(numbers, world_size),
             )
         )
     chosen = tables_to_replicate(tables)
@@ -218,27 +221,29 @@ def place(
         requests_from,
         tuple(dataclasses.replace(t, replicate=t.size.name in chosen) for t in tables),
         dense_weights,
-        copies,
+        replication,
     )
 
 
 def tables_to_replicate(
     tables: Sequence[TablePlacement], *, least_saving: float = 0.01
 ) -> tuple[str, ...]:
-    """The tables that each are cheaper replicated to every rank than exchanged, by bytes.
+    """The tables that are cheaper replicated on every rank than exchanged, by bytes.
 
     A step waits for its busiest rank, the one that sends or gets the most. So the cost of a
     placement is what the busiest rank moves in the exchange of the sharded tables, plus what every
     rank sends in the AllReduce of the replicated ones, `2 rows D 4 (W - 1) / W` bytes each: the
-    gradient of the whole table, since ranks touch different rows of it. The tables are tried from
-    the smallest on, and one is replicated if that lowers the cost; all stay sharded if the replicas
-    save less than `least_saving` together. What training copies is chosen by another rule,
-    `replication_rule.choose_replicated`: all tables, where that saves a collective.
+    gradient of the whole table, since ranks touch different rows of it. The tables of one width
+    travel together, and `ShardedEmbedding(replicate=...)` takes all of them or none: such groups
+    are tried from the smallest on, and one is replicated if that lowers the cost. All stay sharded
+    if the replicas save less than `least_saving` together. What training replicates by itself is
+    chosen by another rule, `replication_rule.choose_replicated`: all tables, where that saves a
+    collective.
 
-    Where ranks are even, exchanging U keys costs `U (key + 8 D) (W - 1) / W` and copying
-    `8 rows D (W - 1) / W`: a copy is cheaper only if nearly every rank reads nearly every row in
-    nearly every step. A table of fewer rows than ranks is another case: its few owners serve all
-    the others, and a copy spreads that evenly.
+    Where ranks are even, exchanging U keys costs `U (key + 8 D) (W - 1) / W` and replicating
+    `8 rows D (W - 1) / W`: a replica is cheaper only if nearly every rank reads nearly every row
+    in nearly every step. A table of fewer rows than ranks is another case: its few owners serve all
+    the others, and a replica spreads that evenly.
 
     The rule counts neither memory nor the time of an update of all rows, which are small for the
     tables that it chooses, nor round trips: an exchange stays as long as one table is sharded.
@@ -246,22 +251,27 @@ def tables_to_replicate(
 
     Args:
         tables: with their traffic.
-        least_saving: the share of the cost from which on copies are worth having; counts of a few
+        least_saving: the share of the cost from which on replicas are worth having; counts of a few
             steps differ by about as much.
 
     Returns:
-        Their names, the smallest table first.
+        Their names, those of the smallest group first.
     """
     if not tables:
         return ()
     load = np.sum([[table.sent, table.received] for table in tables], axis=0)  # [2, W]
-    chosen, saved, most = [], 0.0, load.max()
-    known = [(table.replica_bytes, table) for table in tables if table.replica_bytes is not None]
-    for copy_bytes, table in sorted(known, key=lambda pair: pair[0]):
-        without = load - [table.sent, table.received]
-        saving = load.max() - without.max() - copy_bytes
+    groups: dict[str, list[TablePlacement]] = {}
+    for table in tables:
+        if table.replica_bytes is not None:
+            groups.setdefault(table.size.group, []).append(table)
+    bytes_of = {group: sum(t.replica_bytes or 0.0 for t in own) for group, own in groups.items()}
+    chosen: list[str] = []
+    saved, most = 0.0, load.max()
+    for group in sorted(groups, key=bytes_of.__getitem__):
+        without = load - np.sum([[t.sent, t.received] for t in groups[group]], axis=0)
+        saving = load.max() - without.max() - bytes_of[group]
         if saving > 0:
-            chosen.append(table.size.name)
+            chosen += [table.size.name for table in groups[group]]
             load, saved = without, saved + saving
     return tuple(chosen) if saved >= least_saving * most else ()
 

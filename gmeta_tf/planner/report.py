@@ -17,8 +17,8 @@ _LEGEND = (
     "a rank: rows and slots of the largest share. keys: the distinct keys of a rank's step; "
     "remote: those that other ranks own; serves: the rows that an owner sends to others; busiest "
     "owner: over the mean; sends: the bytes of keys, rows and gradients that a rank sends of a "
-    "sharded table; copy: what a rank would send if every rank had the table; fewer bytes: which "
-    "of the two lowers what the busiest rank moves.",
+    "sharded table; replica: what a rank would send if all had the table; fewer bytes: which of "
+    " the two lowers what the busiest rank moves.",
     "",
 )
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
@@ -73,7 +73,8 @@ def placement_lines(placement: Placement) -> list[str]:
         "memory",
         *memory,
         "",
-        "traffic of a step" + (", if all tables were sharded" if _copied(placement) else ""),
+        "traffic of a step"
+        + (", if all tables were sharded" if _replicated_tables(placement) else ""),
         *_traffic_lines(placement),
         "",
         *_wrapped([*_LEGEND, *_verdict(placement)]),
@@ -126,7 +127,16 @@ def _size_cells(size: TableSize) -> tuple[str, ...]:
 
 
 def _traffic_lines(placement: Placement) -> list[str]:
-    names = ("table", "keys", "remote", "serves", "busiest owner", "sends", "copy", "fewer bytes")
+    names = (
+        "table",
+        "keys",
+        "remote",
+        "serves",
+        "busiest owner",
+        "sends",
+        "replica",
+        "fewer bytes",
+    )
     lines = [names, *(_traffic_cells(table) for table in placement.tables)]
     keys = sum(table.distinct_keys for table in placement.tables)
     remote = sum(table.remote_keys for table in placement.tables)
@@ -154,24 +164,24 @@ def _traffic_cells(table: TablePlacement) -> tuple[str, ...]:
         _over_mean(table.served),
         human_bytes(table.sent.mean()),
         "" if table.replica_bytes is None else human_bytes(table.replica_bytes),
-        "copy" if table.replicate else "exchange",
+        "replica" if table.replicate else "exchange",
     )
 
 
-def _copied(placement: Placement) -> tuple[str, ...]:
-    return () if placement.copies is None else placement.copies.tables
+def _replicated_tables(placement: Placement) -> tuple[str, ...]:
+    return () if placement.replication is None else placement.replication.tables
 
 
 def _verdict(placement: Placement) -> list[str]:
     if placement.world_size == 1:
         return ["one rank exchanges nothing."]
-    return [*_traffic_verdict(placement), *_copies_verdict(placement)]
+    return [*_traffic_verdict(placement), *_replication_verdict(placement)]
 
 
 def _traffic_verdict(placement: Placement) -> list[str]:
     rank = placement.busiest_rank
     sent, received = placement.sent, placement.received
-    as_sharded = "sharded, " if _copied(placement) else ""
+    as_sharded = "sharded, " if _replicated_tables(placement) else ""
     lines = [
         f"{as_sharded}rank {rank} is the busiest: it sends {human_bytes(sent[rank])} and gets "
         f"{human_bytes(received[rank])} in a step; the mean rank sends {human_bytes(sent.mean())}."
@@ -184,27 +194,25 @@ def _traffic_verdict(placement: Placement) -> list[str]:
     return lines
 
 
-def _copies_verdict(placement: Placement) -> list[str]:
-    """What training copies; and of sharded tables, whether a copy of one would save bytes."""
-    lines, copies = [], placement.copies
-    if copies is not None and copies.tables:
-        names = ", ".join(copies.tables)
-        lines.append(f"replicated to every rank: {names}, since {copies.reason}.")
-        if len(copies.tables) == len(placement.tables):
-            return [
-                *lines,
-                "all tables are replicated: a step has one collective, and no exchange.",
-            ]
+def _replication_verdict(placement: Placement) -> list[str]:
+    """What training replicates; and of sharded tables, whether a replica of one saves bytes."""
+    lines, chosen = [], placement.replication
+    if chosen is not None and chosen.tables:
+        lines.append(
+            f"replicated on every rank: {', '.join(chosen.tables)}, since {chosen.reason}."
+        )
+        if len(chosen.tables) == len(placement.tables):
+            lines.append("all tables are replicated: a step has one collective, and no exchange.")
         return lines
-    if copies is not None:
-        lines.append(f"no table is replicated to every rank: {copies.reason}.")
+    if chosen is not None:
+        lines.append(f"no table is replicated: {chosen.reason}.")
     before, after = placement.bytes_of_advice
     if not placement.replicated:
-        return [*lines, "by bytes alone, no table is cheaper as a copy on every rank either."]
+        return [*lines, "by bytes alone, no table is cheaper replicated either."]
     lines.append(
-        f"by bytes alone, a copy of {', '.join(placement.replicated)} on every rank: the busiest "
-        f"rank would move {human_bytes(after)} instead of {human_bytes(before)} "
-        f"({100 * (1 - after / before):.1f} % less). Training copies all tables or none."
+        f"by bytes alone, --replicate {','.join(placement.replicated)}: the busiest rank would "
+        f"move {human_bytes(after)} instead of {human_bytes(before)} "
+        f"({100 * (1 - after / before):.1f} % less)."
     )
     return lines
 

@@ -14,10 +14,6 @@ from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
 
 WORLD = gm.World.detect()
 
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 python -m pytest tests/parallel"
-)
-
 
 def make_model(records, world, seed):
     keras.utils.set_random_seed(seed)

@@ -17,10 +17,6 @@ from gmeta_tf.table_groups import key_groups
 WORLD = gm.World.detect()
 ALONE = gm.World()
 
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
-)
-
 SCHEMA = dataclasses.replace(
     made_batches.SCHEMA, tables=(gm.Table("item", keys="raw"), gm.Table("genre", 7))
 )

@@ -19,10 +19,6 @@ from gmeta_tf.meta_io.batches.dataset_ops import with_next_keys
 
 WORLD = gm.World.detect()
 
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
-)
-
 SLOTS = 7
 STEPS = [made_batches.made_tasks(seed, count=SLOTS) for seed in range(1, 6)]
 

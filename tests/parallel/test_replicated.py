@@ -19,13 +19,10 @@ from gmeta_tf.embedding import sharded
 from gmeta_tf.embedding.dynamic.shard import DynamicShard
 from gmeta_tf.embedding.replicated import ReplicatedShard
 from gmeta_tf.embedding.replication_rule import ReplicationChoice
+from gmeta_tf.meta.validation import nonfinite_tables
 
 WORLD = gm.World.detect()
 ALONE = gm.World()
-
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 python -m pytest tests/parallel"
-)
 
 # Sums are in the order of the ranks on both sides, or but for the last bits; a few steps with
 # rates below 1 let those grow some ten times.
@@ -173,7 +170,7 @@ def test_steps_are_those_of_sharded_tables(records, first_steps, name):
 
 
 def test_fit_is_that_of_sharded_tables(records):
-    """A rank steps on empty tasks at the end of an epoch. Replicas have no keys to look ahead to."""
+    """A rank steps on empty tasks at the end of an epoch; no keys are looked ahead to."""
     optimizer = OPTIMIZERS["lazy_adam"]
     copied = meta_model(records.schema, True, row_optimizer=optimizer)
     assert copied.look_ahead is None
@@ -286,7 +283,7 @@ def test_copies_are_not_rounded_on_the_wire(wire):
         np.testing.assert_array_equal(rows[group], exact)
         np.testing.assert_allclose(returned.updates[group][1], expected, rtol=1e-7)
     large = {"embedded": tf.fill([5, 3], 7e4), "embedded_2": tf.ones([7, 2])}
-    assert embedding.not_finite(large, keys).numpy().tolist() == [0, 0]
+    assert nonfinite_tables(large, {"keys": keys}, embedding).numpy().tolist() == [0, 0]
 
 
 # Groups of several kinds ----------------------------------------------------------------------
@@ -327,7 +324,7 @@ def test_the_messages_of_groups_of_several_kinds(monkeypatch, copied):
     if copied == ("embedded_2",):
         monkeypatch.setattr(sharded, "choose_replicated", copy_genres_alone)
     mixed = tables_of(True)
-    assert mixed.copied == copied
+    assert mixed.replicated == copied
     rng = np.random.default_rng(WORLD.rank)
     wanted = {group: tf.constant(rng.permutation(6)[:4], tf.int64) for group in mixed.shards}
     (rows, returned), (expected, _) = step_of(mixed, wanted), step_of(plain, wanted)
@@ -442,12 +439,12 @@ def test_a_gradient_that_is_no_number_on_one_rank(non_finite):
 
 def test_auto_copies_small_tables_and_no_large_ones():
     small = gm.ShardedEmbedding(TWO_WIDTHS, 3, world=WORLD)
-    assert small.copied == ("embedded", "embedded_2")
+    assert small.replicated == ("embedded", "embedded_2")
     assert all(isinstance(shard, ReplicatedShard) for shard in small.shards.values())
     large = gm.ShardedEmbedding(
         TWO_WIDTHS.with_num_rows({"item": 100_000, "genre": 7}), 3, world=WORLD
     )
-    assert large.copied == ()
+    assert large.replicated == ()
     assert large.exchanged == ("embedded", "embedded_2")
 
 

@@ -17,10 +17,6 @@ WORLD = gm.World.detect()
 TASKS = [30, 1, 9, 4, 4, 17, 2, 6, 22, 5, 8, 3, 11, 7]
 MIDDLE = "epoch-000000-step-000003"
 
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 python -m pytest tests/parallel"
-)
-
 
 def batches_of(records, world=WORLD, **options):
     options = {"tasks": 2, "support": 2, "query": 3, "every_row": True, **options}

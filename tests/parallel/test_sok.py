@@ -1,6 +1,7 @@
 """The SOK back-end on several ranks, against the Horovod back-end and against a slow twin.
 
-As tests/test_sok.py: SOK's own Python layer over stubs of its kernels, here over Gloo's AlltoAll.
+As in tests/embedding/sok/: SOK's own Python layer over stubs of its kernels, here over Gloo's
+AlltoAll.
 """
 
 import collections
@@ -22,10 +23,6 @@ from gmeta_tf.embedding.sok.static import SokStaticShard
 WORLD = gm.World.detect()
 RANK, SIZE = WORLD.rank, WORLD.size
 RANKS = range(SIZE)
-
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
-)
 
 
 # Which back-end -------------------------------------------------------------------------------
@@ -129,11 +126,11 @@ def test_copied_tables_are_those_of_horovod_and_no_business_of_sok(sok, monkeypa
 
 
 def test_auto_copies_nothing_where_sok_exchanges(sok):
-    assert made_sok.embedding("sok", WORLD, replicate="auto").copied == ()
+    assert made_sok.embedding("sok", WORLD, replicate="auto").replicated == ()
     # Width 3 is none of SOK's, which copies do not need.
     schema = made_batches.SCHEMA
     copies = gm.ShardedEmbedding(schema, 3, replicate=True, world=WORLD, backend="sok")
-    assert copies.copied == ("embedded",)
+    assert copies.replicated == ("embedded",)
 
 
 SLOTS = 7

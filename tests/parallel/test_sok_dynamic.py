@@ -1,6 +1,6 @@
 """Dynamic tables over SOK on several ranks, against the Horovod back-end's.
 
-As tests/test_sok_dynamic.py, over Gloo's AlltoAll.
+As tests/embedding/sok/test_dynamic.py, over Gloo's AlltoAll.
 """
 
 import collections
@@ -26,10 +26,6 @@ WORLD = gm.World.detect()
 ALONE = gm.World()
 RANK, SIZE = WORLD.rank, WORLD.size
 RANKS = range(SIZE)
-
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
-)
 
 
 @pytest.fixture(scope="module")

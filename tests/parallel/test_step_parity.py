@@ -17,10 +17,6 @@ import gmeta_tf as gm
 WORLD = gm.World.detect()
 ALONE = gm.World()
 
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
-)
-
 SLOTS = 7
 STEPS = [made_batches.made_tasks(seed, count=SLOTS) for seed in range(1, 6)]
 

@@ -16,10 +16,6 @@ from gmeta_tf.planner.traffic import StepShape, Wire
 
 WORLD = gm.World.detect()
 
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 pytest tests/parallel"
-)
-
 STEPS = [made_batches.made_tasks(seed, count=7) for seed in (1, 2)]
 WIDTH = 3
 GENRES_FROM = 13  # the keys of the second table start where the first one's end

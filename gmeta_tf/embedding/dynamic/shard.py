@@ -199,7 +199,7 @@ class DynamicShard:
         self._count(expirations=swept + freed)
         if self.options.unknown_in_training != "insert":
             located = self._treat_unknown(keys, places, self.options.unknown_in_training)
-            self._count_collisions(located.places)
+            self._count_collisions(located.row_indices)
             return located
         return tf.cond(
             tf.reduce_all(places >= 0),

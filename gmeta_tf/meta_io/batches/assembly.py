@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from gmeta_tf.batch import Batch
+from gmeta_tf.batch import Batch, LabelledRows, columns_of
 from gmeta_tf.distributed.ownership import order_by_owner
 from gmeta_tf.meta_io.records.codec import slot_ranges
 from gmeta_tf.schema import PADDING_KEY, Schema
@@ -41,27 +41,31 @@ def assemble_batch(
     if schema.positive_from is not None:
         label = tf.cast(label >= schema.positive_from, tf.float32)
     dense = tf.bitcast(words[:, :, words.shape[2] - len(schema.dense_fields) :], tf.float32)
-    rows = {
+    rows: LabelledRows = {
+        "pairs": {},
         "label": tf.where(present, label, 0.0),
         "weight": tf.cast(present, tf.float32),
         "dense": tf.where(present[:, :, tf.newaxis], dense, 0.0),
     }
-    batch: Batch = {"task": episodes["task"], "keys": {}, "pair_to_key": {}}
-    out_of_range = []
-    pairs = {}
+    keys_of, pair_to_keys, counts_of, out_of_range = {}, {}, {}, []
     for group, tables in key_groups(schema).items():
         keys, there, largest = _group_keys(words, schema, tables)
         distinct = distinct_keys(keys, there, num_keys_of(schema, tables))
-        keys, pair_to_key, pairs[group] = distinct
+        keys, pair_to_key, rows["pairs"][group] = distinct
         if num_ranks > 1:
-            keys, pair_to_key, counts = _by_owner(keys, pair_to_key, num_ranks)
-            batch.setdefault("keys_of_rank", {})[group] = counts
-        batch["keys"][group], batch["pair_to_key"][group] = keys, pair_to_key
+            keys, pair_to_key, counts_of[group] = _by_owner(keys, pair_to_key, num_ranks)
+        keys_of[group], pair_to_keys[group] = keys, pair_to_key
         out_of_range.append(largest)
-    batch["out_of_range"] = tf.concat(out_of_range, axis=0)
-    for part, columns in (("support", slice(num_support)), ("query", slice(num_support, None))):
-        batch[part] = {name: value[:, columns] for name, value in rows.items()}
-        batch[part]["pairs"] = {group: value[:, columns] for group, value in pairs.items()}
+    batch: Batch = {
+        "task": episodes["task"],
+        "keys": keys_of,
+        "pair_to_key": pair_to_keys,
+        "support": columns_of(rows, slice(num_support)),
+        "query": columns_of(rows, slice(num_support, None)),
+        "out_of_range": tf.concat(out_of_range, axis=0),
+    }
+    if num_ranks > 1:
+        batch["keys_of_rank"] = counts_of
     return batch
 
 

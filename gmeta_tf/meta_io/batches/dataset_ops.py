@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from gmeta_tf.batch import Batch
+from gmeta_tf.batch import Batch, NextKeys
 
 __all__ = ["timed", "with_next_keys"]
 
@@ -37,8 +37,10 @@ def with_next_keys(dataset: tf.data.Dataset) -> tf.data.Dataset:
     )
 
     def hold(held: Batch, batch: Batch, known: tf.Tensor) -> tuple[Batch, Batch]:
-        following = {name: batch[name] for name in ("keys", "keys_of_rank") if name in batch}
-        return batch, {**held, "next": {**following, "known": known}}
+        following: NextKeys = {"keys": batch["keys"], "known": known}
+        if "keys_of_rank" in batch:
+            following["keys_of_rank"] = batch["keys_of_rank"]
+        return batch, {**held, "next": following}
 
     known = tf.data.Dataset.from_tensors(True).repeat()
     batches = tf.data.Dataset.zip((dataset, known))

@@ -22,8 +22,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_log import SCHEMA as LOG_SCHEMA
 from made_log import write_log
+from made_movielens import GROUPLENS_100K, write_files
 from prepare_twin import SCHEMA, made_rows, write_rows
-from test_movielens import GROUPLENS_100K, write_files
 
 from gmeta_tf.meta_io.preparing import spark_session
 from gmeta_tf.meta_io.preparing.prepare import Split, prepare
@@ -33,7 +33,7 @@ from gmeta_tf.meta_io.sources.movielens import movielens_schema, movielens_sourc
 from gmeta_tf.meta_io.sources.sources import Source, files_source
 from gmeta_tf.schema import Field, Schema, Table
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[3]
 SMALL = Schema((Field("item"), Field("price", "dense")), "rating", "user")
 RAW = Schema(
     (Field("item"), Field("seen", "multi", table="item", max_values=2)),

@@ -9,8 +9,6 @@ import numpy as np
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.embedding.dynamic import state as dynamic_state
-from gmeta_tf.embedding.dynamic.state import KeyedShard
 
 WIDTH = 4  # SOK copies four floats at a time
 
@@ -169,8 +167,8 @@ def held_by_key(tables):
     """What this rank holds of each dynamic table, in the order of the keys: they, rows, slots."""
     held = {}
     for group, shard in tables.shards.items():
-        if isinstance(shard, KeyedShard):
-            (state,) = dynamic_state.export(shard, 0)
+        if group in tables.keyed:
+            (state,) = shard.export_state(0)
             order = np.argsort(state.keys)
             arrays = {"keys": state.keys, "rows": state.rows, **state.slots}
             held[group] = {name: array[order] for name, array in arrays.items()}

@@ -115,7 +115,7 @@ def test_shards_together_hold_the_rows_of_one_rank(size):
         own = np.arange(rank, len(expected), size)
         assert shard.rows.shape == (len(own), WIDTH)
         held[own] = shard.rows.numpy()
-        places = shard.locate(tf.constant(own, tf.int64))
+        places = shard.locate(tf.constant(own, tf.int64)).row_indices
         np.testing.assert_array_equal(shard.gather(places), shard.rows)
     np.testing.assert_allclose(held, expected, rtol=1e-6, atol=1e-8)
 
@@ -136,7 +136,7 @@ def test_update_touches_the_rows_of_its_keys_alone(rank, size):
     touched = own[[5, 0, 3]]
     gradients = np.random.default_rng(0).normal(size=[3, WIDTH]).astype(np.float32)
     shard.update(
-        shard.locate(tf.constant(touched, tf.int64)),
+        shard.locate(tf.constant(touched, tf.int64)).row_indices,
         tf.constant(gradients),
         optimizer,
         tf.constant(0, tf.int64),
@@ -207,7 +207,9 @@ def test_fetch_and_return_on_one_rank(keys):
     departure = departure_of(tf.constant(keys, tf.int64), None, ONE)
     (arrival,) = send_keys([departure], ONE, name="keys")
     route = Route(departure, arrival)
-    (rows,) = fetch([route], [shard.gather(shard.locate(route.owned))], ONE, name="rows")
+    (rows,) = fetch(
+        [route], [shard.gather(shard.locate(route.owned).row_indices)], ONE, name="rows"
+    )
     np.testing.assert_array_equal(rows, shard.rows.numpy()[keys].reshape(-1, WIDTH))
     gradients = tf.ones_like(rows)
     (sums,), following, totals = return_gradients(

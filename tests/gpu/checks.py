@@ -1,7 +1,7 @@
 """What only a machine with GPUs can tell of the SOK back-end; launch/gpu_check.sh runs each item.
 
-    python launch/gpu/checks.py ITEM                      # one rank
-    horovodrun -np 2 python launch/gpu/checks.py ITEM     # several
+    python tests/gpu/checks.py ITEM                      # one rank
+    horovodrun -np 2 python tests/gpu/checks.py ITEM     # several
 
 An item compares, raises AssertionError where it finds a difference, and returns what it compared.
 Every rank runs it; each prints a line.
@@ -30,7 +30,7 @@ from gmeta_tf.embedding.static_shard import initial_rows
 LEFT_OVER = 12345.0
 
 # The tests' made keys and slow twins serve here too.
-sys.path.append(str(pathlib.Path(__file__).parents[2] / "tests"))
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "helpers"))
 made_sok: Any = importlib.import_module("made_sok")
 
 
@@ -273,7 +273,7 @@ ITEMS: dict[str, Callable[[gm.World], str]] = {
 def main() -> int:
     """Runs the item that the command line names."""
     if len(sys.argv) != 2 or sys.argv[1] not in ITEMS:
-        print(f"usage: python launch/gpu/checks.py {' | '.join(ITEMS)}", file=sys.stderr)
+        print(f"usage: python tests/gpu/checks.py {' | '.join(ITEMS)}", file=sys.stderr)
         return 2
     world = gm.World.detect()
     start(world, alone_too=True)

@@ -85,7 +85,7 @@ except Exception as error:
 def test_a_failing_rank_ends_all_with_its_message(tmp_path, failure, message):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    paths = [str(pathlib.Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(pathlib.Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")]
     finished = subprocess.run(
         [HOROVODRUN, "-np", "2", sys.executable, script, tmp_path, failure],
         cwd=tmp_path,

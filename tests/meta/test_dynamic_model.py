@@ -321,7 +321,7 @@ def unadapted(model, keys):
         values = []
         for column in keys[slots].T:
             present = tf.constant([key for key in column if key >= 0], tf.int64)
-            places = shard.locate(present, tf.constant(0, tf.int64), training=False).places
+            places = shard.locate(present, tf.constant(0, tf.int64), training=False).row_indices
             values.append(tf.reduce_mean(shard.gather(places), axis=0))
         vectors[table] = tf.stack(values)
     inputs = input_groups(embedding.schema)

@@ -16,7 +16,7 @@ from gmeta_tf.meta_io.preparing.hashing import hashed_keys
 from gmeta_tf.meta_io.records.codec import IndexEntry, slot_ranges
 from gmeta_tf.meta_io.records.word_checks import keys_of
 
-PAGE = (pathlib.Path(__file__).parent.parent / "docs" / "meta_io.md").read_text(encoding="utf-8")
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "meta_io.md").read_text(encoding="utf-8")
 
 HASHED = gm.Schema(
     (

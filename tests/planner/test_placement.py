@@ -235,15 +235,18 @@ def test_bad_shapes_and_types_are_refused():
 def tables_for(world_size, rows, reads, width=4):
     """Tables of so many rows, of which each rank reads the first so many in every step."""
     names = [f"t{number}" for number in range(len(rows))]
-    schema = gm.Schema(tuple(gm.Field(name) for name in names), "label", "user")
-    sizes = sizes_for(world_size, schema.with_num_rows(dict(zip(names, rows))), width)
-    requests, first_row = {}, 0
-    for name, num_rows, num_read in zip(names, rows, reads):
-        owners = [key % world_size for key in range(first_row, first_row + num_read)]
+    # The first takes the model's width and the second states it, so that each travels by itself.
+    tables = tuple(
+        gm.Table(name, num_rows, width=stated)
+        for name, num_rows, stated in zip(names, rows, (None, width))
+    )
+    schema = gm.Schema(tuple(gm.Field(name) for name in names), "label", "user", tables=tables)
+    requests = {}
+    for name, num_read in zip(names, reads):
+        owners = [key % world_size for key in range(num_read)]
         row = [owners.count(rank) for rank in range(world_size)]
         requests[name] = np.tile(row, [world_size, 1])
-        first_row += num_rows
-    return placed(sizes, requests)
+    return placed(sizes_for(world_size, schema, width), requests)
 
 
 def test_a_table_of_which_every_rank_reads_all_is_cheaper_copied():
@@ -308,7 +311,7 @@ def test_the_report_names_the_busiest_rank_and_the_advice():
     assert "is the busiest: it sends" in shown
     assert "dense weights: 1,000 numbers, for which a rank sends 4.00 kB" in shown
     copies = "\n".join(placement_lines(tables_for(4, rows=[400, 8], reads=[40, 8])))
-    assert "a copy of t1 on every rank: the busiest rank would move" in copies
+    assert "by bytes alone, --replicate t1: the busiest rank would move" in copies
     one = placement_lines(report(1))
     assert one[-1] == "one rank exchanges nothing."
 

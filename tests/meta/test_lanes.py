@@ -8,6 +8,7 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 from gmeta_tf.meta.lanes import lanes_of
+from gmeta_tf.meta.task_adapter import Sizes
 
 T = 21
 
@@ -68,7 +69,7 @@ def test_training_in_lanes_is_training(known_sizes):
         data = data.apply(tf.data.experimental.assert_cardinality(len(steps)))
     for lanes in (1, 2):
         model = model_of(lanes)
-        model.expected_sizes = (T, 4, 5)
+        model.adapter.expected = Sizes(T, 4, 5)
         losses[lanes] = model.fit(data, verbose=0).history["loss"]
         weights[lanes] = [variable.numpy() for variable in model.trainable_variables]
         rows[lanes] = model.embedding.all_rows("embedded").numpy()

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.meta.finiteness import tables_not_finite
 from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
+from gmeta_tf.meta.validation import nonfinite_tables_of_group
 
 WIDTH = 3
 STEPS = [made_batches.made_tasks(seed) for seed in (1, 2, 3)]
@@ -592,13 +592,15 @@ def test_tables_whose_gradients_are_not_finite(num_rows, bad, expected, value):
     keys = np.array([-(2**60), 5] if num_rows == [None] else [8, 0, 3, 4, 2, 1])
     gradients = np.ones([len(keys), 2], np.float32)
     gradients[np.isin(keys, bad), 1] = value
-    found = tables_not_finite(tf.constant(gradients), tf.constant(keys), num_rows)
+    found = nonfinite_tables_of_group(tf.constant(gradients), tf.constant(keys), num_rows)
     assert found.numpy().tolist() == expected
 
 
 def test_finite_gradients_whose_sum_is_not_are_fine():
     largest = tf.fill([4, 2], 3e38)
-    assert tables_not_finite(largest, tf.range(4, dtype=tf.int64), [4]).numpy().tolist() == [0]
+    assert nonfinite_tables_of_group(
+        largest, tf.range(4, dtype=tf.int64), [4]
+    ).numpy().tolist() == [0]
 
 
 def test_save_is_refused():

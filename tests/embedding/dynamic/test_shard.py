@@ -357,7 +357,7 @@ def test_evaluation_changes_nothing(time_to_live):
     before, counted = held(shard), metrics(shard)
     located = shard.locate(tensor([1, 2, 3]), tf.constant(3, tf.int64), training=False)
     # Key 1 was seen in step 0: more than 2 steps before step 3.
-    assert located.places.numpy().tolist() == [0 if time_to_live else 1, 2, 0]
+    assert located.row_indices.numpy().tolist() == [0 if time_to_live else 1, 2, 0]
     assert tuple(located.problem.numpy()) == NO_PROBLEM
     np.testing.assert_equal(held(shard), before)
     assert metrics(shard) == counted
@@ -369,7 +369,7 @@ def test_buckets_are_shared_and_trained_with_summed_gradients():
     keys = tensor(EXTREMES)
     buckets = buckets_of(keys, SEED, 4).numpy()
     assert len(set(buckets)) < len(EXTREMES)
-    places = shard.locate(keys, tf.constant(0, tf.int64), training=False).places
+    places = shard.locate(keys, tf.constant(0, tf.int64), training=False).row_indices
     assert places.numpy().tolist() == (buckets + 1).tolist()
     before = shard.gather(places).numpy()
     assert len({row.tobytes() for row in before}) == len(set(buckets))
@@ -399,7 +399,7 @@ def test_a_full_table_as_an_error():
     options = DynamicTable(capacity=2, when_full="error")
     shard = made_shard(options)
     located = shard.locate(tensor([4, -9, 3, 8]), tf.constant(0, tf.int64), training=True)
-    assert located.places.numpy().tolist() == [1, 2, 0, 0]
+    assert located.row_indices.numpy().tolist() == [1, 2, 0, 0]
     assert located.problem.numpy().tolist() == [0, -(2**63), 2, 8]
     message = problem_message([0, -(2**63), 2, 8], "item", options)
     assert message.startswith("the table 'item' is full (capacity 2) and 2 keys of a step found")

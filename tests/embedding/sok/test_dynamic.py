@@ -1,6 +1,6 @@
 """Dynamic tables over SOK on one rank, against the Horovod back-end's and against dictionaries.
 
-SOK's own Python layer runs, as in tests/test_sok.py, and a dictionary stands for HierarchicalKV
+SOK's own Python layer runs, as in `test_backend.py`, and a dictionary stands for HierarchicalKV
 (`sok_dictionary.py`): this says nothing of what runs on a GPU.
 """
 
@@ -281,11 +281,11 @@ def test_loading_forgets_what_was_there_and_keeps_the_keys_seen_last(sok):
         last_seen=np.where(keys % 200 == 0, 3, 8).astype(np.int32),  # five keys, and then some
         rows=rng.normal(size=[1030, 4]).astype(np.float32),
         slots={"accumulator": rng.random([1030, 4]).astype(np.float32)},
-        **dict(zip(("waiting_keys", "waiting_last_seen", "sightings"), dynamic_state._nobody())),
+        **dict(zip(("waiting_keys", "waiting_last_seen", "sightings"), dynamic_state.nobody())),
         bucket_rows=np.zeros([0, 4], np.float32),
         bucket_slots={},
     )
-    dynamic_state.load(shard, [state])
+    shard.load_state([state])
     left, values = shard.export_shard()
     dropped = {200, 400, 600, 800, 1000, 5}
     assert left.tolist() == sorted(set(keys.tolist()) - dropped)
@@ -295,9 +295,9 @@ def test_loading_forgets_what_was_there_and_keeps_the_keys_seen_last(sok):
     with pytest.raises(
         ValueError, match=r"'loaded': the key .* comes twice among the keys to load"
     ):
-        dynamic_state.load(shard, [state, state])
+        shard.load_state([state, state])
     assert shard.export_shard()[0].tolist() == left.tolist()
-    dynamic_state.load(shard, [state._replace(**{n: getattr(state, n)[:0] for n in EMPTIED})])
+    shard.load_state([state._replace(**{n: getattr(state, n)[:0] for n in EMPTIED})])
     assert shard.export_shard()[0].shape == (0,)
     forgotten = tf.constant([5], tf.int64)
     np.testing.assert_array_equal(shard.gather(forgotten), fresh(forgotten))
@@ -306,10 +306,10 @@ def test_loading_forgets_what_was_there_and_keeps_the_keys_seen_last(sok):
 def test_parts_of_what_a_shard_holds(sok):
     optimizer, shard = gm.Adagrad(0.3), dynamic_shard("parts")
     shard.make_slots(optimizer)
-    (nothing,) = dynamic_state.export(shard, 7)
+    (nothing,) = shard.export_state(7)
     assert nothing.rows.shape == nothing.slots["accumulator"].shape == (0, 4)
     trained(shard, [2, 9, 4], optimizer)
-    parts = list(dynamic_state.export(shard, 7, keys_at_a_time=2))
+    parts = list(shard.export_state(7, keys_at_a_time=2))
     assert [part.keys.tolist() for part in parts] == [[2, 4], [9]]
     assert [part.last_seen.tolist() for part in parts] == [[6, 6], [6]]
     np.testing.assert_array_equal(

@@ -13,10 +13,6 @@ WORLD = gm.World.detect()
 RANK, SIZE = WORLD.rank, WORLD.size
 RANKS = range(SIZE)
 
-pytestmark = pytest.mark.skipif(
-    not WORLD.is_distributed, reason="needs ranks: horovodrun -np 2 python -m pytest tests/parallel"
-)
-
 
 @pytest.fixture(scope="module", autouse=True)
 def _ranks():

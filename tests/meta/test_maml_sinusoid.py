@@ -45,7 +45,9 @@ def query_losses(tasks, x, y, num_steps, order=2):
 
     def support_pass(fast, watch):
         shots = slice(SHOTS)
-        outputs, values, inputs = tasks.touch(fast, features(shots), training=True, watch=watch)
+        outputs, values, inputs = tasks.support_forward(
+            fast, features(shots), training=True, watch=watch
+        )
         return errors(outputs, shots), values, inputs
 
     loop = LoopShape(num_steps, SHOTS, x.shape[1] - SHOTS)

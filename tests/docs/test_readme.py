@@ -13,7 +13,7 @@ import tensorflow as tf
 from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_schema, movielens_source
 
-README = pathlib.Path(__file__).parent.parent / "README.md"
+README = pathlib.Path(__file__).parents[2] / "README.md"
 
 
 def quick_start():

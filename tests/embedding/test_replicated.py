@@ -81,7 +81,9 @@ def test_never_always_and_one_rank():
 
 @pytest.mark.parametrize("replicate", ["always", 1, None])
 def test_another_choice_is_refused(replicate):
-    with pytest.raises(ValueError, match="expected replicate to be 'auto', True or False, got"):
+    with pytest.raises(
+        ValueError, match="expected replicate to be 'auto', True, False or names of tables, got"
+    ):
         gm.ShardedEmbedding(of_rows(5), 3, replicate=replicate, world=gm.World())
 
 
@@ -89,7 +91,7 @@ def test_another_choice_is_refused(replicate):
 
 
 def copy_of(num_rows):
-    return ReplicatedShard((TableRange("t", 0, num_rows, 5),), 2, scale=0.5, name="t")
+    return ReplicatedShard((TableRange("t", 0, num_rows, 5),), 2, gm.World(), scale=0.5, name="t")
 
 
 def test_the_example_of_the_docstring():
@@ -140,30 +142,30 @@ def test_a_plan_says_that_small_tables_are_copied(records, capsys):
     assert "traffic of a step, if all tables were sharded" in shown
     text = " ".join(shown.split())
     assert (
-        "copied to every rank: item, genre, since for the sums of all rows a rank sends 480" in text
+        "replicated on every rank: item, genre, since for the sums of all rows a rank sends 480"
+        in text
     )
-    assert "all tables are copied: a step has one collective, and no exchange." in text
+    assert "all tables are replicated: a step has one collective, and no exchange." in text
     assert "by bytes alone" not in text
     shown = json.loads(plan_of(records, capsys, "--world-size", "2", "--json"))
-    assert shown["copies"]["tables"] == ["item", "genre"]
-    assert shown["copies"]["sent_bytes"] == 4 * 24 * 5
+    assert shown["replication"]["tables"] == ["item", "genre"]
+    assert shown["replication"]["sent_bytes"] == 4 * 24 * 5
     assert shown["memory_bytes"]["least"] == shown["memory_bytes"]["most"] == 24 * 32
 
 
 def test_a_plan_says_why_nothing_is_copied(records, capsys):
     text = " ".join(plan_of(records, capsys, "--world-size", "2", "--replicate", "never").split())
-    assert "no table is copied to every rank: replicate=False shards every table." in text
-    assert "by bytes alone, no table is cheaper as a copy on every rank either." in text
+    assert "no table is replicated: replicate=False shards every table." in text
+    assert "by bytes alone, no table is cheaper replicated either." in text
     assert "if all tables were sharded" not in text
     words = ("--keys-from", "uniform", "--world-size")
     text = " ".join(plan_of(records, capsys, *words, "28", "--width", "400").split())
     sent = f"{4 * 24 * 401 * 27:,}"
-    assert f"no table is copied to every rank: for the sums of all rows a rank sends {sent}" in text
+    assert f"no table is replicated: for the sums of all rows a rank sends {sent}" in text
     # Of such narrow rows the keys are a third of the bytes.
     narrow = plan_of(records, capsys, *words, "2", "--width", "1", "--replicate", "never")
     text = " ".join(narrow.split())
-    assert "by bytes alone, a copy of item, genre on every rank" in text
-    assert "Training copies all tables or none." in text
+    assert "by bytes alone, --replicate item,genre: the busiest rank would move" in text
 
 
 def test_a_plan_where_one_table_grows(tmp_path, capsys):
@@ -173,12 +175,12 @@ def test_a_plan_where_one_table_grows(tmp_path, capsys):
     words = ("--world-size", "2", "--keys-from", "uniform", "--replicate")
     text = " ".join(plan_of(str(tmp_path), capsys, *words, "always").split())
     assert (
-        "copied to every rank: genre, since replicate=True copies every table of known size."
-        in text
+        "replicated on every rank: genre, since replicate=True replicates every table of known "
+        "size." in text
     )
-    assert "all tables are copied" not in text
+    assert "all tables are replicated" not in text
     text = " ".join(plan_of(str(tmp_path), capsys, *words, "auto").split())
-    assert "no table is copied to every rank: the table 'item' grows" in text
+    assert "no table is replicated: the table 'item' grows" in text
 
 
 @pytest.mark.parametrize("command", ["plan", "train"])

@@ -17,7 +17,7 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 SCRIPT = ROOT / "launch/gpu_check.sh"
 TOOLS = "bash dirname grep cat mktemp rm timeout tail head cut sed"
 
@@ -81,7 +81,7 @@ def test_an_unknown_item(tmp_path):
 
 @pytest.fixture(scope="module")
 def checks():
-    spec = importlib.util.spec_from_file_location("checks", ROOT / "launch/gpu/checks.py")
+    spec = importlib.util.spec_from_file_location("checks", ROOT / "tests/gpu/checks.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

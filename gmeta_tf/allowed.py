@@ -1,0 +1,67 @@
+"""The words that options take: each option's once, for the library and the command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+__all__ = ["check_word"]
+
+# Records.
+ENGINES = ("duckdb", "spark")
+SPLITS_BY = ("task", "time", "both")
+COMPRESSIONS = ("none", "zlib")
+ON_BAD_ROW = ("error", "drop")
+FIELD_KINDS = ("categorical", "multi", "dense")
+KEYS = ("vocabulary", "hash", "raw")
+
+# Tables.
+BACKENDS = ("auto", "horovod", "sok")
+WIRES = ("float32", "bfloat16", "float16")
+ROW_OPTIMIZERS = ("sgd", "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl")
+WHEN_FULL = ("evict", "default", "error")
+UNKNOWN_IN_TRAINING = ("insert", "default", "bucket", "error")
+UNKNOWN_OTHERWISE = ("default", "bucket", "error")
+
+# Both loops.
+OVERLAPS = ("adapted", "stale")
+FAST_WEIGHTS = ("auto", "low_rank", "stacked", "vectorized")
+LOSSES = ("binary_crossentropy", "mean_squared_error")
+NON_FINITE = ("raise", "skip")
+
+# The command line alone.
+LEARNERS = ("melu", "maml_dlrm")
+KEYS_FROM = ("records", "uniform")
+REPLICATE: dict[str, str | bool] = {"auto": "auto", "always": True, "never": False}
+"""A word of `--replicate` -> what `ShardedEmbedding` takes."""
+
+
+def replicate_of(text: str) -> str | bool | frozenset[str]:
+    """What `ShardedEmbedding` takes for `--replicate`: a word's, or names with commas between.
+
+    >>> replicate_of("always"), sorted(replicate_of("genre,year"))
+    (True, ['genre', 'year'])
+    """
+    return REPLICATE[text] if text in REPLICATE else frozenset(text.split(","))
+
+
+def check_word(option: str, value: object, allowed: Collection[str]) -> None:
+    """Raises where an option has none of its words.
+
+    >>> check_word("train: --wire", "float8", WIRES)
+    Traceback (most recent call last):
+    ValueError: train: expected --wire to be one of float32, bfloat16, float16, got 'float8'.
+
+    Args:
+        option: whose it is and its name, with a colon between.
+        value: what was given.
+        allowed: the words.
+
+    Raises:
+        ValueError: another value; says what was expected and what was given.
+    """
+    if value not in allowed:
+        owner, _, name = option.rpartition(": ")
+        raise ValueError(
+            f"{owner + ': ' if owner else ''}expected {name} to be one of {', '.join(allowed)}, "
+            f"got {value!r}."
+        )
