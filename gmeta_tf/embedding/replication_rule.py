@@ -129,8 +129,8 @@ def _named_groups(
         if name not in tables:
             raise ValueError(
                 f"ShardedEmbedding: expected replicate to name tables of the schema "
-                f"({', '.join(tables)}), got {name!r}. Beside names it takes 'auto', True and False "
-                "(on the command line: auto, always, never)."
+                f"({', '.join(tables)}), got {name!r}. Beside names it takes 'auto', True and "
+                "False (on the command line: auto, always, never)."
             )
     chosen = {group: names for group, names in known.items() if set(names) & set(replicate)}
     for names in chosen.values():

@@ -108,7 +108,7 @@ def test_help_says_what_the_report_tells(capsys):
         cli.main(["plan", "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     assert "give those that you will train with" in shown
-    assert "whether a copy of the table on every rank would be cheaper" in shown
+    assert "whether the table would be cheaper replicated on every rank" in shown
 
 
 @pytest.mark.parametrize(

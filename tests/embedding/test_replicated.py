@@ -87,6 +87,39 @@ def test_another_choice_is_refused(replicate):
         gm.ShardedEmbedding(of_rows(5), 3, replicate=replicate, world=gm.World())
 
 
+def test_names_choose_whole_groups():
+    schema = of_rows(10**9)
+    chosen = choose_replicated(schema, 3, 2, {"genre"})
+    assert (chosen.groups, chosen.tables) == (BOTH[1:], ("genre",))
+    assert chosen.reason == "replicate names them"
+    assert choose_replicated(schema, 3, 1, {"genre"}).groups == ()
+    assert choose_replicated(schema, 3, 2, ["item", "genre"]).groups == BOTH
+    assert choose_replicated(schema, 3, 2, set()).groups == ()
+
+
+@pytest.mark.parametrize(
+    ("replicate", "message"),
+    [
+        ({"price"}, r"name tables of the schema \(item, brand, genre\), got 'price'\. Beside"),
+        ({"query"}, r"name tables of known size, got 'query', which grows\. State its num_rows"),
+        ({"item"}, r"name all tables of one width.* \(item, brand\), got them without brand\."),
+    ],
+    ids=str,
+)
+def test_names_that_choose_no_group(replicate, message):
+    schema = gm.Schema(
+        tuple(gm.Field(name) for name in ("item", "brand", "genre", "query")),
+        "label",
+        "user",
+        tables=(
+            *(gm.Table("item", 5), gm.Table("brand", 4), gm.Table("genre", 3, width=2)),
+            gm.Table("query", keys="hash"),
+        ),
+    )
+    with pytest.raises(ValueError, match=message):
+        choose_replicated(schema, 3, 2, replicate)
+
+
 # A copy ---------------------------------------------------------------------------------------
 
 
@@ -189,7 +222,8 @@ def test_the_flag_takes_three_words(command, records, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--records", records, *more, "--replicate", "yes"])
     shown = capsys.readouterr().err
-    assert f"{command}: expected --replicate to be auto or always or never, got 'yes'" in shown
+    assert "expected replicate to name tables of the schema (item, genre), got 'yes'" in shown
+    assert "(on the command line: auto, always, never)" in shown
 
 
 # The benchmark --------------------------------------------------------------------------------
