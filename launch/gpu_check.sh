@@ -51,7 +51,7 @@ find_python() { # Sets python, horovodrun
     2>/dev/null || fail "TensorFlow of $python sees no GPU, or is not installed" \
     "make an environment with launch/gpu/build.sh, and name its Python: PYTHON=FOLDER/bin/python"
   "$python" -c 'import sparse_operation_kit' >/dev/null 2>&1 ||
-    fail "$python can not import sparse_operation_kit (merlin-sok)" \
+    fail "$python cannot import sparse_operation_kit (merlin-sok)" \
       "make an environment with launch/gpu/build.sh, and name its Python: PYTHON=FOLDER/bin/python"
   horovodrun=$(dirname "$("$python" -c 'import sys; print(sys.executable)')")/horovodrun
 }
