@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from gmeta_tf import _moved
+
 if TYPE_CHECKING:
     from gmeta_tf.distributed.world import World as World
     from gmeta_tf.embedding.dynamic.rules import DynamicTable as DynamicTable
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
     from gmeta_tf.meta_io.batches.task_batches import Progress as Progress
     from gmeta_tf.meta_io.batches.task_batches import TaskBatches as TaskBatches
     from gmeta_tf.meta_io.preparing.prepare import prepare as prepare
+    from gmeta_tf.meta_io.preparing.split import Split as Split
     from gmeta_tf.meta_io.records.records import Records as Records
+    from gmeta_tf.meta_io.sources.sources import files_source as files_source
     from gmeta_tf.saving.checkpoint import latest_checkpoint as latest_checkpoint
     from gmeta_tf.saving.checkpoint import load_checkpoint as load_checkpoint
     from gmeta_tf.saving.checkpoint import save_checkpoint as save_checkpoint
@@ -52,10 +56,12 @@ _HOME = {
     "SGD": "gmeta_tf.embedding.row_optimizers",
     "Schema": "gmeta_tf.schema",
     "ShardedEmbedding": "gmeta_tf.embedding.sharded",
+    "Split": "gmeta_tf.meta_io.preparing.split",
     "Table": "gmeta_tf.schema",
     "TaskBatches": "gmeta_tf.meta_io.batches.task_batches",
     "World": "gmeta_tf.distributed.world",
     "export_saved_model": "gmeta_tf.saving.export",
+    "files_source": "gmeta_tf.meta_io.sources.sources",
     "latest_checkpoint": "gmeta_tf.saving.checkpoint",
     "load_checkpoint": "gmeta_tf.saving.checkpoint",
     "models": "gmeta_tf.models",
@@ -64,6 +70,8 @@ _HOME = {
 }
 
 __all__ = sorted(_HOME)
+
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:
