@@ -13,7 +13,7 @@ from gmeta_tf._moved import MOVED
 def test_an_earlier_name_is_todays_module(old, monkeypatch):
     for name in [name for name in sys.modules if name in MOVED]:
         monkeypatch.delitem(sys.modules, name)
-    with pytest.warns(DeprecationWarning) as warned:
+    with pytest.warns(DeprecationWarning, match=r"the earlier name goes") as warned:
         module = importlib.import_module(old)
     assert f"{old} is {MOVED[old]} now" in str(warned[-1].message)  # a parent may warn first
     today = importlib.import_module(MOVED[old])
