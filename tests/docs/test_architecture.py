@@ -48,3 +48,17 @@ def test_an_import_of_a_higher_layer_breaks_the_contract(tmp_path):
     broken = run_lint_imports(tmp_path)
     assert broken.returncode != 0
     assert "gmeta_tf.schema is not allowed to import gmeta_tf.meta" in broken.stdout
+
+
+def test_architectures_stand_on_the_inner_loop_alone():
+    """import-linter does not see gmeta_tf.models, which an editable install maps from models/."""
+    allowed = ("gmeta_tf.meta.inner_loop", "gmeta_tf.models.")
+    imported = [
+        (path.name, name)
+        for path in (ROOT / "models").glob("*.py")
+        for name in re.findall(
+            r"^ *(?:from|import) (gmeta_tf[\w.]*)", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+    ]
+    assert ("melu.py", "gmeta_tf.meta.inner_loop") in imported
+    assert [pair for pair in imported if not pair[1].startswith(allowed)] == []
