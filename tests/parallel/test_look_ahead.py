@@ -89,26 +89,26 @@ def counted_exchanges(model):
     """How often steps exchange their own keys and the next step's, while they run."""
     made = {name: tf.Variable(0) for name in ("keys", "next_keys")}
     embedding, ahead = model.embedding, model.look_ahead
-    routes, following = embedding.routes, ahead.following if ahead else None
+    arrivals, following = embedding.arrivals, ahead.following if ahead else None
 
-    def counted_routes(keys, counts=None):
+    def counted_arrivals(departures):
         # Behind the keys: a step that finds the data ended makes none.
-        with tf.control_dependencies(list(keys.values())):
+        with tf.control_dependencies([one.keys for one in departures.values()]):
             made["keys"].assign_add(1)
-        return routes(keys, counts)
+        return arrivals(departures)
 
     def counted_following(batch):
         with tf.control_dependencies(list(batch["keys"].values())):
             made["next_keys"].assign_add(1)
         return following(batch)
 
-    embedding.routes = counted_routes
+    embedding.arrivals = counted_arrivals
     if ahead:
         ahead.following = counted_following
     counts = {}
     yield counts
     counts.update({name: int(count) for name, count in made.items()})
-    del embedding.routes
+    del embedding.arrivals
     if ahead:
         del ahead.following
 

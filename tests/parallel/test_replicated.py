@@ -15,10 +15,8 @@ from made_data import TWO_WIDTHS, make_records
 import gmeta_tf as gm
 from gmeta_tf.distributed import collectives
 from gmeta_tf.distributed.collectives import allgather_rows, barrier, broadcast_json, start
-from gmeta_tf.embedding import sharded
 from gmeta_tf.embedding.dynamic.shard import DynamicShard
 from gmeta_tf.embedding.replicated import ReplicatedShard
-from gmeta_tf.embedding.replication_rule import ReplicationChoice
 from gmeta_tf.meta.validation import nonfinite_tables
 
 WORLD = gm.World.detect()
@@ -118,7 +116,7 @@ def assert_close(found, expected, **tolerance):
 
 
 def assert_equal_on_all_ranks(model):
-    """ReplicationChoice, their slots and the dense weights, to the last bit."""
+    """Replicated rows, their slots and the dense weights, to the last bit."""
     named = [(v.name, v.value) for v in (*model.variables, *model.optimizer.variables)]
     for group in model.embedding.replicated:
         shard = model.embedding.shards[group]
@@ -289,16 +287,10 @@ def test_copies_are_not_rounded_on_the_wire(wire):
 # Groups of several kinds ----------------------------------------------------------------------
 
 
-def copy_genres_alone(*_):
-    """Of its own the library copies all that it can."""
-    return ReplicationChoice(("embedded_2",), ("genre",), 0, "a test")
-
-
-def test_groups_of_several_kinds_are_as_without_copies(monkeypatch):
+def test_groups_of_several_kinds_are_as_without_copies():
     """One grows, one is copied, one is sharded; keys of two are looked ahead to."""
     expected = stepped(THREE_GROUPS, False)
-    monkeypatch.setattr(sharded, "choose_replicated", copy_genres_alone)
-    model = fitted(THREE_GROUPS, True)
+    model = fitted(THREE_GROUPS, {"genre"})
     kinds = {group: type(shard).__name__ for group, shard in model.embedding.shards.items()}
     assert kinds == {
         "embedded:item": "DynamicShard",
@@ -310,8 +302,12 @@ def test_groups_of_several_kinds_are_as_without_copies(monkeypatch):
     assert_equal_on_all_ranks(model)
 
 
-@pytest.mark.parametrize("copied", [("embedded_2",), ("embedded_2", "embedded")], ids=str)
-def test_the_messages_of_groups_of_several_kinds(monkeypatch, copied):
+@pytest.mark.parametrize(
+    ("replicate", "groups"),
+    [({"genre"}, ("embedded_2",)), (True, ("embedded_2", "embedded"))],
+    ids=["genre", "all"],
+)
+def test_the_messages_of_groups_of_several_kinds(replicate, groups):
     """Rows, sums and totals, in whatever order the groups stand; keys, rows, gradients."""
 
     def tables_of(replicate):
@@ -321,10 +317,8 @@ def test_the_messages_of_groups_of_several_kinds(monkeypatch, copied):
         )
 
     plain = tables_of(False)
-    if copied == ("embedded_2",):
-        monkeypatch.setattr(sharded, "choose_replicated", copy_genres_alone)
-    mixed = tables_of(True)
-    assert mixed.replicated == copied
+    mixed = tables_of(replicate)
+    assert mixed.replicated == groups
     rng = np.random.default_rng(WORLD.rank)
     wanted = {group: tf.constant(rng.permutation(6)[:4], tf.int64) for group in mixed.shards}
     (rows, returned), (expected, _) = step_of(mixed, wanted), step_of(plain, wanted)

@@ -14,8 +14,6 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.embedding import sharded
-from gmeta_tf.embedding.replication_rule import ReplicationChoice
 from gmeta_tf.embedding.sok import backend as sok_module
 from gmeta_tf.embedding.sok.backend import choose_backend
 from gmeta_tf.embedding.sok.static import SokStaticShard
@@ -103,18 +101,17 @@ def test_five_steps_are_those_of_horovod(sok, optimizer):
     np.testing.assert_array_equal(after["embedded"][12], before["embedded"][12])
 
 
-@pytest.mark.parametrize("copied", [("embedded_8",), ("embedded", "embedded_8")], ids=str)
-def test_copied_tables_are_those_of_horovod_and_no_business_of_sok(sok, monkeypatch, copied):
+@pytest.mark.parametrize(
+    ("replicate", "groups"),
+    [({"genre"}, ("embedded_8",)), (True, ("embedded", "embedded_8"))],
+    ids=["genre", "all"],
+)
+def test_sok_leaves_replicated_tables_alone(sok, replicate, groups):
     optimizer = made_sok.ROW_OPTIMIZERS["adagrad"]
-    with monkeypatch.context() as patched:
-        if len(copied) == 1:
-            # Of its own the library copies all that it can.
-            chosen = ReplicationChoice(copied, ("genre",), 0, "a test")
-            patched.setattr(sharded, "choose_replicated", lambda *_: chosen)
-        tables = made_sok.embedding("sok", WORLD, replicate=True)
+    tables = made_sok.embedding("sok", WORLD, replicate=replicate)
     expected = made_sok.embedding("horovod", WORLD)
-    assert (tables.backend, tables.replicated) == ("sok", copied)
-    assert isinstance(tables.shards["embedded"], SokStaticShard) == (len(copied) == 1)
+    assert (tables.backend, tables.replicated) == ("sok", groups)
+    assert isinstance(tables.shards["embedded"], SokStaticShard) == (len(groups) == 1)
     for embedding in (tables, expected):
         embedding.make_slots(optimizer)
     found = made_sok.run_steps(tables, optimizer, WORLD)
