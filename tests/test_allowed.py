@@ -1,5 +1,7 @@
 """The words that options take: each list stands once, and what is chosen by them has them all."""
 
+import re
+
 import pytest
 
 from gmeta_tf import allowed
@@ -42,12 +44,10 @@ def test_defaults_are_among_the_words():
     ],
 )
 def test_the_one_wording(option, message):
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         allowed.check_word(option, "c", ("a", "b"))
-    assert str(raised.value) == message
-    with pytest.raises(ValueError) as raised:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)} Take a[.]$"):
         allowed.check_word(option, "c", ("a", "b"), "Take a.")
-    assert str(raised.value) == f"{message} Take a."
     allowed.check_word(option, "b", ("a", "b"))
 
 

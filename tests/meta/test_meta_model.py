@@ -615,7 +615,7 @@ def test_save_is_refused():
     [
         (
             {"loss": "mse"},
-            r"expected loss to be one of binary_crossentropy, mean_squared_error, got 'mse'",
+            r"loss to be one of binary_crossentropy, mean_squared_error, got 'mse'",
         ),
         ({"row_optimizer": "adam"}, r"row_optimizer to be one of sgd, .*, got 'adam'"),
         ({"optimizer": "adamant"}, r"adamant"),

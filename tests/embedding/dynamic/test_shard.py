@@ -571,7 +571,7 @@ def test_what_can_not_be_loaded():
         ({"admit_probability": 1.5}, "an admit_probability above 0 and at most 1, got 1.5"),
         (
             {"when_full": "stop"},
-            "expected when_full to be one of evict, default, error, got 'stop'",
+            "when_full to be one of evict, default, error, got 'stop'",
         ),
         ({"unknown_in_training": "x"}, "to be one of insert, default, bucket, error, got 'x'"),
         ({"unknown_otherwise": "insert"}, "to be one of default, bucket, error, got 'insert'"),
