@@ -44,8 +44,8 @@ def replicate_of(text: str) -> str | bool | frozenset[str]:
     return REPLICATE[text] if text in REPLICATE else frozenset(text.split(","))
 
 
-def check_word(option: str, value: object, allowed: Collection[str]) -> None:
-    """Raises where an option has none of its words.
+def check_word(option: str, value: object, allowed: Collection[str], remedy: str = "") -> None:
+    """Raises when an option has another value than its words.
 
     >>> check_word("train: --wire", "float8", WIRES)
     Traceback (most recent call last):
@@ -55,6 +55,7 @@ def check_word(option: str, value: object, allowed: Collection[str]) -> None:
         option: whose it is and its name, with a colon between.
         value: what was given.
         allowed: the words.
+        remedy: what else to say; a sentence.
 
     Raises:
         ValueError: another value; says what was expected and what was given.
@@ -63,5 +64,5 @@ def check_word(option: str, value: object, allowed: Collection[str]) -> None:
         owner, _, name = option.rpartition(": ")
         raise ValueError(
             f"{owner + ': ' if owner else ''}expected {name} to be one of {', '.join(allowed)}, "
-            f"got {value!r}."
+            f"got {value!r}.{' ' + remedy if remedy else ''}"
         )

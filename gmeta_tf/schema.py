@@ -7,10 +7,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from gmeta_tf.allowed import FIELD_KINDS, KEYS, check_word
+
 __all__ = ["Field", "Schema", "Table"]
 
-KINDS = ("categorical", "multi", "dense")
-KEYS = ("vocabulary", "hash", "raw")
 UNKNOWN_KEY = 0
 PADDING_KEY = -1
 LARGEST_KEY = 2**63 - 1
@@ -53,10 +53,7 @@ class Table:
                 f"the table {self.name!r} names a file of the records folder: expected a name "
                 "without slashes. Rename the table."
             )
-        if self.keys not in KEYS:
-            raise ValueError(
-                f"Table {self.name!r}: expected keys of {', '.join(KEYS)}, got {self.keys!r}."
-            )
+        check_word(f"Table {self.name!r}: keys", self.keys, KEYS)
         for what, value in (("num_rows", self.num_rows), ("width", self.width)):
             if value is not None and value < 1:
                 raise ValueError(
@@ -110,10 +107,7 @@ class Field:
     min_count: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(
-                f"Field {self.name!r}: expected a kind of {', '.join(KINDS)}, got {self.kind!r}."
-            )
+        check_word(f"Field {self.name!r}: kind", self.kind, FIELD_KINDS)
         if self.kind == "dense" and self.table is not None:
             raise ValueError(
                 f"Field {self.name!r}: a dense field reads no table, got table={self.table!r}. "

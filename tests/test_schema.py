@@ -27,7 +27,7 @@ quick = settings(deadline=None, max_examples=80, derandomize=True)
         ),
         (
             lambda: Table("t", keys="hashed"),
-            r"Table 't': expected keys of vocabulary, hash, raw, got 'hashed'",
+            r"Table 't': expected keys to be one of vocabulary, hash, raw, got 'hashed'",
         ),
         (
             lambda: Table("t", 1, keys="hash"),
@@ -36,7 +36,7 @@ quick = settings(deadline=None, max_examples=80, derandomize=True)
         (lambda: Table("t", 0, keys="raw"), r"Table 't': expected num_rows .* at least 1, got 0"),
         (
             lambda: Field("f", "text"),
-            r"Field 'f': expected a kind of categorical, multi, dense, got 'text'",
+            r"Field 'f': expected kind to be one of categorical, multi, dense, got 'text'",
         ),
         (
             lambda: Field("f", "dense", table="t"),
@@ -83,7 +83,7 @@ def test_what_is_refused(make, message):
         ({"tables": [{"name": "a", "rows": 3}]}, r"the table has an unknown entry 'rows'"),
         ({"fields": [{"kind": "multi"}]}, r"the field '' lacks 'name'; required are name"),
         ({"tables": [{"width": 3}]}, r"the table '' lacks 'name'"),
-        ({"fields": [{"name": "a", "kind": "text"}]}, r"Field 'a': expected a kind"),
+        ({"fields": [{"name": "a", "kind": "text"}]}, r"Field 'a': expected kind"),
     ],
 )
 def test_what_from_json_refuses(values, message):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from gmeta_tf.allowed import ROW_OPTIMIZERS, check_word
+
 __all__ = [
     "SGD",
     "Adagrad",
@@ -310,9 +312,5 @@ def row_optimizer(name: str | RowOptimizer, **settings: Any) -> RowOptimizer:
     """
     if isinstance(name, RowOptimizer):
         return name
-    if name not in _BY_NAME:
-        raise ValueError(
-            f"expected a row optimizer of {', '.join(_BY_NAME)}, got {name!r}. "
-            "Keras optimizers update dense weights only."
-        )
+    check_word("row_optimizer", name, ROW_OPTIMIZERS, "Keras optimizers update dense weights only.")
     return _BY_NAME[name](**settings)

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from gmeta_tf.allowed import WIRES, check_word
 from gmeta_tf.batch import Rows
 from gmeta_tf.distributed.collectives import agree, start
 from gmeta_tf.distributed.world import World
@@ -29,10 +30,7 @@ from gmeta_tf.embedding.whole_tables import KeyedRows, all_keys, all_rows, count
 from gmeta_tf.schema import Schema
 from gmeta_tf.table_groups import key_groups
 
-__all__ = ["WIRES", "ShardedEmbedding"]
-
-WIRES = ("float32", "bfloat16", "float16")
-"""What rows and gradients may travel as."""
+__all__ = ["ShardedEmbedding"]
 
 
 class ShardedEmbedding(tf.Module):
@@ -108,10 +106,7 @@ class ShardedEmbedding(tf.Module):
         super().__init__(name="embedding")
         if width < 1:
             raise ValueError(f"ShardedEmbedding: expected a width of at least 1, got {width}.")
-        if wire not in WIRES:
-            raise ValueError(
-                f"ShardedEmbedding: expected wire to be one of {', '.join(WIRES)}, got {wire!r}."
-            )
+        check_word("ShardedEmbedding: wire", wire, WIRES)
         unsized = [t.name for t in schema.tables if t.num_rows is None and not t.is_dynamic]
         if unsized:
             raise ValueError(

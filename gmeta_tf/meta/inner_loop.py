@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from gmeta_tf.allowed import OVERLAPS, check_word
 from gmeta_tf.meta.fast_weights import FORMS, AdaptDense
 
 __all__ = ["InnerLoop", "adapt", "descend_values"]
@@ -52,6 +53,7 @@ class InnerLoop:
     fast_weights: str = "auto"
 
     def __post_init__(self) -> None:
+        check_word("InnerLoop: overlap", self.overlap, OVERLAPS)
         for name, value, expected, good in (
             ("num_steps", self.num_steps, "at least 0", self.num_steps >= 0),
             ("learning_rate", self.learning_rate, "0 or more", self.learning_rate >= 0),
@@ -62,7 +64,6 @@ class InnerLoop:
                 self.rate_of_embeddings >= 0,
             ),
             ("order", self.order, "1 or 2", self.order in (1, 2)),
-            ("overlap", self.overlap, "'adapted' or 'stale'", self.overlap in _OVERLAPS),
             (
                 "fast_weights",
                 self.fast_weights,
@@ -84,8 +85,6 @@ class InnerLoop:
         rate = self.embedding_learning_rate
         return self.learning_rate if rate is None else rate
 
-
-_OVERLAPS = ("adapted", "stale")
 
 SupportPass = Callable[[Any, Callable[[Any], None]], tuple[tf.Tensor, Any, Any]]
 Descend = Callable[[Any, Any, Any, Any], Any]

@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from gmeta_tf.allowed import LOSSES, check_word
+
 __all__ = ["RowLoss", "row_loss", "task_losses"]
 
 RowFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -35,7 +37,7 @@ class RowLoss:
     predict: Callable[[tf.Tensor], tf.Tensor]
 
 
-_KNOWN = {
+_BY_NAME = {
     "binary_crossentropy": RowLoss("binary_crossentropy", _click_loss, tf.sigmoid),
     "mean_squared_error": RowLoss("mean_squared_error", _rating_loss, tf.identity),
 }
@@ -53,12 +55,13 @@ def row_loss(loss: str | RowLoss) -> RowLoss:
     """
     if isinstance(loss, RowLoss):
         return loss
-    if loss not in _KNOWN:
-        raise ValueError(
-            f"expected a loss of {', '.join(_KNOWN)} or a RowLoss, got {loss!r}. A Keras loss "
-            "averages over rows, which would mix tasks."
-        )
-    return _KNOWN[loss]
+    check_word(
+        "loss",
+        loss,
+        LOSSES,
+        "It may also be a RowLoss. A Keras loss averages over rows, which would mix tasks.",
+    )
+    return _BY_NAME[loss]
 
 
 def task_losses(loss: RowLoss, label: tf.Tensor, output: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gmeta_tf.allowed import NON_FINITE, check_word
 from gmeta_tf.batch import Batch, Rows
 from gmeta_tf.distributed.collectives import agree, broadcast
 from gmeta_tf.distributed.threads import num_lanes
@@ -31,7 +32,6 @@ from gmeta_tf.planner.table_sizes import table_sizes
 
 __all__ = ["MetaModel"]
 
-_NON_FINITE = ("raise", "skip")
 _METRICS = ("auc", "task_auc", "log_loss")
 
 
@@ -138,11 +138,7 @@ class MetaModel(RankedModel):
                 without an update rule, or ranks that were given different configurations (on every
                 rank).
         """
-        if non_finite not in _NON_FINITE:
-            raise ValueError(
-                f"MetaModel.compile: expected non_finite of {', '.join(_NON_FINITE)}, "
-                f"got {non_finite!r}."
-            )
+        check_word("MetaModel.compile: non_finite", non_finite, NON_FINITE)
         super().compile(optimizer=optimizer, jit_compile=False, **options)
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self.non_finite = non_finite

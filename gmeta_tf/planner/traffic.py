@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 
+from gmeta_tf.allowed import WIRES, check_word
 from gmeta_tf.planner.table_sizes import NUMBER_BYTES
 
 __all__ = ["StepShape", "Wire", "exchange_bytes", "ring_bytes"]
@@ -28,11 +29,7 @@ class Wire:
     numbers: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.numbers not in WIRE_BYTES:
-            raise ValueError(
-                f"expected rows and gradients to travel as one of {', '.join(WIRE_BYTES)}, "
-                f"got {self.numbers!r}."
-            )
+        check_word("Wire: numbers", self.numbers, WIRES)
 
     def row_bytes(self, width: int) -> int:
         """Of a row, or of its gradient: 4 D, or 2 D in half precision."""

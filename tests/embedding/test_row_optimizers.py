@@ -330,7 +330,7 @@ def test_row_optimizers_by_name(name, expected):
 
 def test_an_unknown_name():
     names = "sgd, adagrad, row_wise_adagrad, lazy_adam, ftrl"
-    with pytest.raises(ValueError, match=f"row optimizer of {names}, got 'adam'"):
+    with pytest.raises(ValueError, match=f"row_optimizer to be one of {names}, got 'adam'"):
         row_optimizer("adam")
 
 

@@ -613,10 +613,13 @@ def test_save_is_refused():
 @pytest.mark.parametrize(
     ("compiled", "message"),
     [
-        ({"loss": "mse"}, r"expected a loss of binary_crossentropy, mean_squared_error .*'mse'"),
-        ({"row_optimizer": "adam"}, r"a row optimizer of sgd, .*, got 'adam'"),
+        (
+            {"loss": "mse"},
+            r"loss to be one of binary_crossentropy, mean_squared_error, got 'mse'",
+        ),
+        ({"row_optimizer": "adam"}, r"row_optimizer to be one of sgd, .*, got 'adam'"),
         ({"optimizer": "adamant"}, r"adamant"),
-        ({"non_finite": "ignore"}, r"expected non_finite of raise, skip, got 'ignore'"),
+        ({"non_finite": "ignore"}, r"expected non_finite to be one of raise, skip, got 'ignore'"),
         ({"metrics": ["auroc"]}, r"metric: expected one of auc, .*received 'auroc'"),
     ],
     ids=str,

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from gmeta_tf.allowed import (
+    UNKNOWN_IN_TRAINING,
+    UNKNOWN_OTHERWISE,
+    WHEN_FULL,
+    check_word,
+)
 from gmeta_tf.schema import Schema
 
 __all__ = ["DynamicTable", "rules_of_tables"]
-
-WHEN_FULL = ("evict", "default", "error")
-IN_TRAINING = ("insert", "default", "bucket", "error")
-OTHERWISE = ("default", "bucket", "error")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,16 +69,12 @@ class DynamicTable:
     num_buckets: int = 1024
 
     def __post_init__(self) -> None:
-        for name, known in (
+        for name, allowed in (
             ("when_full", WHEN_FULL),
-            ("unknown_in_training", IN_TRAINING),
-            ("unknown_otherwise", OTHERWISE),
+            ("unknown_in_training", UNKNOWN_IN_TRAINING),
+            ("unknown_otherwise", UNKNOWN_OTHERWISE),
         ):
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"DynamicTable: expected {name} of {', '.join(known)}, "
-                    f"got {getattr(self, name)!r}."
-                )
+            check_word(f"DynamicTable: {name}", getattr(self, name), allowed)
         for name in (
             "capacity",
             "admit_after",

@@ -15,13 +15,13 @@ from typing import Any
 
 import tensorflow as tf
 
+from gmeta_tf.allowed import BACKENDS, check_word
 from gmeta_tf.distributed.collectives import gather_json, start
 from gmeta_tf.distributed.gpus import physical_gpus
 from gmeta_tf.distributed.world import World
 
-__all__ = ["BACKENDS", "SokRoute", "SokShard", "choose_backend", "start_sok", "sum_duplicates"]
+__all__ = ["SokRoute", "SokShard", "choose_backend", "start_sok", "sum_duplicates"]
 
-BACKENDS = ("auto", "horovod", "sok")
 _LOG = logging.getLogger(__name__)
 _HOW = (
     "docs/gpu.md tells how to build an environment with a GPU and merlin-sok; backend='horovod' "
@@ -49,10 +49,7 @@ def choose_backend(
         ValueError: another name, or `"sok"` for a width that SOK can not copy or with `beyond`.
         RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok (on every rank).
     """
-    if backend not in BACKENDS:
-        raise ValueError(
-            f"ShardedEmbedding: expected a backend of {', '.join(BACKENDS)}, got {backend!r}."
-        )
+    check_word("ShardedEmbedding: backend", backend, BACKENDS)
     if backend == "horovod":
         return backend
     obstacle = beyond or _unfit_width(widths)

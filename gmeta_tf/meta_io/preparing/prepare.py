@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.allowed import COMPRESSIONS, ENGINES, ON_BAD_ROW, check_word
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.preparing.append import append_of, check_same, first_parts, move_in
 from gmeta_tf.meta_io.preparing.duckdb_engine import encoded_by_duckdb
@@ -27,17 +28,16 @@ from gmeta_tf.meta_io.preparing.split import Split
 from gmeta_tf.meta_io.preparing.stages import Progress
 from gmeta_tf.meta_io.preparing.summary import details_of
 from gmeta_tf.meta_io.preparing.work_folder import claimed, replace_folder, work_folder
-from gmeta_tf.meta_io.records.codec import COMPRESSIONS
 from gmeta_tf.meta_io.records.records import Records, SplitFiles
 from gmeta_tf.meta_io.records.writer import EpisodeWriter
 from gmeta_tf.meta_io.sources.sources import Source
 from gmeta_tf.schema import Schema
 
-__all__ = ["ENGINES", "Split", "prepare"]
+__all__ = ["Split", "prepare"]
 
 Engine = Callable[[Job], contextlib.AbstractContextManager[Encoded]]
 
-ENGINES: dict[str, Engine] = {"duckdb": encoded_by_duckdb, "spark": encoded_by_spark}
+_ENGINE_OF: dict[str, Engine] = {"duckdb": encoded_by_duckdb, "spark": encoded_by_spark}
 """What `prepare` can run on; all give the same records."""
 
 
@@ -145,7 +145,7 @@ def prepare(
             progress=Progress(progress),
         )
         with told_of_a_full_disk(output):
-            described = _build(job, ENGINES[engine], built, writing, os.fspath(output), old)
+            described = _build(job, _ENGINE_OF[engine], built, writing, os.fspath(output), old)
             text = json.dumps(described.describe(), indent=2, ensure_ascii=False)
             (built / "schema.json").write_text(text, encoding="utf-8")
             with job.progress.stage("moving into place"):
@@ -167,10 +167,7 @@ class _Writing:
             raise ValueError(f"expected num_files of at least 1, got {self.num_files}.")
         if self.episode_rows < 2:
             raise ValueError(f"expected episode_rows of at least 2, got {self.episode_rows}.")
-        if self.compression not in COMPRESSIONS:
-            raise ValueError(
-                f"expected a compression of {', '.join(COMPRESSIONS)}, got {self.compression!r}."
-            )
+        check_word("compression", self.compression, COMPRESSIONS)
 
 
 def _claimed_records(stack: contextlib.ExitStack, output: str | os.PathLike[str]) -> Records:
@@ -267,10 +264,8 @@ def _check_arguments(
     append: bool,
     on_bad_row: str,
 ) -> None:
-    if engine not in ENGINES:
-        raise ValueError(f"expected an engine of {', '.join(ENGINES)}, got {engine!r}.")
-    if on_bad_row not in ("error", "drop"):
-        raise ValueError(f"expected on_bad_row of 'error' or 'drop', got {on_bad_row!r}.")
+    check_word("engine", engine, ENGINES)
+    check_word("on_bad_row", on_bad_row, ON_BAD_ROW)
     if append and overwrite:
         raise ValueError("append and overwrite exclude each other: expected one, got both.")
     if append:

@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from gmeta_tf.allowed import SPLITS_BY, check_word
+
 __all__ = ["SPLITS", "Split"]
 
 SPLITS = ("train", "test", "valid")
@@ -47,8 +49,7 @@ class Split:
                     f"Split: expected {name} to be at least 0 and below 1, "
                     f"got {getattr(self, name)}."
                 )
-        if self.by not in ("task", "time", "both"):
-            raise ValueError(f"Split: expected by to be task, time or both, got {self.by!r}.")
+        check_word("Split: by", self.by, SPLITS_BY)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -34,7 +34,6 @@ __all__ = [
 FORMAT_VERSION = 2
 MAGIC = 0x474D0002
 HEADER_WORDS = 5
-COMPRESSIONS = ("none", "zlib")
 TFRECORD_HEAD_BYTES = 12
 TFRECORD_FRAME_BYTES = 16
 IndexEntry = np.dtype(

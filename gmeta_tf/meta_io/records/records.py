@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.allowed import COMPRESSIONS, check_word
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.records.codec import (
-    COMPRESSIONS,
     FORMAT_VERSION,
     HEADER_WORDS,
     TFRECORD_FRAME_BYTES,
@@ -291,10 +291,9 @@ def _check_kinds(contents: Mapping[str, SplitFiles], described: Mapping[str, Any
             raise TypeError("expected names of files and of an index")
         if not all(isinstance(n, int) for n in (split.tasks, split.episodes, split.rows)):
             raise TypeError("expected numbers of tasks, episodes and rows")
-    if described["compression"] not in COMPRESSIONS or not isinstance(
-        described["episode_rows"], int
-    ):
-        raise TypeError(f"expected a compression of {', '.join(COMPRESSIONS)} and episode_rows")
+    check_word("compression", described["compression"], COMPRESSIONS)
+    if not isinstance(described["episode_rows"], int):
+        raise TypeError("expected a number of episode_rows")
 
 
 def _first_line(error: BaseException) -> str:

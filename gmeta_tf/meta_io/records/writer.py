@@ -10,8 +10,8 @@ import zlib
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.allowed import COMPRESSIONS, check_word
 from gmeta_tf.meta_io.records.codec import (
-    COMPRESSIONS,
     HEADER_WORDS,
     TFRECORD_FRAME_BYTES,
     IndexEntry,
@@ -78,10 +78,11 @@ class EpisodeWriter:
         Raises:
             ValueError: an argument out of its range.
         """
-        if num_files < 1 or episode_rows < 2 or compression not in COMPRESSIONS:
+        check_word("compression", compression, COMPRESSIONS)
+        if num_files < 1 or episode_rows < 2:
             raise ValueError(
-                "expected num_files of at least 1, episode_rows of at least 2 and a compression of "
-                f"{', '.join(COMPRESSIONS)}, got {num_files}, {episode_rows} and {compression!r}."
+                "expected num_files of at least 1 and episode_rows of at least 2, "
+                f"got {num_files} and {episode_rows}."
             )
         self._folder = pathlib.Path(folder)
         self._index_name = f"index-{split}-{generation:03d}.npy"

@@ -37,7 +37,7 @@ def no_sok(monkeypatch):
 
 
 def test_an_unknown_backend():
-    with pytest.raises(ValueError, match="a backend of auto, horovod, sok, got 'nccl'"):
+    with pytest.raises(ValueError, match="backend to be one of auto, horovod, sok, got 'nccl'"):
         made_sok.embedding("nccl", ONE)
 
 

@@ -398,7 +398,7 @@ class TestSplit:
             Split(**{name: fraction})
 
     def test_by_something_else(self):
-        with pytest.raises(ValueError, match="by to be task, time or both, got 'user'"):
+        with pytest.raises(ValueError, match="by to be one of task, time, both, got 'user'"):
             Split(by="user")
 
     @pytest.mark.parametrize("by", ["time", "both"])
@@ -774,10 +774,10 @@ def test_any_log_is_what_the_twin_says(tmp_path_factory, made):
     ("arguments", "message"),
     [
         ({"num_files": 0}, "num_files of at least 1, got 0"),
-        ({"on_bad_row": "ignore"}, "on_bad_row of 'error' or 'drop', got 'ignore'"),
-        ({"engine": "spork"}, "an engine of duckdb.*, got 'spork'"),
+        ({"on_bad_row": "ignore"}, "on_bad_row to be one of error, drop, got 'ignore'"),
+        ({"engine": "spork"}, "engine to be one of duckdb, spark, got 'spork'"),
         ({"episode_rows": 1}, "episode_rows of at least 2, got 1"),
-        ({"compression": "lzma"}, "a compression of none, zlib, got 'lzma'"),
+        ({"compression": "lzma"}, "compression to be one of none, zlib, got 'lzma'"),
         ({"append": True, "overwrite": True}, "append and overwrite exclude each other"),
         ({"split": Split(by="time")}, "a split by 'time' needs a time"),
         ({"split": Split(by="both")}, "a split by 'both' needs a time"),
