@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             shapes[name] = _result(rounds, flops) | {"solved_another_problem": wrong}
             _report(name, shapes[name])
         scaling = _scaling(contestants["ours"], options)
-    memory = {form: _memory(options, form) for form in ("auto", "stacked", "whole")}
+    memory = {form: _memory(options, form) for form in ("auto", "stacked", "vectorized")}
     main_shape = shapes.get("main", shapes[options.shapes[0]])
     result = {
         "benchmark": "meta_step",
@@ -208,8 +208,8 @@ def _memory(options: argparse.Namespace, form: str) -> int:
 
     Args:
         options: of the command line.
-        form: of the fast weights, see `gm.InnerLoop`. "whole" gives every task all of the weights,
-            as one does without `gmeta_tf`.
+        form: of the fast weights, see `gm.InnerLoop`. "vectorized" gives every task all of the
+            weights, as one does without `gmeta_tf`.
     """
     peaks = []
     for tasks in (_MEMORY_TASKS, 2 * _MEMORY_TASKS):

@@ -17,10 +17,10 @@ from gmeta_tf.evaluation.metrics import (
     task_starts,
 )
 
-__all__ = ["JudgementSums"]
+__all__ = ["MetricAccumulator"]
 
 
-class JudgementSums:
+class MetricAccumulator:
     """One rank's sums of one evaluation: each metric of the adapted and the unadapted prediction.
 
     Rows of a task arrive together, possibly cut over several updates. Only the last task's rows are
@@ -37,7 +37,7 @@ class JudgementSums:
     Example, two ranks, of which the first gets task 7 in two chunks. A rank's sums are the number
     of tasks, of samples, then each metric's sums, adapted before unadapted:
 
-    >>> ranks = [JudgementSums(["mae", "ndcg@1"]) for _ in range(2)]
+    >>> ranks = [MetricAccumulator(["mae", "ndcg@1"]) for _ in range(2)]
     >>> ranks[0].update([7, 7], [0, 1], adapted=[0.5, 0.75], unadapted=[0.5, 0.5])
     >>> ranks[0].update([7, 7], [0, 1], adapted=[0.5, 0.25], unadapted=[0.5, 0.5])
     >>> ranks[1].update([9, 9], [1, 0], adapted=[0.75, 0.0], unadapted=[0.5, 0.5])
@@ -113,7 +113,7 @@ class JudgementSums:
         if np.shape(sums) != self._sums.shape:
             raise ValueError(
                 f"sums: expected shape {self._sums.shape}, received {np.shape(sums)}; build "
-                "JudgementSums with the same metric names on every rank"
+                "MetricAccumulator with the same metric names on every rank"
             )
         results = {"tasks": float(sums[0]), "samples": float(sums[1])}
         for known, adapted, unadapted in self._split(sums):

@@ -101,24 +101,24 @@ class Unit(abc.ABC):
 
     @abc.abstractmethod
     def summed(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> Summed:
-        """The place of each adapted variable, and its gradient summed over the tasks."""
+        """The index of each adapted variable, and its gradient summed over the tasks."""
 
 
 class DenseUnit(Unit):
     """A plain Dense layer: see `fast_dense`."""
 
-    def __init__(self, layer: keras.layers.Dense, places: Mapping[int, int], form: str) -> None:
+    def __init__(self, layer: keras.layers.Dense, positions: Mapping[int, int], form: str) -> None:
         """Of a layer that is built.
 
         Args:
             layer: the layer.
-            places: the id of each adapted variable -> its place among them.
+            positions: the id of each adapted variable -> its index among them.
             form: `"low_rank"`, `"stacked"` or `"auto"`.
         """
         self.layer = layer
         self._form = form
-        self._kernel_place = places.get(id(layer.kernel))
-        self._bias_place = places.get(id(layer.bias))
+        self._kernel_index = positions.get(id(layer.kernel))
+        self._bias_index = positions.get(id(layer.bias))
 
     def start(self, num_tasks: int | tf.Tensor) -> FastDense:
         return FastDense()
@@ -154,8 +154,8 @@ class DenseUnit(Unit):
     ) -> FastDense:
         for rows, slopes in zip(inputs, gradients, strict=True):
             kernel_rate, bias_rate = (
-                None if place is None else tf.cast(rates[place], slopes.dtype)
-                for place in (self._kernel_place, self._bias_place)
+                None if index is None else tf.cast(rates[index], slopes.dtype)
+                for index in (self._kernel_index, self._bias_index)
             )
             move = DenseMove(rows, slopes, kernel_rate, bias_rate)
             if self._is_low_rank(rows, slopes, loop):
@@ -167,12 +167,12 @@ class DenseUnit(Unit):
     def summed(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> Summed:
         calls = list(zip(inputs, gradients, strict=True))
         found = []
-        if self._kernel_place is not None:
+        if self._kernel_index is not None:
             of_calls = [tf.einsum("tmi,tmo->io", rows, slopes) for rows, slopes in calls]
-            found.append((self._kernel_place, _total(of_calls, self.layer.kernel)))
-        if self._bias_place is not None:
+            found.append((self._kernel_index, _total(of_calls, self.layer.kernel)))
+        if self._bias_index is not None:
             of_calls = [tf.reduce_sum(slopes, axis=[0, 1]) for _, slopes in calls]
-            found.append((self._bias_place, _total(of_calls, self.layer.bias)))
+            found.append((self._bias_index, _total(of_calls, self.layer.bias)))
         return found
 
     def _shared(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor | None]:
@@ -192,17 +192,17 @@ class DenseUnit(Unit):
 class LayerUnit(Unit):
     """A layer of another kind, or a whole learner: its own call on stacked values."""
 
-    def __init__(self, layer: keras.layers.Layer, places: Mapping[int, int]) -> None:
+    def __init__(self, layer: keras.layers.Layer, positions: Mapping[int, int]) -> None:
         """Of a layer that is built.
 
         Args:
             layer: the layer.
-            places: the id of each adapted variable -> its place among them.
+            positions: the id of each adapted variable -> its index among them.
         """
         self.layer = layer
-        found = [(v, places.get(id(v))) for v in layer.trainable_variables]
-        self._adapted = [(v, place) for v, place in found if place is not None]
-        self._chosen = [place is not None for _, place in found]
+        found = [(v, positions.get(id(v))) for v in layer.trainable_variables]
+        self._adapted = [(v, index) for v, index in found if index is not None]
+        self._chosen = [index is not None for _, index in found]
 
     def start(self, num_tasks: int | tf.Tensor) -> list[tf.Tensor]:
         """`[T, ...]` for each adapted variable."""
@@ -267,18 +267,18 @@ class LayerUnit(Unit):
         loop: LoopShape,
     ) -> list[tf.Tensor]:
         return [
-            value - tf.cast(rates[place], value.dtype) * gradient
-            for value, gradient, (_, place) in zip(fast, gradients, self._adapted, strict=True)
+            value - tf.cast(rates[index], value.dtype) * gradient
+            for value, gradient, (_, index) in zip(fast, gradients, self._adapted, strict=True)
         ]
 
     def summed(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> Summed:
         return [
-            (place, tf.reduce_sum(gradient, axis=0))
-            for gradient, (_, place) in zip(gradients, self._adapted, strict=True)
+            (index, tf.reduce_sum(gradient, axis=0))
+            for gradient, (_, index) in zip(gradients, self._adapted, strict=True)
         ]
 
 
-def units_of(learner: keras.Model, places: Mapping[int, int], form: str) -> list[Unit]:
+def units_of(learner: keras.Model, positions: Mapping[int, int], form: str) -> list[Unit]:
     """The layers of a learner that have adapted variables, each variable in one of them.
 
     Models, and layers of the user's own that hold other layers, are gone into; the layers that
@@ -287,23 +287,23 @@ def units_of(learner: keras.Model, places: Mapping[int, int], form: str) -> list
 
     Args:
         learner: the model, built.
-        places: the id of each adapted variable -> its place among them.
+        positions: the id of each adapted variable -> its index among them.
         form: of Dense layers.
     """
     units: dict[int, Unit] = {}
 
     def visit(layer: keras.layers.Layer) -> None:
-        if id(layer) in units or not any(id(v) in places for v in layer.trainable_variables):
+        if id(layer) in units or not any(id(v) in positions for v in layer.trainable_variables):
             return
         inner = layer._flatten_layers(include_self=False, recursive=False)
         inner = [one for one in inner if one.trainable_variables]
         held = {id(variable) for one in inner for variable in one.trainable_variables}
-        owns = any(id(v) in places and id(v) not in held for v in layer.trainable_variables)
+        owns = any(id(v) in positions and id(v) not in held for v in layer.trainable_variables)
         is_kerass = type(layer).__module__.startswith("keras.")
         if _is_plain_dense(layer):
-            units[id(layer)] = DenseUnit(layer, places, form)
+            units[id(layer)] = DenseUnit(layer, positions, form)
         elif owns or (is_kerass and not isinstance(layer, keras.Model)):
-            units[id(layer)] = LayerUnit(layer, places)
+            units[id(layer)] = LayerUnit(layer, positions)
         else:
             for one in inner:
                 visit(one)

@@ -12,16 +12,16 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.allowed import FAST_WEIGHTS, check_word
 from gmeta_tf.meta.fast_dense import LoopShape
 from gmeta_tf.meta.fast_layers import ForwardRecord, LayerUnit, TaskRows, Unit, Watch, units_of
 from gmeta_tf.meta.layer_calls import overridden_calls
 
-__all__ = ["FORMS", "SupportRecord", "TaskLearner", "adapted_variables"]
+__all__ = ["SupportRecord", "TaskLearner", "adapted_variables"]
 
 Features = dict[str, tf.Tensor]
 AdaptDense = str | Sequence[keras.layers.Layer] | Callable[[Any], bool]
 
-FORMS = ("auto", "low_rank", "stacked", "whole")
 _LOG = logging.getLogger(__name__)
 
 
@@ -86,17 +86,18 @@ class SupportRecord(NamedTuple):
 class TaskLearner:
     """A Keras model applied to T tasks at once, each with its own values of the adapted variables.
 
-    The model runs once on the rows of all tasks, `[T R, ...]`, and only the layers that adapt are
-    answered for: a Dense layer in one of two exact forms (see `fast_dense`), any other layer by its
-    own call on stacked values, `[T, ...]`. That takes a learner that gives each row its output by
-    itself and reads what adapts in the calls of its layers; whether it does is tried on a few made
-    rows. A learner that does not runs *whole*, its own call on stacked values of all that adapts,
-    which `tf.vectorized_map` turns into batched ops. That holds for any Keras model.
+    The model runs once on the rows of all tasks, `[T R, ...]`, and only the calls of layers that
+    adapt are overridden: a Dense layer takes one of two exact forms (see `fast_dense`), any other
+    layer its own call on stacked values, `[T, ...]`. This needs a learner that computes each row's
+    output from that row alone and reads adapted variables in the calls of their layers; a trial on
+    a few made rows tells. Other learners take the *vectorized fallback*: the learner's own call on
+    stacked values of all adapted variables, which `tf.vectorized_map` turns into batched ops. The
+    fallback works for any Keras model.
 
     Attributes:
         learner: the model, built.
         adapted: the variables that the inner loop moves.
-        fallback_reason: why the learner runs whole, or None where it does not.
+        fallback_reason: why the learner takes the vectorized fallback, or None where it does not.
     """
 
     def __init__(
@@ -114,22 +115,21 @@ class TaskLearner:
             adapt: see `adapted_variables`.
             example: the learner's inputs for some rows; only shapes and types matter.
             form: of Dense layers: `"low_rank"`, `"stacked"`, or `"auto"`, whichever takes less
-                time; `"whole"` runs the learner whole.
+                time; `"vectorized"` asks for the vectorized fallback.
 
         Raises:
             ValueError: as `adapted_variables`; a learner with state that training would change in
-                place (BatchNormalization), which has no meaning for a task's own values; a form
-                that is not known, or that this learner can not have.
+                place (BatchNormalization), which has no meaning for a task's own values; an
+                unknown form, or one that this learner cannot have.
         """
         stateful = [v.path for v in learner.non_trainable_variables if "seed" not in v.name]
         if stateful:
             raise ValueError(
                 f"the learner keeps state outside its weights: {stateful}. Tasks are adapted side "
-                "by side and can not share it: use LayerNormalization in place of "
+                "by side and cannot share it: use LayerNormalization in place of "
                 "BatchNormalization, and unfreeze or drop frozen variables."
             )
-        if form not in FORMS:
-            raise ValueError(f"fast_weights: expected one of {', '.join(FORMS)}, got {form!r}.")
+        check_word("TaskLearner: form", form, FAST_WEIGHTS)
         self.learner = learner
         self._takes_training = "training" in inspect.signature(learner.call).parameters
         chosen = adapted_variables(learner, adapt)
@@ -138,26 +138,30 @@ class TaskLearner:
             for variable, is_chosen in zip(learner.trainable_variables, chosen, strict=True)
             if is_chosen
         ]
-        places = {id(variable): place for place, variable in enumerate(self.adapted)}
-        self._whole = LayerUnit(learner, places)
+        positions = {id(variable): index for index, variable in enumerate(self.adapted)}
+        self._vectorized = LayerUnit(learner, positions)
         self._units: list[Unit] = []
         self.fallback_reason: str | None = None
-        if form == "whole":
-            self.fallback_reason = "fast_weights='whole' asks for it"
+        if form == "vectorized":
+            self.fallback_reason = "fast_weights='vectorized' asks for it"
         else:
-            self._units = units_of(learner, places, form)
+            self._units = units_of(learner, positions, form)
             if any(unit.layer is learner for unit in self._units):
-                self.fallback_reason = "weights that adapt are its own and no layer's"
+                self.fallback_reason = "it owns adapted weights outside its layers"
             else:
                 self.fallback_reason = self._difference(example)
             if self.fallback_reason and form != "auto":
                 raise ValueError(
-                    f"fast_weights={form!r}: the learner can not run on the rows of all tasks at "
-                    f"once: {self.fallback_reason}. Use fast_weights='auto' or 'whole'."
+                    f"fast_weights={form!r}: the learner cannot run on the rows of all tasks at "
+                    f"once: {self.fallback_reason}. Use fast_weights='auto' or 'vectorized'."
                 )
         if self.fallback_reason:
-            _LOG.info("the learner %s runs whole: %s", learner.name, self.fallback_reason)
-            self._units = [self._whole]
+            _LOG.info(
+                "the learner %s takes the vectorized fallback: %s",
+                learner.name,
+                self.fallback_reason,
+            )
+            self._units = [self._vectorized]
 
     def start(self, num_tasks: int | tf.Tensor) -> list[Any]:
         """The fast weights before the first inner step, of each unit of the learner."""
@@ -171,7 +175,7 @@ class TaskLearner:
         Args:
             fast: what `start` or `descend` gave; None uses the shared weights.
             features: the learner's inputs with a leading axis of tasks, `[T, R, ...]`.
-            training: passed to the learner, if its `call` takes it. Where the learner runs whole,
+            training: passed to the learner, if its `call` takes it. In the vectorized fallback
                 Dropout draws one mask for all tasks of a step.
         """
         return self.support_forward(fast, features, training=training, watch=_leave).outputs
@@ -192,8 +196,8 @@ class TaskLearner:
         if self.fallback_reason:
             own = None if fast is None else list(fast[0])
             watch(own or [])
-            outputs = self._whole.each_task(own, [features], options)
-            return SupportRecord(_whole_precision(tf.reshape(outputs, rows)), [own or []], [[]])
+            outputs = self._vectorized.each_task(own, [features], options)
+            return SupportRecord(_full_precision(tf.reshape(outputs, rows)), [own or []], [[]])
         records = [ForwardRecord([], []) for _ in self._units]
         overrides = {
             unit.layer: unit.override(own, rows, of_unit, watch)
@@ -205,7 +209,7 @@ class TaskLearner:
             state = [variable.value for variable in self.learner.non_trainable_variables]
             outputs, _ = self.learner.stateless_call(shared, state, flat, **options)
         values, inputs = ([one[member] for one in records] for member in range(2))
-        return SupportRecord(_whole_precision(tf.reshape(outputs, rows)), values, inputs)
+        return SupportRecord(_full_precision(tf.reshape(outputs, rows)), values, inputs)
 
     def descend(
         self,
@@ -232,15 +236,15 @@ class TaskLearner:
         ]
 
     def advance_seeds(self) -> None:
-        """Gives the next step other draws: a stateless call leaves the seeds as they are."""
+        """Gives the next step other draws: a stateless call does not advance the seeds."""
         for seed in self.learner.non_trainable_variables:
             seed.assign(seed.value + tf.constant([0, 1], seed.dtype))
 
     def _difference(self, example: Features) -> str | None:
         """How one run for all tasks differs from the learner called for each task alone, or None.
 
-        Compared are two tasks' outputs, and the gradient of each adapted variable as the units have
-        it. The weights are shaken: at an initial value of 0, a difference could hide.
+        It compares two tasks' outputs, and each adapted variable's gradient as the units compute
+        it. The weights are shaken: at an initial value of 0 a difference could hide.
         """
         rng = np.random.default_rng(0)
 
@@ -278,9 +282,9 @@ class TaskLearner:
             return "a row's output depends on other rows"
         largest = max((float(tf.reduce_max(tf.abs(one))) for one in expected), default=0.0)
         for unit, seen, gradient in zip(self._units, inputs, gradients, strict=True):
-            for place, summed in unit.summed(seen, gradient):
-                if not _are_close(summed, expected[place], largest, rounding):
-                    return f"{self.adapted[place].path} is used outside its layer's own call"
+            for index, summed in unit.summed(seen, gradient):
+                if not _are_close(summed, expected[index], largest, rounding):
+                    return f"{self.adapted[index].path} is used outside its layer's own call"
         return None
 
 
@@ -292,13 +296,13 @@ def _leave(_: Any) -> None:
     """Watches nothing: no inner step follows this pass."""
 
 
-def _whole_precision(outputs: tf.Tensor) -> tf.Tensor:
+def _full_precision(outputs: tf.Tensor) -> tf.Tensor:
     """Outputs of a learner that computes in 16 bits as float32: losses are summed over rows."""
     return tf.cast(outputs, tf.float32) if outputs.dtype.size < 4 else outputs
 
 
 def _are_close(values: tf.Tensor, others: tf.Tensor, largest: float, rounding: float) -> bool:
-    """Whether two tensors are equal but for rounding; not where a value is not finite.
+    """Whether two tensors are equal but for rounding; False where a value is NaN or infinite.
 
     Args:
         values: computed one way.

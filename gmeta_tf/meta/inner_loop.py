@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from gmeta_tf.allowed import OVERLAPS, check_word
-from gmeta_tf.meta.fast_weights import FORMS, AdaptDense
+from gmeta_tf.allowed import FAST_WEIGHTS, OVERLAPS, check_word
+from gmeta_tf.meta.fast_weights import AdaptDense
 
 __all__ = ["InnerLoop", "adapt", "descend_values"]
 
@@ -34,11 +35,12 @@ class InnerLoop:
             then where they start.
         fast_weights: how a task's own weights of a Dense layer are kept: `"low_rank"` or
             `"stacked"` (see `fast_dense`), or `"auto"`, whichever takes less time. The results are
-            equal. `"whole"` runs the learner by its own call for each task, as `"auto"` does where
-            the other forms are not possible.
+            equal. `"vectorized"` asks for the learner's own call for each task, which `"auto"`
+            falls back to where the other forms are not possible. (`"whole"`, its former name, is
+            deprecated.)
 
     Raises:
-        ValueError: a value outside what is said here, or nothing that adapts.
+        ValueError: a value outside what is said here, or nothing adapts.
     """
 
     num_steps: int = 1
@@ -53,7 +55,16 @@ class InnerLoop:
     fast_weights: str = "auto"
 
     def __post_init__(self) -> None:
+        if self.fast_weights == "whole":
+            warnings.warn(
+                "InnerLoop: fast_weights='whole' is deprecated and goes in the next release. "
+                "Use fast_weights='vectorized'.",
+                DeprecationWarning,
+                stacklevel=3,
+            )
+            object.__setattr__(self, "fast_weights", "vectorized")
         check_word("InnerLoop: overlap", self.overlap, OVERLAPS)
+        check_word("InnerLoop: fast_weights", self.fast_weights, FAST_WEIGHTS)
         for name, value, expected, good in (
             ("num_steps", self.num_steps, "at least 0", self.num_steps >= 0),
             ("learning_rate", self.learning_rate, "0 or more", self.learning_rate >= 0),
@@ -64,12 +75,6 @@ class InnerLoop:
                 self.rate_of_embeddings >= 0,
             ),
             ("order", self.order, "1 or 2", self.order in (1, 2)),
-            (
-                "fast_weights",
-                self.fast_weights,
-                f"one of {', '.join(FORMS)}",
-                self.fast_weights in FORMS,
-            ),
         ):
             if not good:
                 raise ValueError(f"InnerLoop: expected {name} to be {expected}, got {value!r}.")
@@ -102,8 +107,8 @@ def adapt(
 
     Args:
         support_pass: `(fast, watch) -> (losses, values, inputs)`: each task's loss, `[T]`; the
-            tensors whose gradient the step takes, each given to `watch` before it was used; and
-            what else `descend` has to know of the pass.
+            tensors whose gradient the step takes, each given to `watch` before its use; and what
+            else `descend` needs of the pass.
         descend: `(fast, inputs, gradients, rates) -> fast`, one step down the gradients of
             `values`. `descend_values` is that of own values that are plain tensors.
         fast: the own values before the first step.

@@ -20,7 +20,7 @@ from gmeta_tf.embedding.pooling import (
 )
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sharded import ShardedEmbedding
-from gmeta_tf.evaluation.metric_accumulator import JudgementSums
+from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
 from gmeta_tf.meta.fast_weights import TaskLearner
 from gmeta_tf.meta.inner_loop import InnerLoop
 from gmeta_tf.meta.losses import RowLoss, row_loss
@@ -144,7 +144,7 @@ class MetaModel(RankedModel):
         self.non_finite = non_finite
         self.row_optimizer = row_optimizers.row_optimizer(row_optimizer)
         self.adapter.row_loss = row_loss(loss)
-        self.judged = JudgementSums(metrics)
+        self.accumulator = MetricAccumulator(metrics)
         self._check_update_rules()
         ahead = look_ahead and self.embedding.sends_keys
         self.look_ahead = LookAhead(self.embedding) if ahead else None
@@ -278,8 +278,9 @@ class MetaModel(RankedModel):
         """Keras' summary, how a step is computed, and the tables."""
         super().summary(*arguments, **options)
         show = options.get("print_fn") or print
-        whole = self.adapter.tasks.fallback_reason
-        show(f" the learner runs {'whole: ' + whole if whole else 'once for all tasks of a lane'}")
+        reason = self.adapter.tasks.fallback_reason
+        fallback = f"takes the vectorized fallback: {reason}"
+        show(f" the learner {fallback if reason else 'runs once for all tasks of a lane'}")
         show(f" lanes: {self.lanes}")
         optimizer = getattr(self, "row_optimizer", None)
         sizes = table_sizes(

@@ -14,7 +14,7 @@ from gmeta_tf.distributed.collectives import agree, allreduce_sum, stop
 from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.sharded import ShardedEmbedding
-from gmeta_tf.evaluation.metric_accumulator import JudgementSums
+from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
 from gmeta_tf.meta.task_adapter import Sizes, TaskAdapter
 from gmeta_tf.meta.validation import check_keys_on_host
 from gmeta_tf.meta_io.batches.dataset_ops import timed, with_next_keys
@@ -34,7 +34,7 @@ class RankedModel(keras.Model):
     Attributes:
         world: the ranks.
         embedding: the tables.
-        judged: the sums of the evaluation that is going on.
+        accumulator: the sums of the evaluation that is going on.
         loss_metric: the mean loss of the epoch that is going on.
         look_ahead: what keeps the next step's keys; None where steps exchange their own.
         input_seconds: how long this rank's training steps have waited for `TaskBatches`.
@@ -43,7 +43,7 @@ class RankedModel(keras.Model):
 
     world: World
     embedding: ShardedEmbedding
-    judged: JudgementSums
+    accumulator: MetricAccumulator
     loss_metric: keras.metrics.Mean
     look_ahead: LookAhead | None = None
     input_seconds: tf.Variable
@@ -69,7 +69,7 @@ class RankedModel(keras.Model):
             agree(_data_of(validation_data), self.world, name="the validation data")
             validation_data = _one_epoch(validation_data)
         options = self._quiet_but_for_chief({**options, "validation_data": validation_data})
-        with self._leaving_together(x):
+        with self._failing_together(x):
             if not isinstance(x, TaskBatches):
                 return super().fit(self._looking_ahead(x), **options)
             agree(_data_of(x), self.world, name="the training data")
@@ -125,9 +125,9 @@ class RankedModel(keras.Model):
         if isinstance(x, TaskBatches):
             agree(_data_of(x), self.world, name="the evaluation data")
             x = _one_epoch(x)
-        self.judged.reset()
+        self.accumulator.reset()
         self._loss_sums = np.zeros(2)
-        with self._leaving_together(batches):
+        with self._failing_together(batches):
             super().evaluate(x, return_dict=True, **self._quiet_but_for_chief(options))
             logs = self._results_of_all_ranks()
         return logs if as_dict else list(logs.values())
@@ -143,7 +143,7 @@ class RankedModel(keras.Model):
         if isinstance(x, TaskBatches):
             agree(_data_of(x), self.world, name="the data to predict")
             x = _one_epoch(x)
-        with self._leaving_together(batches):
+        with self._failing_together(batches):
             return super().predict(x, **self._quiet_but_for_chief(options))
 
     def make_test_function(self, force: bool = False) -> None:
@@ -151,17 +151,17 @@ class RankedModel(keras.Model):
         if self.test_function is not None and not force:
             return
 
-        def judge(iterator: Any) -> dict[str, tf.Tensor]:
+        def evaluate_step(iterator: Any) -> dict[str, tf.Tensor]:
             return self.test_step(iterator.get_next())
 
         if not self.run_eagerly:
-            judge = tf.function(judge, reduce_retracing=True, autograph=False)
+            evaluate_step = tf.function(evaluate_step, reduce_retracing=True, autograph=False)
 
-        def judge_and_count(iterator: Any) -> dict[str, Any]:
+        def evaluate_steps(iterator: Any) -> dict[str, Any]:
             # Not Keras' own function: with steps_per_execution it gives the last step alone.
             for step in range(self.steps_per_execution):
                 try:
-                    judged = judge(iterator)
+                    judged = evaluate_step(iterator)
                 except tf.errors.OutOfRangeError:
                     if step == 0:
                         raise StopIteration from None
@@ -173,14 +173,14 @@ class RankedModel(keras.Model):
             problems = outputs.pop("problems")
             judged = {name: value.numpy() for name, value in outputs.items()}
             check_keys_on_host(judged["out_of_range"], problems, self.embedding)
-            self.judged.update(
+            self.accumulator.update(
                 judged["task"], judged["label"], judged["adapted"], judged["unadapted"]
             )
             self._loss_sums += (judged["loss"], judged["num_tasks"])
             mean = judged["loss"] / max(judged["num_tasks"], 1.0)
             self.loss_metric.update_state(mean, sample_weight=judged["num_tasks"])
 
-        self.test_function = judge_and_count
+        self.test_function = evaluate_steps
 
     def save(self, *arguments: Any, **options: Any) -> None:
         """Refused: Keras' format would leave the embedding tables out."""
@@ -193,19 +193,19 @@ class RankedModel(keras.Model):
     save_weights = save
 
     def _results_of_all_ranks(self) -> dict[str, float]:
-        sums = np.concatenate([self._loss_sums, self.judged.sums()])
+        sums = np.concatenate([self._loss_sums, self.accumulator.sums()])
         (total,) = allreduce_sum([tf.constant(sums)], self.world, name="judged")
         loss, num_tasks = total[:2].numpy()
         return {
             "loss": float(loss / max(num_tasks, 1.0)),
-            **self.judged.results(total[2:].numpy()),
+            **self.accumulator.results(total[2:].numpy()),
         }
 
     def _quiet_but_for_chief(self, options: dict[str, Any]) -> dict[str, Any]:
         return options if self.world.is_chief else {**options, "verbose": 0}
 
     @contextlib.contextmanager
-    def _leaving_together(self, data: Any) -> Iterator[None]:
+    def _failing_together(self, data: Any) -> Iterator[None]:
         """A rank that fails leaves the world, so that the others fail at once and do not hang."""
         try:
             yield

@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.meta_io.batches import plan
-from gmeta_tf.meta_io.batches import task_samples as pieces
+from gmeta_tf.meta_io.batches import plan, task_samples
 from gmeta_tf.meta_io.preparing.hashing import hashed_keys
 from gmeta_tf.meta_io.records.codec import IndexEntry, slot_ranges
 from gmeta_tf.meta_io.records.word_checks import keys_of
@@ -171,8 +170,8 @@ class Page:
         self.room = [max(2, ceil(most, 2**b)) for b in buckets]
         self.tasks = [batches.tasks * most // room for room in self.room]
 
-    def pieces(self, i):
-        """Of a record: (record, piece, positions of support, positions of query)."""
+    def samples(self, i):
+        """Of a record: (record, sample, positions of support, positions of query)."""
         n, s, q = self.index[i]["rows"], self.s, self.q
         found = []
         if self.of.every_query:
@@ -190,18 +189,18 @@ class Page:
                     last = first + u
                 middle = first + min(s, last - first - 1)
                 found.append((i, c, range(first, middle), range(middle, last)))
-        return [piece for piece in found if piece[:2] not in self.used]
+        return [sample for sample in found if sample[:2] not in self.used]
 
     def name(self, i):
         return self.index[i]["task"], self.index[i]["part"]
 
-    def bucket(self, piece):
-        rows = len(piece[2]) + len(piece[3])
+    def bucket(self, sample):
+        rows = len(sample[2]) + len(sample[3])
         return max(b for b, room in enumerate(self.room) if rows <= room)
 
     def shares(self):
         costs = [
-            sum(self.room[self.bucket(piece)] for piece in self.pieces(i))
+            sum(self.room[self.bucket(sample)] for sample in self.samples(i))
             for i in range(len(self.index))
         ]
         shares = [[] for _ in range(self.world)]
@@ -215,8 +214,8 @@ class Page:
         for share in self.shares():
             counts = [0] * len(self.room)
             for i in share:
-                for piece in self.pieces(i):
-                    counts[self.bucket(piece)] += 1
+                for sample in self.samples(i):
+                    counts[self.bucket(sample)] += 1
             needed.append(sum(ceil(m, t) for m, t in zip(counts, self.tasks, strict=True)))
         return max(needed)
 
@@ -229,7 +228,7 @@ class Page:
             key = entry["file"], rows_before // self.z
             blocks[-1].append(i)
             rows_before += entry["rows"]
-        blocks = [block for block in blocks if any(self.pieces(i) for i in block)]
+        blocks = [block for block in blocks if any(self.samples(i) for i in block)]
         if self.of.shuffle:
             blocks.sort(key=lambda block: self.draw(0, block[0]))
         windows, rows_before, last = [], 0, None
@@ -255,16 +254,18 @@ class Page:
         windows = self.windows(rank)
         for number, window in enumerate(windows):
             permutation = self.permutations(window)
-            pieces = [piece for i in window for piece in self.pieces(i)]
+            samples = [sample for i in window for sample in self.samples(i)]
             if self.of.shuffle:
                 judge = self.of.every_query
-                pieces.sort(
-                    key=lambda piece: self.draw(1, *self.name(piece[0]), 0 if judge else piece[1])
+                samples.sort(
+                    key=lambda sample: self.draw(
+                        1, *self.name(sample[0]), 0 if judge else sample[1]
+                    )
                 )
-            for piece in pieces:
-                i, c, support, query = piece
+            for sample in samples:
+                i, c, support, query = sample
                 rows = [[permutation[i][at] for at in part] for part in (support, query)]
-                queues[self.bucket(piece)].append(((i, c), (*self.name(i), *rows)))
+                queues[self.bucket(sample)].append(((i, c), (*self.name(i), *rows)))
             is_last = number == len(windows) - 1
             order = [
                 b
@@ -372,7 +373,7 @@ def test_resuming(records):
         assert [[one[0] for one in step] for step in found] == [
             [one[0] for one in step] for step in steps
         ]
-    everything = [piece[:2] for i in range(len(index)) for piece in page.pieces(i)]
+    everything = [sample[:2] for i in range(len(index)) for sample in page.samples(i)]
     assert sorted(rest) == sorted(everything)
     assert not used & set(rest)
 
@@ -382,6 +383,6 @@ def test_the_draws():
     assert len(shown) == 3
     for integers, value in shown:
         integers = [int(one) for one in integers.split(",")]
-        assert draw(*integers) == int(value) == int(pieces.draw(*integers)[0])
-    alone = pieces.drawn_rows(np.array([5]), pieces.draw(7, 0, 2, 3, 0)).tolist()
+        assert draw(*integers) == int(value) == int(task_samples.draw(*integers)[0])
+    alone = task_samples.drawn_rows(np.array([5]), task_samples.draw(7, 0, 2, 3, 0)).tolist()
     assert f"5 rows: {' '.join(str(row) for row in alone)}." in PAGE

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmeta_tf.evaluation import metrics
-from gmeta_tf.evaluation.metric_accumulator import JudgementSums
+from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
 from gmeta_tf.evaluation.metrics import PooledAuc, metric, score_bins
 
 ALL_NAMES = [
@@ -35,7 +35,7 @@ def columns_of(tasks, first_key=100):
 
 
 def sums_of(names, *updates):
-    judgements = JudgementSums(names)
+    judgements = MetricAccumulator(names)
     for columns in updates:
         judgements.update(*columns)
     return judgements.sums()
@@ -96,7 +96,7 @@ def slow_results(tasks):
 @quick
 @given(judged_tasks)
 def test_every_metric_equals_its_definition(tasks):
-    judgements = JudgementSums(ALL_NAMES)
+    judgements = MetricAccumulator(ALL_NAMES)
     judgements.update(*columns_of(tasks))
     results = judgements.results(judgements.sums())
 
@@ -231,7 +231,7 @@ def test_three_ranks_with_every_metric_equal_one_rank():
                              for half in np.array_split(part, 3)))
         for part in parts
     ]  # fmt: skip
-    judgements = JudgementSums(ALL_NAMES)
+    judgements = MetricAccumulator(ALL_NAMES)
     judgements.update(task, label, adapted, unadapted)
     results = judgements.results(judgements.sums())
     assert judgements.results(sum(ranks)) == pytest.approx(results, rel=1e-12)
@@ -241,7 +241,7 @@ def test_three_ranks_with_every_metric_equal_one_rank():
 
 
 def test_sums_leave_the_open_task_open():
-    judgements = JudgementSums(["task_auc"])
+    judgements = MetricAccumulator(["task_auc"])
     judgements.update([4, 4], [0, 1], [0.1, 0.9], [0.1, 0.9])
     assert judgements.sums().tolist() == [1, 2, 1, 1, 1, 1]
     assert judgements.sums().tolist() == [1, 2, 1, 1, 1, 1]
@@ -251,7 +251,7 @@ def test_sums_leave_the_open_task_open():
 
 def test_update_keeps_no_view_of_the_callers_rows():
     prediction = np.array([0.1, 0.9])
-    judgements = JudgementSums(["task_auc"])
+    judgements = MetricAccumulator(["task_auc"])
     judgements.update([4, 4], [0, 1], prediction, prediction)
     prediction[:] = [0.9, 0.1]
     assert judgements.results(judgements.sums())["task_auc_adapted"] == 1
@@ -259,7 +259,7 @@ def test_update_keeps_no_view_of_the_callers_rows():
 
 @pytest.mark.parametrize(("names", "num_kept"), [(["mae", "auc"], 0), (["mae", "task_auc"], 50)])
 def test_only_the_open_task_is_kept_and_only_for_task_metrics(names, num_kept):
-    judgements = JudgementSums(names)
+    judgements = MetricAccumulator(names)
     for task in range(4):
         for _ in range(5):
             judgements.update([task] * 10, [0, 1] * 5, [0.5] * 10, [0.5] * 10)
@@ -269,7 +269,7 @@ def test_only_the_open_task_is_kept_and_only_for_task_metrics(names, num_kept):
 
 
 def test_rank_without_rows_adds_zeros_and_has_results():
-    judgements = JudgementSums(ALL_NAMES)
+    judgements = MetricAccumulator(ALL_NAMES)
     judgements.update([], [], [], [])
     sums = judgements.sums()
     assert sums.dtype == np.float64
@@ -282,7 +282,7 @@ def test_rank_without_rows_adds_zeros_and_has_results():
 
 
 def test_reset_forgets_rows_and_the_open_task():
-    judgements = JudgementSums(["mae", "ndcg@1"])
+    judgements = MetricAccumulator(["mae", "ndcg@1"])
     judgements.update([1, 2], [0, 1], [0.5, 0.5], [0.5, 0.5])
     judgements.reset()
     assert not judgements.sums().any()
@@ -310,7 +310,7 @@ def test_known_names_come_back():
 
 def test_repeated_name():
     with pytest.raises(ValueError, match=r"expected each metric once, received \['mae', 'mae'\]"):
-        JudgementSums(["mae", "mae"])
+        MetricAccumulator(["mae", "mae"])
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -318,7 +318,7 @@ def test_repeated_name():
 def test_value_that_is_not_finite(position, column, value):
     columns = [[6, 6, 9, 9], [0, 1, 0, 1], [0.5] * 4, [0.5] * 4]
     columns[position] = [0.5, 0.5, value, value]
-    judgements = JudgementSums(["mae"])
+    judgements = MetricAccumulator(["mae"])
     with pytest.raises(ValueError, match=f"{column}: .*received 2 NaN .* of 4, .* in task 9;"):
         judgements.update(*columns)
     assert not judgements.sums().any()
@@ -328,7 +328,7 @@ def test_value_that_is_not_finite(position, column, value):
 def test_shapes_that_differ(shape):
     message = r"expected one shape \[n\], received task \(3,\), .* adapted .*; flatten"
     with pytest.raises(ValueError, match=message):
-        JudgementSums(["mae"]).update([1, 1, 1], [0, 1, 1], np.full(shape, 0.5), [0.5] * 3)
+        MetricAccumulator(["mae"]).update([1, 1, 1], [0, 1, 1], np.full(shape, 0.5), [0.5] * 3)
 
 
 def test_columns_with_two_dimensions():
@@ -344,7 +344,7 @@ def test_task_keys_that_are_not_integers():
 
 @pytest.mark.parametrize("updates", [[[8, 3, 8]], [[3, 8], [3, 8]], [[8], [3, 8]]])
 def test_task_whose_rows_are_apart(updates):
-    judgements = JudgementSums(["mae", "task_mae"])
+    judgements = MetricAccumulator(["mae", "task_mae"])
     *before, last = (
         [task, [1] * len(task), [0.5] * len(task), [0.5] * len(task)] for task in updates
     )
@@ -372,7 +372,7 @@ def test_ndcg_of_labels_that_are_no_relevance(label):
 
 def test_sums_of_other_metrics():
     with pytest.raises(ValueError, match=r"sums: expected shape \(6,\), received \(10,\)"):
-        JudgementSums(["mae"]).results(JudgementSums(["mae", "rmse"]).sums())
+        MetricAccumulator(["mae"]).results(MetricAccumulator(["mae", "rmse"]).sums())
 
 
 # The module

@@ -145,7 +145,7 @@ def steps_of(plan, rank):
     for window in plan.windows(rank):
         entries = plan.index[window.records]
         for bucket, rows in enumerate(plan.row_positions(window)):
-            part = window.pieces[bucket]
+            part = window.samples[bucket]
             num_support = min(plan.cut.support, plan.capacities[bucket] - 1)
             assert rows.shape == (len(part), plan.capacities[bucket])
             for record, chunk, places in zip(part.record, part.chunk, rows):

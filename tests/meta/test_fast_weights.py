@@ -235,10 +235,10 @@ def test_tasks_side_by_side_are_tasks_one_by_one(body, adapt_dense, forms):
         adapt_dense = is_bias
     expected = None
     # The whole learner takes seconds to trace, and is the same whatever adapts.
-    whole = ["whole"] if adapt_dense == "all" else []
-    for form in itertools.chain(forms, whole):
+    vectorized = ["vectorized"] if adapt_dense == "all" else []
+    for form in itertools.chain(forms, vectorized):
         tasks = task_learner(learner, adapt_dense, form)
-        assert (tasks.fallback_reason is not None) == (form == "whole")
+        assert (tasks.fallback_reason is not None) == (form == "vectorized")
         if expected is None:
             expected = slow_outputs(tasks, features(0), features(1), rates)
             unadapted = tasks(None, features(1), training=False)
@@ -264,12 +264,12 @@ def is_bias(variable):
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 @pytest.mark.usefixtures("float64")
 def test_outer_gradients_are_the_same_in_every_form(body, order, forms):
-    """`whole` is Keras' own call under `vectorized_map`; NumPy is asked below."""
+    """`vectorized` is Keras' own call under `vectorized_map`; NumPy is asked below."""
     learner = learner_of(body)
     variables = [variable.value for variable in learner.trainable_variables]
     support, query = features(0), features(1)
     found = {}
-    for form in itertools.chain(["whole"], forms):
+    for form in itertools.chain(["vectorized"], forms):
         tasks = task_learner(learner, form=form)
         with tf.GradientTape() as tape:
             tape.watch(support)
@@ -278,7 +278,7 @@ def test_outer_gradients_are_the_same_in_every_form(body, order, forms):
         found[form] = tape.gradient(
             loss, [*variables, support], unconnected_gradients=tf.UnconnectedGradients.ZERO
         )
-        expected = tf.nest.flatten(found["whole"])
+        expected = tf.nest.flatten(found["vectorized"])
         for gradient, one in zip(tf.nest.flatten(found[form]), expected, strict=True):
             # Sums of up to a few hundred terms of size 1 to 10, in another order.
             np.testing.assert_allclose(gradient, one, rtol=1e-10, atol=1e-10, err_msg=form)
@@ -288,7 +288,7 @@ def test_outer_gradients_are_the_same_in_every_form(body, order, forms):
 
 
 def test_no_fast_weights_reads_the_shared_ones():
-    for form in ("auto", "whole"):
+    for form in ("auto", "vectorized"):
         tasks, inputs = task_learner(learner_of(mlp), form=form), features()
         expected = slow_outputs(tasks, inputs, inputs, rates=())
         shared, start = tasks(None, inputs, training=False), tasks.start(T)
@@ -364,11 +364,11 @@ def mixing():
     [
         (mixing, "all", "a row's output depends on other rows"),
         (TiedKernel, "all", "hidden/kernel is used outside its layer's own call"),
-        (OwnWeight, "all", "weights that adapt are its own and no layer's"),
+        (OwnWeight, "all", "it owns adapted weights outside its layers"),
         (OwnWeight, lambda v: "score" in v.path, "a row's output depends on other rows"),
     ],
 )
-def test_learners_that_run_whole_by_themselves(make, adapt_dense, reason):
+def test_learners_that_take_the_vectorized_fallback(make, adapt_dense, reason):
     keras.utils.set_random_seed(2)
     learner = built(make())
     tasks = task_learner(learner, adapt_dense)
@@ -376,17 +376,19 @@ def test_learners_that_run_whole_by_themselves(make, adapt_dense, reason):
     expected = slow_outputs(tasks, features(0), features(1))
     found = adapted_outputs(tasks, features(0), features(1))
     np.testing.assert_allclose(found, expected, **FLOAT32)
-    with pytest.raises(ValueError, match=rf"fast_weights='low_rank'.*{reason}.*Use .*'whole'"):
+    with pytest.raises(ValueError, match=rf"fast_weights='low_rank'.*{reason}.*Use .*'vectorized'"):
         task_learner(learner, adapt_dense, "low_rank")
 
 
 def test_a_form_that_is_not_known():
-    with pytest.raises(ValueError, match=r"expected one of auto, low_rank, stacked, whole"):
+    with pytest.raises(
+        ValueError, match=r"expected form to be one of auto, low_rank, stacked, vectorized"
+    ):
         task_learner(learner_of(mlp), form="thin")
 
 
 def test_calling_writes_nothing():
-    for form in ("low_rank", "stacked", "whole"):
+    for form in ("low_rank", "stacked", "vectorized"):
         tasks = task_learner(learner_of(owning), form=form)
         before = [variable.numpy() for variable in tasks.learner.variables]
         adapted_outputs(tasks, features(0), features(1), training=True)
@@ -443,7 +445,7 @@ def numpy_maml(weights, support, query, rates, order):
 
 
 @pytest.mark.parametrize("floatx", ["float32", "float64"])
-@pytest.mark.parametrize("form", ["low_rank", "stacked", "whole"])
+@pytest.mark.parametrize("form", ["low_rank", "stacked", "vectorized"])
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 4, 5])
 def test_maml_against_numpy(num_steps, order, form, floatx):
@@ -549,13 +551,13 @@ def test_mixed_precision_is_keras_own_policy(body):
     """Layers compute in bfloat16; weights, losses and what tasks are judged by are float32."""
     inputs = features(0), features(1)
     expected = adapted_outputs(task_learner(learner_of(body)), *inputs)
-    for form in ("auto", "low_rank", "stacked", "whole"):
+    for form in ("auto", "low_rank", "stacked", "vectorized"):
         keras.config.set_dtype_policy("mixed_bfloat16")
         try:
             tasks = task_learner(learner_of(body), form=form)
         finally:
             keras.config.set_dtype_policy("float32")
-        assert (tasks.fallback_reason is not None) == (form == "whole")
+        assert (tasks.fallback_reason is not None) == (form == "vectorized")
         with tf.GradientTape() as tape:
             found = adapted_outputs(tasks, *inputs)
             loss = tf.reduce_sum(losses_of(found))

@@ -207,7 +207,7 @@ BY_DIFFERENCES = {"rtol": 1e-6, "atol": 1e-8}
         {"adapt_dense": "none"},
         {"fast_weights": "low_rank"},
         {"fast_weights": "stacked"},
-        {"fast_weights": "whole"},
+        {"fast_weights": "vectorized"},
     ],
     ids=str,
 )
@@ -361,7 +361,7 @@ def test_adapt_dense_moves_the_chosen_weights():
         ({"learning_rate": float("nan")}, r"learning_rate to be 0 or more, got nan"),
         ({"order": 3}, r"order to be 1 or 2, got 3"),
         ({"overlap": "fresh"}, r"overlap to be one of adapted, stale, got 'fresh'"),
-        ({"fast_weights": "thin"}, r"one of auto, low_rank, stacked, whole, got 'thin'"),
+        ({"fast_weights": "thin"}, r"one of auto, low_rank, stacked, vectorized, got 'thin'"),
         ({"adapt_dense": "none", "adapt_embeddings": False}, r"nothing adapts"),
     ],
     ids=str,

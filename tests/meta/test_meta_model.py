@@ -692,5 +692,8 @@ def test_summary_names_the_tables_and_how_a_step_is_computed(capsys):
     assert re.search(r"the learner runs once for all tasks of a lane\n lanes: [1-9]", printed)
     assert re.search(r"\n +item +13 +3 +13 +156 B +0 B +156 B\n", printed)
     assert re.search(r"\n +total +20 +20 +240 B", printed)
-    meta_model(inner=gm.InnerLoop(1, 0.4, fast_weights="whole")).summary()
-    assert "the learner runs whole: fast_weights='whole' asks for it" in capsys.readouterr().out
+    meta_model(inner=gm.InnerLoop(1, 0.4, fast_weights="vectorized")).summary()
+    assert (
+        "takes the vectorized fallback: fast_weights='vectorized' asks for it"
+        in capsys.readouterr().out
+    )

@@ -61,7 +61,7 @@ def test_gradients_of_pairwise_products(count):
         np.testing.assert_allclose(found / scale, expected / scale, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["auto", "whole"])
+@pytest.mark.parametrize("form", ["auto", "vectorized"])
 def test_dlrm_adapts_in_every_form(form):
     keras.utils.set_random_seed(0)
     learner = gm.models.DLRM(bottom=(4,), top=(4,))

@@ -38,7 +38,7 @@ def loaded(records, path, world=WORLD):
     return model, gm.Progress.from_json(saved["progress"])
 
 
-def pieces_of(ranks, num_steps):
+def samples_of(ranks, num_steps):
     """What ranks of batches read in so many steps: each task of a step by its words."""
     found = collections.Counter()
     for batches in ranks:
@@ -104,18 +104,18 @@ def test_one_rank_goes_on_with_what_the_others_left(trained):
 
 
 @pytest.fixture(scope="module")
-def pieces(trained):
+def samples(trained):
     """What a whole epoch reads, what of it the first run had read, and where it stopped."""
     checkpoints, records, _ = trained
     _, begin = loaded(records, checkpoints / MIDDLE)
     (whole,) = of_all_ranks(records, 1)
-    expected = pieces_of([whole], whole.steps_per_epoch)
-    return expected, pieces_of(of_all_ranks(records, WORLD.size), 3), begin
+    expected = samples_of([whole], whole.steps_per_epoch)
+    return expected, samples_of(of_all_ranks(records, WORLD.size), 3), begin
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])
-def test_each_piece_once_over_both_runs(trained, pieces, size):
-    expected, had, begin = pieces
+def test_each_sample_once_over_both_runs(trained, samples, size):
+    expected, had, begin = samples
     rest = of_all_ranks(trained[1], size, begin=begin)
     assert 0 < had.total() < expected.total()
-    assert had + pieces_of(rest, rest[0].steps_at_begin) == expected
+    assert had + samples_of(rest, rest[0].steps_at_begin) == expected

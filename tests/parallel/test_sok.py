@@ -32,7 +32,7 @@ def gpu_on_rank_0_alone(imported_sok, monkeypatch):
 
 
 def test_sok_is_refused_on_every_rank_where_one_lacks_a_gpu(gpu_on_rank_0_alone):
-    with pytest.raises(RuntimeError, match=r"can not run here\. On rank 1: TensorFlow sees no GPU"):
+    with pytest.raises(RuntimeError, match=r"cannot run here\. On rank 1: TensorFlow sees no GPU"):
         made_sok.embedding("sok", WORLD)
 
 

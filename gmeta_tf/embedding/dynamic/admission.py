@@ -10,7 +10,7 @@ from gmeta_tf.embedding.static_shard import initial_rows
 
 __all__ = ["WaitingRoom", "buckets_of", "fractions_of"]
 
-# Streams of numbers that are not those of the rows.
+# Other streams of random numbers than that of the rows.
 CHANCE, BUCKET = 0x5DEECE66D, 0x2545F491
 
 
@@ -30,7 +30,7 @@ class WaitingRoom:
 
     Attributes:
         index: the waiting keys.
-        sightings: place -> the steps in which its key was seen.
+        sightings: row index -> the steps in which its key was seen.
     """
 
     def __init__(self, *, max_keys: int, forget_after: int, name: str) -> None:
@@ -38,12 +38,12 @@ class WaitingRoom:
 
         Args:
             max_keys: beyond it those seen longest ago are forgotten.
-            forget_after: steps without a sighting after which a key's are forgotten.
+            forget_after: after so many steps without a sighting a key is forgotten.
             name: of the variables.
         """
         self.index = KeyIndex(
             Blocks(max_keys),
-            first_place=0,
+            first_row=0,
             limit=max_keys,
             time_to_live=forget_after,
             evicts=True,
@@ -54,7 +54,7 @@ class WaitingRoom:
     def see(self, keys: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
         """Counts one sighting of each key.
 
-        Where the keys of this step alone are more than the room holds, the last are not counted.
+        Where this step alone has more keys than the room holds, the last are not counted.
 
         Args:
             keys: int64 `[N]`, distinct, without rows.
@@ -64,20 +64,20 @@ class WaitingRoom:
             int32 `[N]`, their sightings, this one included.
         """
         self.index.sweep(step, tf.size(keys, tf.int64))
-        places, _ = self.index.see(keys, step)
-        known = tf.boolean_mask(places, places >= 0)
+        row_indices, _ = self.index.see(keys, step)
+        known = tf.boolean_mask(row_indices, row_indices >= 0)
         self.sightings.scatter(known, self.sightings.gather(known) + 1)
-        new = tf.boolean_mask(keys, places < 0)
+        new = tf.boolean_mask(keys, row_indices < 0)
         self.index.make_room(tf.size(new, tf.int64), step)
-        new = new[: self.index.free_places()]
+        new = new[: self.index.num_free_rows()]
         added = self.index.add(new, step)
         self.sightings.scatter(added, tf.ones_like(added, tf.int32))
-        places = self.index.find(keys, step)
-        counts = self.sightings.gather(tf.maximum(places, 0))
-        return tf.where(places >= 0, counts, 1)
+        row_indices = self.index.find(keys, step)
+        counts = self.sightings.gather(tf.maximum(row_indices, 0))
+        return tf.where(row_indices >= 0, counts, 1)
 
     def leave(self, keys: tf.Tensor, step: tf.Tensor) -> None:
-        """Forgets keys `[N]`, those of which it counted anything."""
-        places = self.index.find(keys, step)
-        counted = places >= 0
-        self.index.drop(tf.boolean_mask(places, counted), tf.boolean_mask(keys, counted))
+        """Forgets those of the keys `[N]` that it has counted."""
+        row_indices = self.index.find(keys, step)
+        counted = row_indices >= 0
+        self.index.drop(tf.boolean_mask(row_indices, counted), tf.boolean_mask(keys, counted))

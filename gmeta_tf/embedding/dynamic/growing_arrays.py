@@ -14,14 +14,14 @@ __all__ = ["ArrayGroup", "Blocks", "GrowingArray", "blocks_of", "rows_in_memory"
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """How places lie over blocks: the blocks up to each have `growth` times the places before it.
+    """How rows lie over blocks: each block makes the rows so far `growth` times as many.
 
-        first=4, count=3, growth=2:  block 0 holds places 0 to 3, block 1 4 to 7, block 2 8 to 15
+        first=4, count=3, growth=2:  block 0 holds rows 0 to 3, block 1 4 to 7, block 2 8 to 15
 
     Attributes:
-        first: the places of block 0.
+        first: the rows of block 0.
         count: the most blocks there can be.
-        growth: of the places, by one more block.
+        growth: the factor by which one more block multiplies the rows.
     """
 
     first: int
@@ -29,53 +29,54 @@ class Blocks:
     growth: int = 2
 
     @property
-    def places(self) -> int:
-        """The most places there can be."""
+    def num_rows(self) -> int:
+        """The most rows there can be."""
         return self.start(self.count)
 
     def start(self, block: int) -> int:
-        """The first place of a block."""
+        """The row index at which a block begins."""
         return 0 if block == 0 else self.first * self.growth ** (block - 1)
 
     def size(self, block: int) -> int:
-        """The places of a block."""
+        """How many rows a block has."""
         return self.start(block + 1) - self.start(block)
 
-    def split(self, places: tf.Tensor) -> list[tf.Tensor]:
-        """Which of the places `[N]` lie in each block: an int32 `[N_b]` a block."""
+    def split(self, row_indices: tf.Tensor) -> list[tf.Tensor]:
+        """Which of the row indices `[N]` lie in each block: an int32 `[N_b]` a block."""
         starts = tf.constant([self.start(block) for block in range(1, self.count)], tf.int64)
-        block = tf.searchsorted(starts, places, side="right")
-        return tf.dynamic_partition(tf.range(tf.size(places)), block, self.count)
+        block = tf.searchsorted(starts, row_indices, side="right")
+        return tf.dynamic_partition(tf.range(tf.size(row_indices)), block, self.count)
 
     def visit(
         self,
-        places: tf.Tensor,
+        row_indices: tf.Tensor,
         visitor: Callable[..., object],
         *values: tf.Tensor,
     ) -> None:
-        """Calls `visitor(block, local, *values)` for each block that any of the places lie in.
+        """Calls `visitor(block, local, *values)` for each block that has any of the rows.
 
-        A variable that was read or written by place copies whatever it is assigned later, reserved
-        pages too: so a block that is not there yet must not be touched, not even for no places.
+        A variable that was gathered from or scattered to copies whatever it is assigned later,
+        reserved pages too. So a block that is not there yet must not be touched, not even for
+        no rows.
 
         Args:
-            places: int64 `[N]`.
-            visitor: gets the places counted from the block's first, and their values.
+            row_indices: int64 `[N]`.
+            visitor: gets the row indices counted from the block's first, and their values.
             values: each `[N, ...]`.
         """
         if self.count == 1:
-            visitor(0, places, *values)
+            visitor(0, row_indices, *values)
             return
-        for block, which in enumerate(self.split(places)):
-            local = tf.gather(places, which) - self.start(block)
+        for block, which in enumerate(self.split(row_indices)):
+            local = tf.gather(row_indices, which) - self.start(block)
             some = [tf.gather(value, which) for value in values]
             when(tf.size(which) > 0, functools.partial(visitor, block, local, *some))
 
 
-def blocks_of(num_places: int, first: int, growth: int) -> Blocks:
-    """Blocks for at least `num_places` places, of which the first `first` are made at once."""
+def blocks_of(num_rows: int, first: int, growth: int) -> Blocks:
+    """Blocks for at least `num_rows` rows; the first `first` of them are made at once."""
     count = 1
-    while Blocks(first, count, growth).places < num_places:
+    while Blocks(first, count, growth).num_rows < num_rows:
         count += 1
     return Blocks(first, count, growth)
 
@@ -87,16 +88,16 @@ def rows_in_memory(width: int) -> int:
 
 
 class GrowingArray:
-    """Values by place, in one variable a block.
+    """Values by row index, in one variable a block.
 
     A block is address space that is reserved whole and not written: pages become resident as
-    places are used. Copying into a larger variable would hold old and new together, and
-    TensorFlow's allocator keeps the pages that it gets back. For the same reason the variables are
-    in no `tf.Module`'s lists: whoever reads or saves one whole would copy what was only reserved.
+    rows are used. Copying into a larger variable would hold old and new together, and
+    TensorFlow's allocator keeps the pages that it gets back. For the same reason no `tf.Module`
+    tracks the variables: reading or saving one whole would copy what was only reserved.
 
     Attributes:
-        width: the numbers at a place; None for arrays of one dimension.
-        variables: one a block, `[places of the block or 0, width]`.
+        width: the numbers of a row; None for arrays of one dimension.
+        variables: one a block, `[rows of the block or 0, width]`.
     """
 
     def __init__(
@@ -106,76 +107,78 @@ class GrowingArray:
 
         Args:
             blocks: the layout.
-            width: the numbers at a place; None for an array of one dimension.
+            width: the numbers of a row; None for an array of one dimension.
             dtype: of the values.
             active: the blocks to make now. The others are made by `make_block`.
             name: of the variables.
         """
         self.width = width
         self._blocks, self._dtype = blocks, dtype
-        self._of_place = [] if width is None else [width]
+        self._row_shape = [] if width is None else [width]
         with tf.device("CPU:0"):
             self.variables = [
                 tf.Variable(
                     self._unwritten(blocks.size(block) if block < active else 0),
-                    shape=[None, *self._of_place],
+                    shape=[None, *self._row_shape],
                     trainable=False,
                     name=f"{name}_{block}",
                 )
                 for block in range(blocks.count)
             ]
         # Functions, so that the branches of many blocks are traced once and not at each use.
-        places = tf.TensorSpec([None], tf.int64)
-        values = tf.TensorSpec([None, *self._of_place], dtype)
-        self._gather_blocks = tf.function(self._gather, input_signature=[places], autograph=False)
+        indices = tf.TensorSpec([None], tf.int64)
+        values = tf.TensorSpec([None, *self._row_shape], dtype)
+        self._gather_blocks = tf.function(self._gather, input_signature=[indices], autograph=False)
         self._scatter_blocks = tf.function(
-            self._scatter, input_signature=[places, values], autograph=False
+            self._scatter, input_signature=[indices, values], autograph=False
         )
 
     def make_block(self, block: int) -> None:
         """Reserves a block. Call it once, before the block is read or written."""
         self.variables[block].assign(self._unwritten(self._blocks.size(block)), read_value=False)
 
-    def gather(self, places: tf.Tensor) -> tf.Tensor:
-        """The values at places `[N]`."""
+    def gather(self, row_indices: tf.Tensor) -> tf.Tensor:
+        """The values at row indices `[N]`."""
         if self._blocks.count == 1:
-            return self.gather_block(0, places)
-        return self._gather_blocks(places)
+            return self.gather_block(0, row_indices)
+        return self._gather_blocks(row_indices)
 
-    def scatter(self, places: tf.Tensor, values: tf.Tensor) -> None:
-        """Writes the values `[N]` or `[N, width]` at distinct places `[N]`."""
+    def scatter(self, row_indices: tf.Tensor, values: tf.Tensor) -> None:
+        """Writes the values `[N]` or `[N, width]` at distinct row indices `[N]`."""
         if self._blocks.count == 1:
-            self.scatter_block(0, places, values)
+            self.scatter_block(0, row_indices, values)
         else:
-            self._scatter_blocks(places, values)
+            self._scatter_blocks(row_indices, values)
 
     def gather_block(self, block: int, local: tf.Tensor) -> tf.Tensor:
-        """The values at places counted from a block's first."""
+        """The values at row indices counted from a block's first."""
         return tf.gather(self.variables[block], local)
 
     def scatter_block(self, block: int, local: tf.Tensor, values: tf.Tensor) -> None:
-        """Writes the values at distinct places counted from a block's first."""
+        """Writes the values at distinct row indices counted from a block's first."""
         self.variables[block].scatter_update(tf.IndexedSlices(values, local))
 
-    def _gather(self, places: tf.Tensor) -> tf.Tensor:
-        positions = self._blocks.split(places)
+    def _gather(self, row_indices: tf.Tensor) -> tf.Tensor:
+        positions = self._blocks.split(row_indices)
         values = [
             tf.cond(
                 tf.size(which) > 0,
                 functools.partial(
-                    self.gather_block, block, tf.gather(places, which) - self._blocks.start(block)
+                    self.gather_block,
+                    block,
+                    tf.gather(row_indices, which) - self._blocks.start(block),
                 ),
-                lambda: tf.zeros([0, *self._of_place], self._dtype),
+                lambda: tf.zeros([0, *self._row_shape], self._dtype),
             )
             for block, which in enumerate(positions)
         ]
         return tf.dynamic_stitch(positions, values)
 
-    def _scatter(self, places: tf.Tensor, values: tf.Tensor) -> None:
-        self._blocks.visit(places, self.scatter_block, values)
+    def _scatter(self, row_indices: tf.Tensor, values: tf.Tensor) -> None:
+        self._blocks.visit(row_indices, self.scatter_block, values)
 
-    def _unwritten(self, places: int) -> tf.Tensor:
-        return tf.raw_ops.Empty(shape=[places, *self._of_place], dtype=self._dtype, init=False)
+    def _unwritten(self, num_rows: int) -> tf.Tensor:
+        return tf.raw_ops.Empty(shape=[num_rows, *self._row_shape], dtype=self._dtype, init=False)
 
 
 class ArrayGroup:
@@ -183,7 +186,7 @@ class ArrayGroup:
 
     Attributes:
         blocks: the layout.
-        num_blocks: int64 variable, the blocks that are there.
+        num_blocks: int64 variable, the blocks made so far.
     """
 
     def __init__(self, blocks: Blocks, *, name: str) -> None:
@@ -212,10 +215,10 @@ class ArrayGroup:
         """Forgets an array of the group, and so its memory."""
         self._arrays.remove(array)
 
-    def reach(self, num_places: tf.Tensor) -> None:
-        """Makes the blocks that the first `num_places` places lie in."""
+    def reach(self, num_rows: tf.Tensor) -> None:
+        """Makes the blocks of the first `num_rows` rows."""
         for block in range(1, self.blocks.count):
-            missing = (self.num_blocks <= block) & (num_places > self.blocks.start(block))
+            missing = (self.num_blocks <= block) & (num_rows > self.blocks.start(block))
             when(missing, functools.partial(self._make_block, block))
 
     def _make_block(self, block: int) -> None:

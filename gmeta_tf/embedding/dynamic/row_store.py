@@ -1,4 +1,4 @@
-"""Rows and what the optimizer keeps of them, by place."""
+"""Rows and their optimizer slots, by row index."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["RowStore"]
 
 
 def slot_starts(optimizer: RowOptimizer, width: int) -> dict[str, tuple[float, int]]:
-    """Name -> where a slot starts, and how many numbers of it a row has."""
+    """Name -> the value that a slot starts from, and its numbers a row."""
     return {name: (slot.start, slot.width) for name, slot in optimizer.slots(width).items()}
 
 
 class RowStore:
-    """Rows and slots of places that come into use one after the other.
+    """Rows and their slots, which come into use one after the other.
 
     Attributes:
         width: D.
@@ -29,7 +29,7 @@ class RowStore:
         """Reserves the first block of rows.
 
         Args:
-            blocks: how places are laid out.
+            blocks: how rows are laid out.
             width: D.
             name: of the variables.
         """
@@ -42,7 +42,7 @@ class RowStore:
     def make_slots(self, optimizer: RowOptimizer) -> None:
         """Makes the optimizer's slots; those of an earlier one go.
 
-        What they hold is not defined before `begin_slots`.
+        Their values are not defined before `begin_slots`.
         """
         for slot in self.slots.values():
             self.group.drop(slot)
@@ -51,18 +51,18 @@ class RowStore:
             self._starts[name] = start
             self.slots[name] = self.group.array(width, tf.float32, name)
 
-    def begin(self, places: tf.Tensor, rows: tf.Tensor) -> None:
-        """Writes rows `[N, D]` at distinct places `[N]`, and the slots' start values."""
-        self.group.blocks.visit(places, self._begin_block, rows)
+    def begin(self, row_indices: tf.Tensor, rows: tf.Tensor) -> None:
+        """Writes rows `[N, D]` at distinct row indices `[N]`, and the slots' start values."""
+        self.group.blocks.visit(row_indices, self._begin_block, rows)
 
-    def begin_slots(self, places: tf.Tensor) -> None:
-        """Writes the slots' start values at distinct places `[N]`."""
-        self.group.blocks.visit(places, self._begin_slots_of_block)
+    def begin_slots(self, row_indices: tf.Tensor) -> None:
+        """Writes the slots' start values at distinct row indices `[N]`."""
+        self.group.blocks.visit(row_indices, self._begin_slots_of_block)
 
     def update(
-        self, places: tf.Tensor, gradients: tf.Tensor, optimizer: RowOptimizer, step: tf.Tensor
+        self, row_indices: tf.Tensor, gradients: tf.Tensor, optimizer: RowOptimizer, step: tf.Tensor
     ) -> None:
-        """Applies the optimizer to the rows at distinct places `[N]`; gradients `[N, D]`."""
+        """Applies the optimizer to the rows at distinct row indices `[N]`; gradients `[N, D]`."""
 
         def update_block(block: int, local: tf.Tensor, some: tf.Tensor) -> None:
             old = {name: slot.gather_block(block, local) for name, slot in self.slots.items()}
@@ -71,7 +71,7 @@ class RowStore:
             for name, slot in self.slots.items():
                 slot.scatter_block(block, local, slots[name])
 
-        self.group.blocks.visit(places, update_block, gradients)
+        self.group.blocks.visit(row_indices, update_block, gradients)
 
     def _begin_block(self, block: int, local: tf.Tensor, rows: tf.Tensor) -> None:
         self.rows.scatter_block(block, local, rows)

@@ -28,7 +28,7 @@ COUNTS = (
     "refused_when_full",
     "bucket_collisions",
 )
-DEFAULT_PLACE = 0
+DEFAULT_ROW = 0
 _ROWS_AT_A_TIME = 1 << 14
 _FIRST_ROWS_BYTES, _FIRST_KEYS = 1 << 26, 1 << 23
 NO_PROBLEM = (0, -(2**63), 0, -(2**63))
@@ -69,15 +69,15 @@ class DynamicShard:
 
     A step locates its keys once, gathers their rows and updates them:
 
-        places, problem = shard.locate(keys, step, training=True)
-        rows = shard.gather(places)
-        shard.update(places, gradients, optimizer, step)
+        row_indices, problem = shard.locate(keys, step, training=True)
+        rows = shard.gather(row_indices)
+        shard.update(row_indices, gradients, optimizer, step)
 
-    Places hold until the next `locate` in training, which may give them to other keys. The same
-    calls give the same places, rows and metrics. Keys are any int64.
+    Row indices hold until the next `locate` in training, which may give them to other keys. The
+    same calls give the same row indices, rows and metrics. Keys may be any int64.
 
-    It is no `tf.Module`: its variables are address space of which a part is in use, and are not to
-    be saved whole: see `dynamic_state`.
+    Not a `tf.Module`: its variables are address space that is used in part, and saving one whole
+    would write all of it. `state` saves what is used.
 
     Attributes:
         options: the table's rules.
@@ -86,7 +86,7 @@ class DynamicShard:
         world: the ranks.
         index: the keys that have rows.
         waiting: the keys that wait for one; None where the first sighting is enough.
-        store: the rows and slots. Place 0 is the default row, then come the buckets.
+        store: the rows and slots. Row 0 is the default row; the buckets follow it.
     """
 
     def __init__(
@@ -114,18 +114,18 @@ class DynamicShard:
         self.options, self.table, self.width, self.world = options, table, width, world
         self._seed, self._scale = seed, scale
         self._num_buckets = options.num_buckets if options.has_buckets else 0
-        first_place = 1 + self._num_buckets
+        first_row = 1 + self._num_buckets
         own = options.keys_of_a_rank(world.size)
         if own is None:
-            rows = _unlimited_rows(width, first_place)
+            rows = _unlimited_rows(width, first_row)
             # Fewer blocks than of rows: what is kept of a key is small beside its row.
-            keys = blocks_of(rows.places, max(_FIRST_KEYS, rows.first), growth=4)
+            keys = blocks_of(rows.num_rows, max(_FIRST_KEYS, rows.first), growth=4)
         else:
-            rows = keys = Blocks(first_place + own)
+            rows = keys = Blocks(first_row + own)
         self.index = KeyIndex(
             keys,
-            first_place=first_place,
-            limit=rows.places - first_place,
+            first_row=first_row,
+            limit=rows.num_rows - first_row,
             time_to_live=options.time_to_live,
             evicts=own is not None and options.when_full == "evict",
             name=name,
@@ -163,7 +163,7 @@ class DynamicShard:
         self.store.begin(tf.range(1 + self._num_buckets, dtype=tf.int64), rows)
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
-        """Makes what the optimizer keeps of each row. Call it before the first `update`."""
+        """Makes the slots of the optimizer. Call it before the first `update`."""
         self.store.make_slots(optimizer)
         for first in range(0, int(self.index.used), 1 << 18):
             last = min(first + (1 << 18), int(self.index.used))
@@ -175,66 +175,65 @@ class DynamicShard:
         return {name: slot.width for name, slot in self.store.slots.items()}
 
     def locate(self, keys: tf.Tensor, step: tf.Tensor, *, training: bool) -> LocatedKeys:
-        """Finds the rows of keys; in training also sees them, and gives rows by the rules.
+        """Finds the rows of keys; in training it also notes them and gives rows by the rules.
 
         Args:
             keys: int64 `[V]`, distinct and this rank's own; V may be 0.
-            step: int64 scalar, the training steps done so far. Once a step, also without keys:
-                time passes with the calls.
+            step: int64 scalar, the training steps done so far. Call once a step, even without
+                keys: time passes with the calls.
             training: whether the step trains. Otherwise nothing changes.
 
         Returns:
-            Row indices, int64 `[V]`, 0 of the default row; and the problem, int64 `[4]`, what the
+            Row indices, int64 `[V]`, 0 for the default row; and the problem, int64 `[4]`, what the
             policies `"error"` object to: how many keys are unknown and the largest of them, how
             many found the rank full and the largest of them; `NO_PROBLEM` where nothing is wrong.
-            The largest over the ranks, number by number, is the problem of the step, which all
-            ranks then raise together (`problem_message`): a rank that raised alone would leave the
-            others in their next collective.
+            `meta.validation` words it and raises it on every rank: a rank that raised alone would
+            leave the others in their next collective.
         """
         if not training:
-            places = self.index.find(keys, step)
-            return self._treat_unknown(keys, places, self.options.unknown_otherwise)
+            row_indices = self.index.find(keys, step)
+            return self._treat_unknown(keys, row_indices, self.options.unknown_otherwise)
         swept = self.index.sweep(step, tf.size(keys, tf.int64))
-        places, freed = self.index.see(keys, step)
+        row_indices, freed = self.index.see(keys, step)
         self._count(expirations=swept + freed)
         if self.options.unknown_in_training != "insert":
-            located = self._treat_unknown(keys, places, self.options.unknown_in_training)
+            located = self._treat_unknown(keys, row_indices, self.options.unknown_in_training)
             self._count_collisions(located.row_indices)
             return located
         return tf.cond(
-            tf.reduce_all(places >= 0),
-            lambda: LocatedKeys(places, tf.constant(NO_PROBLEM, tf.int64)),
-            lambda: self._insert_unknown(keys, places, step),
+            tf.reduce_all(row_indices >= 0),
+            lambda: LocatedKeys(row_indices, tf.constant(NO_PROBLEM, tf.int64)),
+            lambda: self._insert_unknown(keys, row_indices, step),
         )
 
-    def gather(self, places: tf.Tensor) -> tf.Tensor:
-        """The rows `[V, D]` at places `[V]`."""
-        return self.store.rows.gather(places)
+    def gather(self, row_indices: tf.Tensor) -> tf.Tensor:
+        """The rows `[V, D]` at row indices `[V]`."""
+        return self.store.rows.gather(row_indices)
 
     def update(
-        self, places: tf.Tensor, gradients: tf.Tensor, optimizer: RowOptimizer, step: tf.Tensor
+        self, row_indices: tf.Tensor, gradients: tf.Tensor, optimizer: RowOptimizer, step: tf.Tensor
     ) -> None:
         """Applies the optimizer; the gradients of one bucket are summed first.
 
         Args:
-            places: int64 `[V]`, what `locate` gave in training. The default row stays.
+            row_indices: int64 `[V]`, what `locate` gave in training. The default row stays.
             gradients: float32 `[V, D]`.
             optimizer: the one that `make_slots` was called with.
             step: int64 scalar, the steps done before this one.
         """
-        trained = places != DEFAULT_PLACE
-        places, gradients = tf.cond(
+        trained = row_indices != DEFAULT_ROW
+        row_indices, gradients = tf.cond(
             tf.reduce_all(trained),
-            lambda: (places, gradients),
-            lambda: (tf.boolean_mask(places, trained), tf.boolean_mask(gradients, trained)),
+            lambda: (row_indices, gradients),
+            lambda: (tf.boolean_mask(row_indices, trained), tf.boolean_mask(gradients, trained)),
         )
         if self.options.unknown_in_training == "bucket":
-            places, which = tf.unique(places)
-            gradients = tf.math.unsorted_segment_sum(gradients, which, tf.size(places))
-        self.store.update(places, gradients, optimizer, step)
+            row_indices, which = tf.unique(row_indices)
+            gradients = tf.math.unsorted_segment_sum(gradients, which, tf.size(row_indices))
+        self.store.update(row_indices, gradients, optimizer, step)
 
     def bucket_of(self, keys: tf.Tensor) -> tf.Tensor:
-        """Which of its owner's buckets each key `[N]` shares where it has no row, int64 `[N]`."""
+        """The bucket of its owner that each key `[N]` shares where it has no row, int64 `[N]`."""
         return buckets_of(keys, self._seed, self._num_buckets)
 
     def export_state(
@@ -244,37 +243,39 @@ class DynamicShard:
         return dynamic_state.export(self, step, keys_at_a_time)
 
     def load_state(self, states: Iterable[DynamicState]) -> None:
-        """Makes the shard hold what is its own of a table's states: see `state.load`."""
+        """Loads this shard's part of a table's states: see `state.load`."""
         dynamic_state.load(self, states)
 
     @property
     def key_type(self) -> tf.DType:
-        """The type that its keys travel as: they may be any int64."""
+        """The type in which its keys travel: they may be any int64."""
         return tf.int64
 
     def metrics(self) -> dict[str, tf.Tensor]:
         """This rank's counts since it was made or loaded, int64 scalars.
 
-        `occupancy`: the keys that have rows, given up ones too until their place is free.
+        `occupancy`: the keys that have rows, given up ones too until their row is free.
         `insertions`; `evictions`, to stay in the capacity; `expirations`, after the time to live.
         `not_admitted` and `refused_when_full`: keys that read the default row for that reason,
-        once a step. `bucket_collisions`: the keys of a step less the buckets that they share.
+        counted once a step. `bucket_collisions`: the keys of a step less the buckets they share.
         """
         counts = tf.unstack(self._counts, num=len(COUNTS))
         return {"occupancy": self.index.num_keys, **dict(zip(COUNTS, counts, strict=True))}
 
-    def _treat_unknown(self, keys: tf.Tensor, places: tf.Tensor, policy: str) -> LocatedKeys:
-        unknown = places < 0
+    def _treat_unknown(self, keys: tf.Tensor, row_indices: tf.Tensor, policy: str) -> LocatedKeys:
+        unknown = row_indices < 0
         problem = tf.constant(NO_PROBLEM, tf.int64)
-        instead: tf.Tensor = tf.constant(DEFAULT_PLACE, tf.int64)
+        instead: tf.Tensor = tf.constant(DEFAULT_ROW, tf.int64)
         if policy == "bucket":
             instead = 1 + self.bucket_of(keys)
         if policy == "error":
-            problem = tf.concat([_offence(tf.boolean_mask(keys, unknown)), problem[2:]], axis=0)
-        return LocatedKeys(tf.where(unknown, instead, places), problem)
+            problem = tf.concat([_worst(tf.boolean_mask(keys, unknown)), problem[2:]], axis=0)
+        return LocatedKeys(tf.where(unknown, instead, row_indices), problem)
 
-    def _insert_unknown(self, keys: tf.Tensor, places: tf.Tensor, step: tf.Tensor) -> LocatedKeys:
-        where = tf.where(places < 0)
+    def _insert_unknown(
+        self, keys: tf.Tensor, row_indices: tf.Tensor, step: tf.Tensor
+    ) -> LocatedKeys:
+        where = tf.where(row_indices < 0)
         unknown = tf.gather_nd(keys, where)
         admitted = self._admitted(unknown, step)
         chosen = tf.boolean_mask(unknown, admitted)
@@ -283,11 +284,11 @@ class DynamicShard:
         evicted = tf.constant(0, tf.int64)
         if self.options.capacity is not None and self.options.when_full == "evict":
             evicted = self.index.make_room(wanted, step)
-        inserted = tf.minimum(wanted, self.index.free_places())
-        new, refused = chosen[:inserted], chosen[inserted:]
-        new_places = self.index.add(new, step)
+        inserted = tf.minimum(wanted, self.index.num_free_rows())
+        new, rejected = chosen[:inserted], chosen[inserted:]
+        new_indices = self.index.add(new, step)
         self.store.group.reach(self.index.used)
-        self._begin_rows(new, new_places)
+        self._begin_rows(new, new_indices)
         if self.waiting is not None:
             self.waiting.leave(new, step)
         self._count(
@@ -296,21 +297,21 @@ class DynamicShard:
             not_admitted=tf.size(unknown, tf.int64) - wanted,
             refused_when_full=wanted - inserted,
         )
-        places = tf.tensor_scatter_nd_update(
-            tf.maximum(places, DEFAULT_PLACE), where[:inserted], new_places
+        row_indices = tf.tensor_scatter_nd_update(
+            tf.maximum(row_indices, DEFAULT_ROW), where[:inserted], new_indices
         )
         problem = tf.constant(NO_PROBLEM, tf.int64)
         if self.options.when_full == "error":
-            problem = tf.concat([problem[:2], _offence(refused)], axis=0)
-        return LocatedKeys(places, problem)
+            problem = tf.concat([problem[:2], _worst(rejected)], axis=0)
+        return LocatedKeys(row_indices, problem)
 
-    def _begin_rows(self, keys: tf.Tensor, places: tf.Tensor) -> None:
-        """Writes the initial rows of keys `[N]`, some at a time: what leads to them is wider."""
+    def _begin_rows(self, keys: tf.Tensor, row_indices: tf.Tensor) -> None:
+        """Writes the initial rows of keys `[N]`, some at a time to save memory."""
 
         def begin(first: tf.Tensor) -> tf.Tensor:
             some = keys[first : first + _ROWS_AT_A_TIME]
             rows = initial_rows(some, self.width, self._seed, self._scale)
-            self.store.begin(places[first : first + _ROWS_AT_A_TIME], rows)
+            self.store.begin(row_indices[first : first + _ROWS_AT_A_TIME], rows)
             return (first + _ROWS_AT_A_TIME,)
 
         count = tf.size(keys)
@@ -332,13 +333,13 @@ class DynamicShard:
         zero = tf.constant(0, tf.int64)
         self._counts.assign_add(tf.stack([amounts.get(name, zero) for name in COUNTS]))
 
-    def _count_collisions(self, places: tf.Tensor) -> None:
+    def _count_collisions(self, row_indices: tf.Tensor) -> None:
         if self.options.unknown_in_training == "bucket":
-            shared = tf.boolean_mask(places, places < self.index.first_place)
+            shared = tf.boolean_mask(row_indices, row_indices < self.index.first_row)
             distinct, _ = tf.unique(shared)
             self._count(bucket_collisions=tf.size(shared, tf.int64) - tf.size(distinct, tf.int64))
 
 
-def _offence(keys: tf.Tensor) -> tf.Tensor:
-    """How many keys, and the largest; the smallest int64 where there are none. int64 `[2]`."""
+def _worst(keys: tf.Tensor) -> tf.Tensor:
+    """How many keys, and the largest (the smallest int64 where there are none), int64 `[2]`."""
     return tf.stack([tf.size(keys, tf.int64), tf.reduce_max(tf.concat([keys, [-(2**63)]], axis=0))])

@@ -1,4 +1,4 @@
-"""What a dynamic shard holds, by key: written at one number of ranks and read at another."""
+"""A dynamic shard's state, by key: written at one number of ranks and read at another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEYS_AT_A_TIME = 1 << 18
 
 
 class KeyedShard(Protocol):
-    """A rank's shard of a table whose rows come with their keys, whatever keeps them.
+    """A rank's shard of a table whose rows come with their keys, wherever they are kept.
 
     Attributes:
         options: the table's rules.
@@ -44,10 +44,10 @@ class KeyedShard(Protocol):
         """What the shard holds after so many steps, in parts."""
 
     def load_state(self, states: Iterable[DynamicState]) -> None:
-        """Makes the shard hold what is its own of a table's states, and nothing else."""
+        """Loads this shard's part of a table's states, and forgets all else."""
 
     def bucket_of(self, keys: tf.Tensor) -> tf.Tensor:
-        """Which of its owner's shared rows each key `[N]` reads where it has none, int64 `[N]`."""
+        """The shared row of its owner that each key `[N]` reads without its own, int64 `[N]`."""
 
     def metrics(self) -> dict[str, tf.Tensor]:
         """This rank's counts, int64 scalars."""
@@ -63,10 +63,10 @@ class DynamicState(NamedTuple):
         last_seen: int32 `[N]`, the steps.
         rows: float32 `[N, D]`.
         slots: name -> float32 `[N, D or 1]`.
-        waiting_keys: int64 `[M]`, which wait for a row.
+        waiting_keys: int64 `[M]`, the keys that wait for a row.
         waiting_last_seen: int32 `[M]`.
         sightings: int32 `[M]`.
-        bucket_rows: float32 `[B, D]`; of a rank's first part, and of no rows in the others.
+        bucket_rows: float32 `[B, D]`, in a rank's first part; no rows in the others.
         bucket_slots: name -> float32 `[B, D or 1]`.
     """
 
@@ -86,23 +86,23 @@ class DynamicState(NamedTuple):
 def export(
     shard: DynamicShard, step: int, keys_at_a_time: int = KEYS_AT_A_TIME
 ) -> Iterator[DynamicState]:
-    """What a shard holds, in parts, so that no second copy of it is held.
+    """A shard's state, in parts, so that memory never holds it twice.
 
     Args:
         shard: the shard.
-        step: the training steps done; keys that have given up their row by then are left out.
+        step: the training steps done; keys that have given their row up by then are left out.
         keys_at_a_time: the most keys of a part.
 
     Yields:
         At least one part.
     """
-    keys, places = shard.index.keys_and_places()
+    keys, row_indices = shard.index.keys_and_row_indices()
     alive = shard.index.find(tf.constant(keys), tf.constant(step, tf.int64)).numpy() >= 0
-    keys, places = keys[alive], places[alive]
+    keys, row_indices = keys[alive], row_indices[alive]
     for first in range(0, max(len(keys), 1), keys_at_a_time):
-        some = tf.constant(places[first : first + keys_at_a_time])
+        some = tf.constant(row_indices[first : first + keys_at_a_time])
         rows, slots = _at(shard.store, some)
-        buckets = np.arange(1, shard.index.first_place if first == 0 else 1, dtype=np.int64)
+        buckets = np.arange(1, shard.index.first_row if first == 0 else 1, dtype=np.int64)
         bucket_rows, bucket_slots = _at(shard.store, tf.constant(buckets))
         yield DynamicState(
             shard.world.rank,
@@ -118,11 +118,11 @@ def export(
 
 
 def load(shard: DynamicShard, states: Iterable[DynamicState]) -> None:
-    """Makes a shard hold what is its own of a table's states; what it held is forgotten.
+    """Loads a shard's part of a table's states; what it held is forgotten.
 
-    A shard of another W, or of another capacity, keeps the keys seen last where they are too many.
-    The buckets are those of the same rank of the same W, and otherwise the mean over all ranks,
-    because a key's bucket is on its owner; of another number they begin anew. Counts begin at 0.
+    A shard of another W or capacity that gets too many keys keeps those seen last. Buckets are
+    those of the same rank where W is the same, and otherwise the mean over all ranks, because a
+    key's bucket is on its owner; where their number differs they begin anew. Counts begin at 0.
 
     Args:
         shard: the shard, its slots made if it is to train.
@@ -145,22 +145,24 @@ def load(shard: DynamicShard, states: Iterable[DynamicState]) -> None:
             earlier = mean or buckets
             mean = [old + (new - old) / num_ranks for old, new in zip(earlier, buckets)]
     chosen = exact or mean
-    places = np.arange(1, shard.index.first_place, dtype=np.int64)
-    if chosen is not None and len(places) == len(chosen[0]):
-        _write(shard.store, places, chosen[0], dict(zip(shard.store.slots, chosen[1:])))
+    row_indices = np.arange(1, shard.index.first_row, dtype=np.int64)
+    if chosen is not None and len(row_indices) == len(chosen[0]):
+        _write(shard.store, row_indices, chosen[0], dict(zip(shard.store.slots, chosen[1:])))
 
 
 def _load_keys(shard: DynamicShard, state: DynamicState) -> None:
     own = is_own(state.keys, shard.world)
-    stays, places = shard.index.restore(state.keys[own], state.last_seen[own])
+    stays, row_indices = shard.index.restore(state.keys[own], state.last_seen[own])
     shard.store.group.reach(shard.index.used)
     slots = {name: state.slots[name][own][stays] for name in shard.store.slots}
-    _write(shard.store, places, state.rows[own][stays], slots)
+    _write(shard.store, row_indices, state.rows[own][stays], slots)
     if shard.waiting is not None:
         own = is_own(state.waiting_keys, shard.world)
         room = shard.waiting
-        stays, places = room.index.restore(state.waiting_keys[own], state.waiting_last_seen[own])
-        room.sightings.scatter(tf.constant(places), tf.constant(state.sightings[own][stays]))
+        stays, row_indices = room.index.restore(
+            state.waiting_keys[own], state.waiting_last_seen[own]
+        )
+        room.sightings.scatter(tf.constant(row_indices), tf.constant(state.sightings[own][stays]))
 
 
 def check_fits(shard: KeyedShard, state: DynamicState) -> None:
@@ -178,25 +180,25 @@ def check_fits(shard: KeyedShard, state: DynamicState) -> None:
         )
 
 
-def _at(store: RowStore, places: tf.Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    slots = {name: slot.gather(places).numpy() for name, slot in store.slots.items()}
-    return store.rows.gather(places).numpy(), slots
+def _at(store: RowStore, row_indices: tf.Tensor) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    slots = {name: slot.gather(row_indices).numpy() for name, slot in store.slots.items()}
+    return store.rows.gather(row_indices).numpy(), slots
 
 
 def _write(
-    store: RowStore, places: np.ndarray, rows: np.ndarray, slots: dict[str, np.ndarray]
+    store: RowStore, row_indices: np.ndarray, rows: np.ndarray, slots: dict[str, np.ndarray]
 ) -> None:
-    store.rows.scatter(tf.constant(places), tf.constant(rows))
+    store.rows.scatter(tf.constant(row_indices), tf.constant(rows))
     for name, slot in store.slots.items():
-        slot.scatter(tf.constant(places), tf.constant(slots[name]))
+        slot.scatter(tf.constant(row_indices), tf.constant(slots[name]))
 
 
 def _waiting(shard: DynamicShard, *, some: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The waiting keys, their last steps and their sightings; none where `some` is false."""
     if shard.waiting is None or not some:
         return nobody()
-    keys, places = shard.waiting.index.keys_and_places()
-    where = tf.constant(places)
+    keys, row_indices = shard.waiting.index.keys_and_row_indices()
+    where = tf.constant(row_indices)
     last_seen = shard.waiting.index.last_seen.gather(where).numpy()
     return keys, last_seen, shard.waiting.sightings.gather(where).numpy()
 

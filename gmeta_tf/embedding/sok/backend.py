@@ -1,8 +1,8 @@
-"""The exchange over NVIDIA's Sparse Operation Kit, behind the face of `ShardedEmbedding`.
+"""The exchange over NVIDIA's Sparse Operation Kit, behind the interface of `ShardedEmbedding`.
 
 SOK moves keys and rows between GPUs and finds a rank's rows; initial rows, row optimizers and
-checkpoints are those of the Horovod back-end. docs/gpu.md tells how to get it, and what of this has
-been run where.
+checkpoints are those of the Horovod back-end. docs/gpu.md says how to get it, and what has been run
+where.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ __all__ = ["SokRoute", "SokShard", "choose_backend", "start_sok", "sum_duplicate
 _LOG = logging.getLogger(__name__)
 _HOW = (
     "docs/gpu.md tells how to build an environment with a GPU and merlin-sok; backend='horovod' "
-    "needs neither, and backend='auto' takes what is there."
+    "needs neither, and backend='auto' takes what it finds."
 )
-# The widths that SOK's kernels copy: vectors of four floats.
+# SOK's kernels move vectors of four floats.
 _WIDTH_STEP = 4
 
 
 def choose_backend(
     backend: str, widths: Mapping[str, int], world: World, *, beyond: str | None = None
 ) -> str:
-    """The back-end that the tables get, `"horovod"` or `"sok"`; the same on every rank.
+    """The back-end of the tables, `"horovod"` or `"sok"`; the same on every rank.
 
     Every rank must call it with the same arguments, after `collectives.start`.
 
@@ -43,10 +43,10 @@ def choose_backend(
             otherwise Horovod. Rank 0 logs which and why.
         widths: group of tables -> D.
         world: the ranks.
-        beyond: what else is asked for that SOK does not do, in words; None where nothing is.
+        beyond: what else the user asks for that SOK does not do, in words; None for nothing.
 
     Raises:
-        ValueError: another name, or `"sok"` for a width that SOK can not copy or with `beyond`.
+        ValueError: another name, or `"sok"` for a width that SOK cannot move or with `beyond`.
         RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok (on every rank).
     """
     check_word("ShardedEmbedding: backend", backend, BACKENDS)
@@ -60,7 +60,7 @@ def choose_backend(
         missing = [f"rank {rank}: {text}" for rank, text in enumerate(found) if text]
         obstacle = missing[0] if missing else None
     if obstacle and backend == "sok":
-        raise RuntimeError(f"backend='sok' can not run here. On {obstacle}. {_HOW}")
+        raise RuntimeError(f"backend='sok' cannot run here. On {obstacle}. {_HOW}")
     taken = "horovod" if obstacle else "sok"
     if world.is_chief:
         _log_once(f"embedding back-end: {taken} ({obstacle or 'every rank has a GPU and SOK'})")
@@ -76,14 +76,14 @@ def _unfit_width(widths: Mapping[str, int]) -> str | None:
     for group, width in widths.items():
         if width % _WIDTH_STEP:
             return (
-                f"expected widths divisible by {_WIDTH_STEP}, which SOK's kernels copy at a time, "
+                f"expected widths divisible by {_WIDTH_STEP}, which SOK's kernels move at a time, "
                 f"got {width} (tables of {group!r}). Round the width up, or use backend='horovod'."
             )
     return None
 
 
 def _missing_part() -> str | None:
-    """What this process lacks for SOK, in words; None when nothing."""
+    """What this process lacks for SOK, in words; None if nothing."""
     if not has_gpu():
         return "TensorFlow sees no GPU, and SOK has kernels for GPUs only"
     try:
@@ -92,7 +92,7 @@ def _missing_part() -> str | None:
         return f"SOK needs Horovod on one rank too, and importing it failed: {error}"
     try:
         _sparse_operation_kit()
-    # Without its libraries SOK raises a bare Exception, and TensorFlow's loader errors of its own.
+    # Without its libraries SOK raises a bare Exception, and TensorFlow's loader its own errors.
     except Exception as error:
         return f"importing sparse_operation_kit (of the package merlin-sok) failed: {error}"
     return None
@@ -110,19 +110,19 @@ def _sparse_operation_kit() -> Any:
 
 
 def start_sok(world: World) -> Any:
-    """Starts Horovod and then SOK, unless they have been. Returns the module of SOK.
+    """Starts Horovod and then SOK, unless they are started. Returns SOK's module.
 
     Args:
-        world: the ranks; of one rank alone Horovod is started, too.
+        world: the ranks; SOK needs Horovod on one rank too.
 
     Raises:
         RuntimeError: Horovod's idea of rank and size is not `world`'s.
     """
     start(world, alone_too=True)
     sok = _sparse_operation_kit()
-    # A second `init` raises, whoever made the first.
+    # A second `init` raises, whoever called the first.
     if sok.communication._COMM_TOOL is None:
-        # True would put Keras 2's optimizers in the place of tf.keras.optimizers.
+        # True would replace tf.keras.optimizers by Keras 2's.
         sok.init(use_legacy_optimizer=False)
     return sok
 
@@ -131,8 +131,8 @@ def start_sok(world: World) -> Any:
 class SokRoute:
     """A step's keys on their way through SOK. It lasts one step.
 
-    SOK keeps to itself which key went where. So its look-up is recorded, and the gradients go back
-    by the gradient of the look-up.
+    SOK does not tell which key went where. So a tape records its look-up, and the gradients go back
+    through the gradient of the look-up.
 
     Attributes:
         keys: int64 `[U]`, this rank's distinct keys.
@@ -151,7 +151,7 @@ class SokRoute:
 def sum_duplicates(slices: tf.IndexedSlices) -> tuple[tf.Tensor, tf.Tensor]:
     """The distinct indices of sparse gradients, and the sum of the values of each.
 
-    A row that two ranks have looked up comes back from both:
+    A row that two ranks looked up comes back from both:
 
         indices [4 1 4], values [a b c]  ->  [4 1], [a + c, b]
 
@@ -168,8 +168,8 @@ def sum_duplicates(slices: tf.IndexedSlices) -> tuple[tf.Tensor, tf.Tensor]:
 class SokShard:
     """A rank's rows of the tables of one width, in a variable of SOK.
 
-    Not a `tf.Module`, and no other object that TensorFlow or Keras looks into: what they track they
-    also save, broadcast and count, and each of them would take a shard for the table.
+    Not a `tf.Module`, nor another object that TensorFlow or Keras tracks: what they track they
+    also save, broadcast and count, and they would take a shard for the table.
 
     Attributes:
         name: the group's.
@@ -192,7 +192,7 @@ class SokShard:
         Raises:
             tf.errors.InvalidArgumentError: a negative key.
         """
-        # SOK's kernels take the rest of `key / W` of unsigned numbers, and its Python of signed.
+        # SOK's kernels compute `key % W` unsigned, and its Python signed.
         message = (
             f"a key of the tables of {self.name} is negative, and SOK needs keys from 0: take them "
             "modulo 2**63, or make the tables with backend=horovod"
@@ -213,7 +213,7 @@ class SokShard:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The owners' sums of the gradients; one AlltoAll. Every rank must call it.
 
-        Two ranks, of which both have looked up key 4, which rank 0 owns as its row 2:
+        Two ranks have both looked up key 4, which rank 0 owns as its row 2:
 
             rank 0 gives [g4 g3]  has rows [2], sums [g4 + h4]
             rank 1 gives [h4]     has rows [1], sums [g3]
@@ -223,21 +223,21 @@ class SokShard:
             route: what `fetch` was given.
 
         Returns:
-            The places of this rank's own touched rows, int64 `[V]`, distinct (of a dynamic table
-            the keys); and the *sum* over the ranks of their gradients, float32 `[V, D]`.
+            The row indices of this rank's touched rows, int64 `[V]`, distinct (the keys where the
+            table is dynamic); and the *sum* over the ranks of their gradients, float32 `[V, D]`.
 
         Raises:
-            ValueError: nothing has been fetched by the route.
+            ValueError: the route was not given to `fetch`.
         """
         if route.tape is None:
             raise ValueError(
-                "return_gradients: expected a route that rows were fetched by, got one that was "
-                "never passed to fetch. Call fetch with it first."
+                "return_gradients: expected a route whose rows were fetched, got one that was not "
+                "passed to fetch. Call fetch with it first."
             )
         slices = route.tape.gradient(route.rows, self._variable, output_gradients=gradients)
         indices, sums = sum_duplicates(slices)
         return tf.cast(indices, tf.int64), sums
 
     def _rows_of(self, route: SokRoute, found: tf.Tensor) -> tf.Tensor:
-        """What the rows of the route's keys are, given what the variable holds."""
+        """The rows of the route's keys, given what the variable holds."""
         return found

@@ -18,23 +18,23 @@ from gmeta_tf.embedding.static_shard import initial_rows
 
 __all__ = ["SokDynamicShard", "unkept_rule"]
 
-# What HierarchicalKV writes into a row when it first meets the key. Finite, since a row that
-# training has made NaN must not pass for one that is new.
+# What HierarchicalKV writes into the row of a new key. Finite, since a row that training has made
+# NaN must not pass for a new one.
 _UNSET = -3e38
 _SMALLEST_CAPACITY = 1024
-# The one value that SOK can keep of each rule, and why.
+# The value of each rule that SOK can keep, and why only that.
 _KEPT: dict[str, tuple[Any, str]] = {
     "when_full": ("evict", "SOK drops the rows used least recently"),
     "admit_after": (1, "SOK gives a key its row at the first look-up"),
     "admit_probability": (1.0, "SOK gives every key a row"),
-    "time_to_live": (None, "SOK takes rows away where a table is full, and at no other time"),
+    "time_to_live": (None, "SOK drops rows only where a table is full"),
     "unknown_in_training": ("insert", "SOK inserts the keys that it looks up"),
     "unknown_otherwise": ("default", "SOK inserts the keys that it looks up, and shares no rows"),
 }
 
 
 def unkept_rule(rules: Mapping[str, DynamicTable]) -> str | None:
-    """The first rule of dynamic tables that SOK can not keep, in words; None where it keeps all.
+    """The first rule of dynamic tables that SOK cannot keep, in words; None where it keeps all.
 
     Args:
         rules: dynamic table -> its rules.
@@ -42,8 +42,8 @@ def unkept_rule(rules: Mapping[str, DynamicTable]) -> str | None:
     for table, options in rules.items():
         if options.capacity is None:
             return (
-                f"expected a capacity of the dynamic table {table!r}, which SOK is told when it "
-                "makes the table; got capacity=None. State one, or use backend='horovod'."
+                f"expected a capacity of the dynamic table {table!r}, which SOK needs to make the "
+                "table, got capacity=None. State one, or use backend='horovod'."
             )
         for rule, (kept, reason) in _KEPT.items():
             value = getattr(options, rule)
@@ -59,15 +59,15 @@ def unkept_rule(rules: Mapping[str, DynamicTable]) -> str | None:
 class SokDynamicShard(SokShard):
     """The rows of a dynamic table that this rank owns, in SOK's `DynamicVariable`.
 
-    What `DynamicShard` is over Horovod, with the rules that SOK can keep (`unkept_rule`). SOK has
-    no look-up that does not insert. So a key that is new gets a row that is marked as unset, and
-    whoever reads it takes something else instead: in training its initial row, a function of the
-    key, which the step's update then writes; otherwise zeros. Rows that are marked are in no
-    checkpoint and are not served, but they take up places.
+    The counterpart of `DynamicShard`, with the rules that SOK can keep (`unkept_rule`). Every
+    look-up of SOK inserts. So a new key gets a row that is marked as unset, and readers take
+    something else instead: in training its initial row, a function of the key, which the step's
+    update then writes; otherwise zeros. Marked rows are neither saved nor served, but they count
+    towards the capacity.
 
-    A full table drops the rows used least recently, of whichever kind. Rows and slots are tables of
-    their own and drop each by itself: a key that comes back starts anew, slots too, and where a
-    slot alone was dropped it starts anew by itself.
+    A full table drops the rows used least recently, marked or not. Rows and slots are separate
+    tables, and each drops its own: a key that comes back starts anew, with its slots; where only a
+    slot was dropped, only that slot starts anew.
 
     Attributes:
         options: the table's rules.
@@ -99,7 +99,7 @@ class SokDynamicShard(SokShard):
             name: of the variables.
 
         Raises:
-            ValueError: a rule that SOK can not keep.
+            ValueError: a rule that SOK cannot keep.
         """
         unkept = unkept_rule({table: options})
         if unkept:
@@ -113,9 +113,9 @@ class SokDynamicShard(SokShard):
         super().__init__(self._dynamic(f"{name}_rows", _UNSET, width), width, world, name=name)
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
-        """Makes the variables that the optimizer keeps; what those of an earlier one held goes.
+        """Makes the slots of the optimizer; what those of an earlier one held goes.
 
-        Nothing frees a variable of SOK before the process ends. So one that fits is begun anew.
+        SOK frees no variable before the process ends. So one that fits is used again.
         """
         earlier, self.slots = self.slots, {}
         for name, slot in optimizer.slots(self.width).items():
@@ -152,7 +152,7 @@ class SokDynamicShard(SokShard):
             # HierarchicalKV's scatter_update passes over keys that are not there. Reading inserts.
             found = self._read(self._variable, keys)
             is_new = _is_unset(found)[:, tf.newaxis]
-            # A row that was dropped may have left its slots behind.
+            # A dropped row may have left its slots behind.
             old = {
                 name: tf.where(is_new, _shape_of(slot)[1], self._read(slot, keys))
                 for name, slot in self.slots.items()
@@ -164,7 +164,7 @@ class SokDynamicShard(SokShard):
                 slot.scatter_update(tf.IndexedSlices(slots[name], keys))
             return tf.size(keys)
 
-        # No keys would be kernels of no blocks, which CUDA refuses.
+        # Without keys SOK would launch kernels of no blocks, which CUDA rejects.
         tf.cond(tf.size(keys) > 0, apply, lambda: tf.constant(0))
 
     def bucket_of(self, keys: tf.Tensor) -> tf.Tensor:
@@ -172,21 +172,21 @@ class SokDynamicShard(SokShard):
         return tf.zeros_like(keys)
 
     def metrics(self) -> dict[str, tf.Tensor]:
-        """This rank's counts, int64 scalars: the one that SOK keeps.
+        """This rank's counts, int64 scalars: SOK keeps one.
 
-        `occupancy`: the places that are taken, also by keys that were only looked up.
+        `occupancy`: the rows in use, also those of keys that were only looked up.
         """
         return {"occupancy": tf.cast(self._variable.size[0], tf.int64)}
 
     def clear(self) -> None:
-        """Forgets every key. The places are free for others when the table is full.
+        """Forgets every key. Other keys may take the rows when the table is full.
 
-        SOK takes no key away, and a new variable would not be the one that a traced step has.
+        SOK removes no key, and a traced step would not see a new variable.
         """
         self._fill(self._variable)
 
     def export_shard(self) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """What has been trained: keys, int64 `[N]`, ascending; `rows` and each slot, `[N, D]`."""
+        """The trained keys, int64 `[N]`, ascending; and `rows` and each slot, `[N, D]`."""
         keys, rows = self._export(self._variable)
         trained = rows[:, 0] != np.float32(_UNSET)
         keys, rows = keys[trained], rows[trained]
@@ -196,7 +196,7 @@ class SokDynamicShard(SokShard):
         return keys, {"rows": rows[order], **slots}
 
     def load_shard(self, keys: np.ndarray, values: Mapping[str, np.ndarray]) -> None:
-        """Writes rows and slots, of any world's keys; keeps those that this rank owns.
+        """Writes the rows and slots of those keys that this rank owns.
 
         Args:
             keys: int64 `[N]`.
@@ -213,10 +213,10 @@ class SokDynamicShard(SokShard):
     def export_state(
         self, step: int, *, keys_at_a_time: int = KEYS_AT_A_TIME
     ) -> Iterator[DynamicState]:
-        """What the shard holds, by key: see `dynamic.state.export`.
+        """The shard's state, by key: see `dynamic.state.export`.
 
-        SOK gives all at once, in the host's memory, and keeps no steps: its keys are taken to have
-        been seen in the last step.
+        SOK gives all at once, in the host's memory, and keeps no steps: its keys count as seen in
+        the last step.
         """
         keys, values = self.export_shard()
         rows = values.pop("rows")
@@ -236,10 +236,10 @@ class SokDynamicShard(SokShard):
             )
 
     def load_state(self, states: Iterable[DynamicState]) -> None:
-        """Makes the shard hold what is its own of a table's states: see `dynamic.state.load`.
+        """Loads this shard's part of a table's states: see `dynamic.state.load`.
 
-        SOK takes keys, rows and slots, and leaves waiting keys and buckets; a rank's own are held
-        once in the host's memory.
+        SOK takes keys, rows and slots, but neither waiting keys nor buckets. The host's memory
+        holds a rank's part once.
         """
         parts: list[dict[str, np.ndarray]] = []
         for state in states:
@@ -257,7 +257,7 @@ class SokDynamicShard(SokShard):
                 "the keys to load. Load each rank's part of one checkpoint once."
             )
         self.clear()
-        # What SOK meets last it drops last.
+        # SOK drops last what it was given last.
         order = np.lexsort((keys, last_seen))[-self.capacity :]
         for first in range(0, len(order), KEYS_AT_A_TIME):
             some = order[first : first + KEYS_AT_A_TIME]
@@ -274,26 +274,26 @@ class SokDynamicShard(SokShard):
         return tf.ensure_shape(variable.sparse_read(keys), [None, variable.dimension])
 
     def _export(self, variable: Any) -> tuple[np.ndarray, np.ndarray]:
-        """All that a variable holds, in an order of its own."""
-        # SOK would ask CUDA for memory of no bytes, which is an error there.
+        """All keys and values of a variable, in SOK's order."""
+        # SOK would ask CUDA for 0 bytes of memory, which is an error there.
         if int(variable.size[0]) == 0:
             return np.zeros([0], np.int64), np.zeros([0, variable.dimension], np.float32)
         keys, values = self._sok.export(variable)
         return keys.numpy(), values.numpy()
 
     def _values_of(self, variable: Any, keys: np.ndarray) -> np.ndarray:
-        """A variable's values of keys, `[N, D]`: where it starts, where it has dropped a key."""
+        """A variable's values for keys, `[N, D]`; a dropped key has the start value."""
         found, values = self._export(variable)
         order = np.argsort(found)
-        # Keys are 0 or more, so the one that is compared behind the last is nobody's.
+        # Keys are 0 or more, so no key equals the -1 that stands behind the last.
         found = np.append(found[order], -1)
         values = np.append(values[order], [[_shape_of(variable)[1]] * variable.dimension], axis=0)
-        places = np.searchsorted(found[:-1], keys)
-        places = np.where(found[places] == keys, places, len(order))
-        return values[places].astype(np.float32)
+        positions = np.searchsorted(found[:-1], keys)
+        positions = np.where(found[positions] == keys, positions, len(order))
+        return values[positions].astype(np.float32)
 
     def _fill(self, variable: Any) -> None:
-        """Gives all rows of a variable the value that new ones have."""
+        """Gives all rows of a variable the start value."""
         keys, _ = self._export(variable)
         width, start = _shape_of(variable)
         for first in range(0, len(keys), KEYS_AT_A_TIME):
@@ -315,7 +315,7 @@ class SokDynamicShard(SokShard):
 
 
 def _shape_of(variable: Any) -> tuple[int, float]:
-    """How many numbers a row of a variable has, and what each is where a key is new."""
+    """How many numbers a row of a variable has, and the value that each starts from."""
     return variable.dimension, float(variable.initializer_str)
 
 

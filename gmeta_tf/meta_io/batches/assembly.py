@@ -1,4 +1,4 @@
-"""Drawn episodes to a batch: pad, tell keys apart, order them by owner."""
+"""Task samples to a batch: pad, make keys distinct, order them by owner."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def assemble_batch(
     num_support: int | tf.Tensor,
     num_ranks: int = 1,
 ) -> Batch:
-    """T drawn episodes to one batch (see `TaskBatches`).
+    """T task samples to one batch (see `TaskBatches`).
 
     Args:
         episodes: words int32 `[T, S + Q, C]`, -1 where rows are missing; num_support and num_query
             int32 `[T]`; task int64 `[T]`.
-        schema: what the words of a row are.
-        num_support: S; where words has room for fewer rows than that and one, that many.
-        num_ranks: W; of more than one, the keys come in the order of their owners.
+        schema: what the words of a row mean.
+        num_support: S; where `words` has room for fewer than S + 1 rows, one less than that.
+        num_ranks: W; with more than one the keys come in the order of their owners.
     """
     words = episodes["words"]
     most_rows = words.shape[1] if words.shape[1] is not None else tf.shape(words)[1]
@@ -82,8 +82,8 @@ def distinct_keys(
 
     Args:
         keys: int32 or int64 `[T, ...]`.
-        there: bool in the shape of `keys`; where it is false is padding, whatever key stands there.
-        num_keys: the keys are below this; None is any key. With it, it takes half the time.
+        there: bool in the shape of `keys`; False is padding, whatever the key.
+        num_keys: all keys are below this; None allows any key, and takes twice the time.
 
     Returns:
         The keys, int64 `[U]`; each pair's key, counted from 1, int32 `[P]`, where entry 0 is the
@@ -92,7 +92,7 @@ def distinct_keys(
     shape, static_shape = tf.shape(keys), keys.shape
     values = None
     if num_keys is None or num_keys > _LARGEST_STRIDE:
-        # Such keys leave no room for the task beside them: first smaller numbers for them.
+        # Such keys leave no room for the task beside them, so smaller numbers stand in for them.
         values, keys = tf.unique(tf.reshape(keys, [-1]), out_idx=tf.int64)
         num_keys = tf.size(values, out_type=tf.int64)
     elif static_shape[0] is not None and static_shape[0] * num_keys <= _MOST_SMALL:
@@ -117,8 +117,7 @@ def _by_owner(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The keys in the order of their owners, and how many each rank owns.
 
-    Done here, where it is done ahead of time, it spares the step the sorting of the keys, of the
-    rows that come for them and of their gradients.
+    Done ahead of time, this spares the step sorting its keys, their rows and their gradients.
 
     Args:
         keys: int64 `[U]`.
@@ -129,14 +128,14 @@ def _by_owner(
         The keys and `pair_to_key` of the new order; and int32 `[W]`.
     """
     by_owner = order_by_owner(keys, num_ranks)
-    place_of = tf.concat([[0], tf.math.invert_permutation(by_owner.order) + 1], axis=0)
-    return by_owner.keys, tf.gather(place_of, pair_to_key), by_owner.counts
+    position_of = tf.concat([[0], tf.math.invert_permutation(by_owner.order) + 1], axis=0)
+    return by_owner.keys, tf.gather(position_of, pair_to_key), by_owner.counts
 
 
 def _is_present(
     episodes: dict[str, tf.Tensor], num_support: int | tf.Tensor, most_rows: int | tf.Tensor
 ) -> tf.Tensor:
-    """Which rows are there, bool `[T, S + Q]`."""
+    """Which rows are present, bool `[T, S + Q]`."""
     counts = (("num_support", num_support), ("num_query", most_rows - num_support))
     return tf.concat(
         [tf.range(columns) < episodes[name][:, tf.newaxis] for name, columns in counts], axis=1
@@ -149,8 +148,8 @@ def _group_keys(
     """The keys of a group of tables.
 
     Returns:
-        The keys, `[T, R, slots]`, int32 where there are not too many; which of them have a row,
-        bool; and each table's largest key that has none, int64 `[tables]`.
+        The keys, `[T, R, slots]`, int32 where they fit; which of them have a row, bool; and each
+        table's largest key without a row, int64 `[tables]`.
     """
     num_keys = num_keys_of(schema, tables)
     ranges = zip(schema.fields, slot_ranges(schema), strict=True)
@@ -169,8 +168,8 @@ def _group_keys(
         keys = tf.cast(keys, tf.int64)
     if is_wide.any():
         high = tf.cast(_planes(words, high_planes), tf.int64)
-        whole = tf.bitwise.left_shift(high, tf.constant(32, tf.int64)) | (keys & 0xFFFFFFFF)
-        keys = tf.where(is_wide, whole, keys)
+        both = tf.bitwise.left_shift(high, tf.constant(32, tf.int64)) | (keys & 0xFFFFFFFF)
+        keys = tf.where(is_wide, both, keys)
     if num_keys is None:
         least = tf.cast(tf.reduce_min(keys), tf.int64)
         # The smallest int64 has no positive one.
@@ -187,7 +186,7 @@ def _group_keys(
         tf.where(least < PADDING_KEY, tf.abs(least), -1), tf.where(most >= limits, most, -1)
     )
     if words.shape[1] is not None:
-        # As long as what they are added to and compared with: short ones are broadcast slowly.
+        # In the full length of the keys: broadcasting short ones is slow.
         limits, first_rows = (np.tile(one, [words.shape[1], 1]) for one in (limits, first_rows))
     return (
         keys + first_rows,

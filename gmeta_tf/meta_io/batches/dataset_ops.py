@@ -1,4 +1,4 @@
-"""What is added to the batches of any dataset: how long a step waited, and the next step's keys."""
+"""Additions to the batches of any dataset: how long a step waited, and the next step's keys."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ __all__ = ["timed", "with_next_keys"]
 
 
 def timed(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The batches, each with `waited`: the seconds for which its step waited, float64."""
+    """The batches, each with `waited`: the seconds that its step waited, float64."""
     clock = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: tf.timestamp())
     options = tf.data.Options()
-    # A buffer behind the clocks would take its own time and not the step's; a map that runs in
-    # parallel has one.
+    # A buffer behind the clocks would measure itself and not the step; a parallel map has one.
     options.experimental_optimization.inject_prefetch = False
     options.experimental_optimization.map_parallelization = False
     return (
@@ -25,12 +24,12 @@ def timed(dataset: tf.data.Dataset) -> tf.data.Dataset:
 
 
 def with_next_keys(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """The batches, each with `next`: what is known of the batch that follows it.
+    """The batches, each with `next`: what is known of the following batch.
 
         keys, keys_of_rank  its keys, as in `TaskBatches`
-        known   bool, whether one follows: the keys behind the last batch are nobody's
+        known   bool, whether one follows; after the last batch the keys mean nothing
 
-    The data is read once: a batch is held until the one behind it has come.
+    The data is read once: each batch is held until the next one has come.
     """
     nothing = tf.nest.map_structure(
         lambda spec: tf.zeros([size or 0 for size in spec.shape], spec.dtype), dataset.element_spec
@@ -45,5 +44,5 @@ def with_next_keys(dataset: tf.data.Dataset) -> tf.data.Dataset:
     known = tf.data.Dataset.from_tensors(True).repeat()
     batches = tf.data.Dataset.zip((dataset, known))
     ended = batches.concatenate(tf.data.Dataset.from_tensors((nothing, False)))
-    # What is held at first is nothing, and left out.
+    # The scan first gives out `nothing`, which is left out.
     return ended.scan(nothing, lambda held, batch: hold(held, *batch)).skip(1)

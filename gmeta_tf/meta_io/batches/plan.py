@@ -1,10 +1,10 @@
-"""Which pieces stand in which step of which rank: what the index alone decides.
+"""The plan assigns task samples to steps and ranks, from the index alone.
 
-An epoch is planned in whole numbers before a byte of a record is read. The records are shared out
-to the ranks as one run each, and a rank goes through its run window by window. So every rank knows
-how many steps the others have, and what a stopped epoch has used is known without reading it again.
+A whole epoch is planned before a byte of a record is read. Each rank gets one run of the records
+and goes through it window by window. So every rank knows how many steps the others have, and what a
+stopped epoch has used is known without reading it again.
 
-index -> shares of the ranks -> blocks -> windows -> pieces -> steps
+index -> shares of the ranks -> blocks -> windows -> samples -> steps
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gmeta_tf.meta_io.batches.task_samples import PIECE_MEMBERS, Cut, Pieces, draw, drawn_rows
+from gmeta_tf.meta_io.batches.task_samples import SAMPLE_MEMBERS, Cut, TaskSamples, draw, drawn_rows
 from gmeta_tf.meta_io.records.codec import TFRECORD_FRAME_BYTES
 from gmeta_tf.meta_io.records.records import index_chunks
 
@@ -25,14 +25,14 @@ _BLOCKS_IN_WINDOW = 16
 # A read from a remote store costs a round trip, whatever its length.
 _BLOCK_BYTES = 1 << 20
 
-# What a number is drawn for: draws for different things have nothing to do with each other.
-_BLOCK_ORDER, _PIECE_ORDER, _ROW_ORDER, _FIRST_ROW, _STEP_ORDER = range(5)
+# What a number is drawn for, so that draws for different things are independent.
+_BLOCK_ORDER, _SAMPLE_ORDER, _ROW_ORDER, _FIRST_ROW, _STEP_ORDER = range(5)
 _EMPTY = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Segment:
-    """Steps that an epoch has had already: `steps` on each of `size` ranks, of `tasks` tasks."""
+    """Steps that an epoch has had: `steps` on each of `size` ranks, of `tasks` tasks each."""
 
     size: int
     tasks: int
@@ -41,21 +41,21 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """What a rank reads at once, and the steps that come out of it.
+    """What a rank reads at once, and the steps that it gives.
 
-    All pieces of a step are of one bucket. What a window leaves of a bucket that makes no whole
-    step waits for the next window; the last window fills up with empty pieces (record -1).
+    All samples of a step are of one bucket. Samples that do not fill a step wait for the next
+    window; the last window fills up with empty samples (record -1).
 
     Attributes:
         blocks: `(file, offset, bytes, records)` of each run of records, int64 `[G, 4]`.
         records: the positions in the index of the records, in the order in which they are read.
-        pieces: of each bucket, in the order of the steps. `record` is a position in `records`.
-        steps: the bucket of each step that comes out, int32 `[steps]`.
+        samples: of each bucket, in the order of the steps. `record` is a position in `records`.
+        steps: the bucket of each of its steps, int32 `[steps]`.
     """
 
     blocks: np.ndarray
     records: np.ndarray
-    pieces: tuple[Pieces, ...]
+    samples: tuple[TaskSamples, ...]
     steps: np.ndarray
 
 
@@ -65,18 +65,18 @@ class EpochPlan:
 
     Attributes:
         index: of the split, `IndexEntry [episodes]`.
-        cut: how episodes become pieces.
+        cut: how episodes become samples.
         tasks: T, the tasks in a step of the first bucket.
         size: W.
-        buckets: how many sizes of piece are kept apart: up to S + Q rows, up to half of it, up to a
-            quarter, and so on. A step of a later bucket has more tasks, so that all steps have room
-            for about as many rows.
-        shuffle: the order of blocks, pieces and steps; otherwise they keep the index's.
+        buckets: how many sizes of samples are kept apart: up to S + Q rows, up to half of it, up to
+            a quarter, and so on. A step of a later bucket has more tasks, so that all steps have
+            room for about as many rows.
+        shuffle: the order of blocks, samples and steps; otherwise they keep the index's.
         seed: of the draws.
         epoch: which epoch.
         window_rows: about how many rows are read, and shuffled, at once.
-        row_bytes: of a row in the files, from which follows how much one read fetches.
-        done: what the epoch has had before it was stopped; the pieces of those steps are left out.
+        row_bytes: of a row in the files, which decides how much one read fetches.
+        done: the steps before the epoch was stopped; their samples are left out.
     """
 
     index: np.ndarray
@@ -93,7 +93,7 @@ class EpochPlan:
 
     @functools.cached_property
     def capacities(self) -> tuple[int, ...]:
-        """The rows that a piece of each bucket has room for, the largest first."""
+        """The rows that a sample of each bucket has room for, the largest first."""
         return tuple(max(2, -(-self.cut.most_rows >> bucket)) for bucket in range(self.buckets))
 
     @functools.cached_property
@@ -103,7 +103,7 @@ class EpochPlan:
 
     @functools.cached_property
     def num_steps(self) -> int:
-        """The steps of the epoch (of what is left of it), equal on every rank."""
+        """The steps of the epoch, or of its rest; equal on every rank."""
         return int(self._steps_of_ranks.max())
 
     @property
@@ -113,13 +113,13 @@ class EpochPlan:
 
     @property
     def num_padded_rows(self) -> int:
-        """The rows that the steps of all ranks have room for, those of empty steps left out."""
-        whole = -(-self.pieces_of_ranks // self.tasks_of_buckets) * self.tasks_of_buckets
+        """The rows that the steps of all ranks have room for, without empty steps."""
+        whole = -(-self.samples_of_ranks // self.tasks_of_buckets) * self.tasks_of_buckets
         return int((whole * self.capacities).sum())
 
     @property
-    def pieces_of_ranks(self) -> np.ndarray:
-        """The pieces of each rank and bucket, int64 `[W, buckets]`."""
+    def samples_of_ranks(self) -> np.ndarray:
+        """The samples of each rank and bucket, int64 `[W, buckets]`."""
         return self._shares[1]
 
     def windows(self, rank: int) -> Iterator[Window]:
@@ -132,10 +132,10 @@ class EpochPlan:
             is_last = number == len(runs) - 1
             ranges = [np.arange(first, last) for first, last, _ in blocks]
             records = np.concatenate([np.zeros(0, np.int64), *ranges])
-            pieces = [
-                self._in_order(part, records) for part in self._by_bucket(self._pieces(records))
+            samples = [
+                self._in_order(part, records) for part in self._by_bucket(self._samples(records))
             ]
-            waiting += [len(part) for part in pieces]
+            waiting += [len(part) for part in samples]
             whole = -(-waiting // sizes) if is_last else waiting // sizes
             steps = np.repeat(np.arange(self.buckets), whole)
             if self.shuffle:
@@ -143,23 +143,23 @@ class EpochPlan:
                 steps = steps[np.argsort(draws, kind="stable")]
             if is_last:
                 missing = whole * sizes - waiting
-                # A rank that has run dry goes on with empty steps until the others have ended.
+                # A rank without samples left takes empty steps until the others have ended.
                 empty_steps = steps_left - len(steps)
                 missing[0] += empty_steps * sizes[0]
                 steps = np.append(steps, np.zeros(empty_steps, np.int64))
-                pieces = [
+                samples = [
                     _with_empty(part, int(count))
-                    for part, count in zip(pieces, missing, strict=True)
+                    for part, count in zip(samples, missing, strict=True)
                 ]
             waiting -= whole * sizes
             steps_left -= len(steps)
-            yield Window(self._reads(blocks), records, tuple(pieces), steps.astype(np.int32))
+            yield Window(self._reads(blocks), records, tuple(samples), steps.astype(np.int32))
 
     def row_positions(self, window: Window) -> tuple[np.ndarray, ...]:
-        """Which row of its record stands where in each piece, by bucket, int32 `[M, rows]`.
+        """The position in its record of each row of each sample, by bucket, int32 `[M, rows]`.
 
         The first min(S, rows - 1) columns are the support's and the others the query's; -1 where
-        there is none.
+        no row is.
         """
         entries = self.index[window.records]
         rows = entries["rows"].astype(np.int32)
@@ -168,10 +168,10 @@ class EpochPlan:
             drawn = np.arange(rows.sum(), dtype=np.int32) - np.repeat(first, rows)
         else:
             drawn = drawn_rows(rows, self._draw(_ROW_ORDER, entries["task"], entries["part"]))
-        first = np.append(first, np.int32(0))  # what an empty piece, of record -1, finds
-        drawn = np.append(drawn, np.int32(_EMPTY))  # what a row that is missing finds
+        first = np.append(first, np.int32(0))  # for empty samples, whose record is -1
+        drawn = np.append(drawn, np.int32(_EMPTY))  # for missing rows
         positions = []
-        for part, capacity in zip(window.pieces, self.capacities, strict=True):
+        for part, capacity in zip(window.samples, self.capacities, strict=True):
             num_support = min(self.cut.support, capacity - 1)
             where = np.concatenate(
                 [
@@ -188,66 +188,68 @@ class EpochPlan:
 
     @functools.cached_property
     def _shares(self) -> tuple[np.ndarray, np.ndarray, int]:
-        """Where each rank's records begin `[W + 1]`, its pieces `[W, buckets]`, and all rows.
+        """Where each rank's records begin `[W + 1]`, its samples `[W, buckets]`, and all rows.
 
-        Ranks are even by the rows that their steps have room for, which is what a step costs.
+        Shares are even by the rows that steps have room for, since those cost the time.
         """
         counts = np.zeros([self.size, self.buckets], np.int64)
         records_of = np.zeros(self.size, np.int64)
         num_rows, cost_before = 0, 0
-        total = sum(int(self._costs(pieces, n).sum()) for n, pieces in self._all_pieces())
-        for num_records, pieces in self._all_pieces():
-            costs = self._costs(pieces, num_records)
+        total = sum(int(self._costs(samples, n).sum()) for n, samples in self._all_samples())
+        for num_records, samples in self._all_samples():
+            costs = self._costs(samples, num_records)
             before = cost_before + np.cumsum(costs) - costs
             rank = np.minimum(before * self.size // max(total, 1), self.size - 1)
             records_of += np.bincount(rank, minlength=self.size)
-            cell = rank[pieces.record] * self.buckets + self._bucket_of(pieces)
+            cell = rank[samples.record] * self.buckets + self._bucket_of(samples)
             counts += np.bincount(cell, minlength=counts.size).reshape(counts.shape)
-            num_rows += int(pieces.num_rows.sum())
+            num_rows += int(samples.num_rows.sum())
             cost_before += int(costs.sum())
         return np.concatenate([[0], np.cumsum(records_of)]), counts, num_rows
 
     @property
     def _steps_of_ranks(self) -> np.ndarray:
-        return (-(-self.pieces_of_ranks // self.tasks_of_buckets)).sum(axis=1)
+        return (-(-self.samples_of_ranks // self.tasks_of_buckets)).sum(axis=1)
 
-    def _all_pieces(self) -> Iterator[tuple[int, Pieces]]:
-        """The pieces of the whole index in parts: how many records, and the pieces of those."""
+    def _all_samples(self) -> Iterator[tuple[int, TaskSamples]]:
+        """The samples of the whole index in parts: how many records, and their samples."""
         first = 0
         for entries in index_chunks(self.index):
-            yield len(entries), self._pieces(np.arange(first, first + len(entries)))
+            yield len(entries), self._samples(np.arange(first, first + len(entries)))
             first += len(entries)
 
-    def _pieces(self, records: np.ndarray) -> Pieces:
-        """The pieces of records that are not done; `record` is a position in `records`."""
+    def _samples(self, records: np.ndarray) -> TaskSamples:
+        """The samples of records that are not done; `record` is a position in `records`."""
         entries = self.index[records]
-        pieces = self.cut.pieces(
+        samples = self.cut.samples(
             entries["rows"], self._draw(_FIRST_ROW, entries["task"], entries["part"])
         )
         if not self.done:
-            return pieces
-        return pieces.take(~self._is_done[self._first_piece[records][pieces.record] + pieces.chunk])
+            return samples
+        return samples.take(
+            ~self._is_done[self._first_sample[records][samples.record] + samples.chunk]
+        )
 
-    def _bucket_of(self, pieces: Pieces) -> np.ndarray:
-        return (pieces.num_rows[:, np.newaxis] <= self.capacities).sum(axis=1) - 1
+    def _bucket_of(self, samples: TaskSamples) -> np.ndarray:
+        return (samples.num_rows[:, np.newaxis] <= self.capacities).sum(axis=1) - 1
 
-    def _by_bucket(self, pieces: Pieces) -> list[Pieces]:
-        bucket = self._bucket_of(pieces)
-        return [pieces.take(bucket == one) for one in range(self.buckets)]
+    def _by_bucket(self, samples: TaskSamples) -> list[TaskSamples]:
+        bucket = self._bucket_of(samples)
+        return [samples.take(bucket == one) for one in range(self.buckets)]
 
-    def _costs(self, pieces: Pieces, num_records: int) -> np.ndarray:
-        room = np.array(self.capacities)[self._bucket_of(pieces)]
-        return np.bincount(pieces.record, weights=room, minlength=num_records).astype(np.int64)
+    def _costs(self, samples: TaskSamples, num_records: int) -> np.ndarray:
+        room = np.array(self.capacities)[self._bucket_of(samples)]
+        return np.bincount(samples.record, weights=room, minlength=num_records).astype(np.int64)
 
-    def _in_order(self, pieces: Pieces, records: np.ndarray) -> Pieces:
-        """The pieces in the order of the steps."""
+    def _in_order(self, samples: TaskSamples, records: np.ndarray) -> TaskSamples:
+        """The samples in the order of the steps."""
         if not self.shuffle:
-            return pieces
-        entries = self.index[records[pieces.record]]
-        # The pieces of an episode that is judged stay together, since its judge needs them so.
-        chunk = 0 if self.cut.coverage == "judge" else pieces.chunk
-        draws = self._draw(_PIECE_ORDER, entries["task"], entries["part"], chunk)
-        return pieces.take(np.argsort(draws, kind="stable"))
+            return samples
+        entries = self.index[records[samples.record]]
+        # In evaluation an episode's samples stay together: metrics of tasks need that.
+        chunk = 0 if self.cut.coverage == "evaluate" else samples.chunk
+        draws = self._draw(_SAMPLE_ORDER, entries["task"], entries["part"], chunk)
+        return samples.take(np.argsort(draws, kind="stable"))
 
     def _window_blocks(self, rank: int) -> list[np.ndarray]:
         """The blocks of each window: `(first record, last record, rows)`, int64 `[G, 3]`."""
@@ -258,7 +260,7 @@ class EpochPlan:
         return np.split(blocks, np.flatnonzero(np.diff(window)) + 1)
 
     def _blocks(self, rank: int) -> np.ndarray:
-        """A rank's runs of records that one read fetches: `(first, last, rows)`, in index order."""
+        """A rank's runs of records, one for each read: `(first, last, rows)`, in index order."""
         first, last = (int(bound) for bound in self._shares[0][rank : rank + 2])
         block_rows = max(self.window_rows // _BLOCKS_IN_WINDOW, _BLOCK_BYTES // self.row_bytes)
         block_rows = min(block_rows, self.window_rows)
@@ -273,10 +275,10 @@ class EpochPlan:
             blocks.append(np.stack([first + starts, first + stops, rows], axis=1))
             first += len(entries)
         found = np.concatenate([np.zeros([0, 3], np.int64), *blocks])
-        return found[[self._has_pieces(*block) for block in found[:, :2]]] if self.done else found
+        return found[[self._has_samples(*block) for block in found[:, :2]]] if self.done else found
 
-    def _has_pieces(self, first: int, last: int) -> bool:
-        return len(self._pieces(np.arange(first, last))) > 0
+    def _has_samples(self, first: int, last: int) -> bool:
+        return len(self._samples(np.arange(first, last))) > 0
 
     def _reads(self, blocks: np.ndarray) -> np.ndarray:
         """`Window.blocks` of blocks of records."""
@@ -286,39 +288,39 @@ class EpochPlan:
         return np.stack(columns, axis=1).astype(np.int64)
 
     @functools.cached_property
-    def _first_piece(self) -> np.ndarray:
-        """The number of each record's first piece when all are counted through."""
-        counts = self.cut.num_pieces(self.index["rows"])
+    def _first_sample(self) -> np.ndarray:
+        """The number of each record's first sample, where all samples are numbered."""
+        counts = self.cut.num_samples(self.index["rows"])
         return np.cumsum(counts) - counts
 
     @functools.cached_property
     def _is_done(self) -> np.ndarray:
-        """Of all pieces, counted through, those that were in the steps of `done`."""
-        is_done = np.zeros(int(self.cut.num_pieces(self.index["rows"]).sum()), bool)
+        """Which of all the numbered samples were in the steps of `done`."""
+        is_done = np.zeros(int(self.cut.num_samples(self.index["rows"]).sum()), bool)
         *earlier, last = self.done
         before = dataclasses.replace(self, size=last.size, tasks=last.tasks, done=tuple(earlier))
         if earlier:
             is_done |= before._is_done
         for rank in range(last.size):
-            is_done[before._pieces_until(rank, last.steps)] = True
+            is_done[before._samples_until(rank, last.steps)] = True
         return is_done
 
-    def _pieces_until(self, rank: int, num_steps: int) -> np.ndarray:
-        """The numbers of a rank's pieces that stand in its first steps."""
-        pieces: list[list[np.ndarray]] = [[] for _ in range(self.buckets)]
+    def _samples_until(self, rank: int, num_steps: int) -> np.ndarray:
+        """The numbers of the samples in a rank's first steps."""
+        samples: list[list[np.ndarray]] = [[] for _ in range(self.buckets)]
         steps = np.zeros(0, np.int32)
         for window in self.windows(rank):
-            for bucket, part in enumerate(window.pieces):
+            for bucket, part in enumerate(window.samples):
                 there = part.record != _EMPTY
                 records = window.records[part.record] if len(window.records) else part.record
-                first = self._first_piece[records]
-                pieces[bucket].append(np.where(there, first + part.chunk, _EMPTY))
+                first = self._first_sample[records]
+                samples[bucket].append(np.where(there, first + part.chunk, _EMPTY))
             steps = np.append(steps, window.steps)
             if len(steps) >= num_steps:
                 break
         used = np.bincount(steps[:num_steps], minlength=self.buckets) * self.tasks_of_buckets
         numbers = np.concatenate(
-            [np.concatenate(part)[:count] for part, count in zip(pieces, used, strict=True)]
+            [np.concatenate(part)[:count] for part, count in zip(samples, used, strict=True)]
         )
         return numbers[numbers != _EMPTY]
 
@@ -326,12 +328,12 @@ class EpochPlan:
         return draw(self.seed, self.epoch, kind, *coordinates)
 
 
-def _with_empty(pieces: Pieces, count: int) -> Pieces:
-    """The pieces and after them some without rows."""
-    return Pieces(
+def _with_empty(samples: TaskSamples, count: int) -> TaskSamples:
+    """The samples, followed by some without rows."""
+    return TaskSamples(
         *(
-            np.append(getattr(pieces, name), np.full(count, _EMPTY if name == "record" else 0))
-            for name in PIECE_MEMBERS
+            np.append(getattr(samples, name), np.full(count, _EMPTY if name == "record" else 0))
+            for name in SAMPLE_MEMBERS
         )
     )
 

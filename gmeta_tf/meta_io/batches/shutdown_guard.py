@@ -1,8 +1,8 @@
-"""Ending a process while tf.data still asks Python for plans.
+"""Interpreter shutdown while tf.data still asks Python for plans.
 
-A thread of TensorFlow's that is inside Python when the interpreter shuts down never comes out
-again, and the process then waits for it for ever. So once the process ends no plan is begun, and
-the end waits for those that have begun.
+A TensorFlow thread that is inside Python when the interpreter shuts down never returns, and the
+process waits for it for ever. So once shutdown begins no plan is started, and shutdown waits for
+the plans under way.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from types import FrameType
 
 import tensorflow as tf
 
-__all__ = ["until_exit"]
+__all__ = ["until_shutdown"]
 
 _LONGEST_WAIT_SECONDS = 30.0
 _PAUSE_SECONDS = 0.05
@@ -24,28 +24,28 @@ _PAUSE_SECONDS = 0.05
 _DOOR = "tensorflow/python/ops/script_ops.py"
 
 
-def until_exit() -> tf.data.Dataset:
-    """Zeros without end, but for the end of the process: what a dataset that calls Python maps."""
-    is_leaving = _is_leaving()
+def until_shutdown() -> tf.data.Dataset:
+    """Zeros until interpreter shutdown, for a dataset that calls Python to map."""
+    is_shutting_down = _is_shutting_down()
     zeros = tf.data.Dataset.from_tensors(0).repeat()
-    # TensorFlow asks, not Python, and before each call.
-    return zeros.take_while(lambda _: tf.logical_not(is_leaving))
+    # TensorFlow evaluates this, without Python, before each call.
+    return zeros.take_while(lambda _: tf.logical_not(is_shutting_down))
 
 
 @functools.cache
-def _is_leaving() -> tf.Variable:
+def _is_shutting_down() -> tf.Variable:
     with tf.init_scope(), tf.device("/CPU:0"):
-        is_leaving = tf.Variable(False, trainable=False)
-    atexit.register(_wait_for_python, is_leaving)
-    return is_leaving
+        is_shutting_down = tf.Variable(False, trainable=False)
+    atexit.register(_wait_for_python, is_shutting_down)
+    return is_shutting_down
 
 
-def _wait_for_python(is_leaving: tf.Variable) -> None:
-    is_leaving.assign(True)
+def _wait_for_python(is_shutting_down: tf.Variable) -> None:
+    is_shutting_down.assign(True)
     own, give_up = threading.get_ident(), time.monotonic() + _LONGEST_WAIT_SECONDS
     is_inside = True
     while is_inside and time.monotonic() < give_up:
-        time.sleep(_PAUSE_SECONDS)  # a thread that has just passed the gate comes to be seen
+        time.sleep(_PAUSE_SECONDS)  # time for a thread that has just passed the check to show
         frames = {thread: frame for thread, frame in sys._current_frames().items() if thread != own}
         is_inside = any(_is_called_by_tensorflow(frame) for frame in frames.values())
 

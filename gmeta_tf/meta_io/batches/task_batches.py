@@ -1,4 +1,4 @@
-"""Records to batches of tasks, with the keys of a step made distinct before the step sees them.
+"""Records to batches of tasks, each with the distinct keys of its step.
 
 plan -> read windows -> check, pick rows -> steps of T tasks -> distinct keys -> prefetch
 """
@@ -36,10 +36,10 @@ class Progress:
     """How far a run is in its data: what to save so that it can go on, at another W too.
 
     Attributes:
-        epoch: the epoch that is going on.
-        done: what it has had so far; more than one segment when it was stopped more than once.
-        drawn_by: what decides, beside W and T, which rows stand in which step; batches that would
-            draw others can not go on. "" where there is nothing to go on with.
+        epoch: the current epoch.
+        done: its steps so far; more than one segment if it was stopped more than once.
+        drawn_by: the settings that, beside W and T, decide which rows each step has; batches with
+            other settings cannot go on. "" where nothing was done yet.
     """
 
     epoch: int = 0
@@ -75,13 +75,13 @@ class TaskBatches:
         task            int64 [T], the tasks' numbers, -1 where the step has no task left
         out_of_range    int64 [tables], the largest key of each table that it has no row for, or -1
 
-    An episode of n rows gives min(S, n - 1) support rows, so there is always something to judge;
-    rows that are missing have weight 0. What is drawn is a pure function of (seed, epoch, task,
-    episode), whatever the number of ranks.
+    An episode of n rows gives min(S, n - 1) support rows, so every task has a query row; missing
+    rows have weight 0. Draws are a pure function of (seed, epoch, task, episode), whatever the
+    number of ranks.
 
-    Each rank reads one run of the records, even with the others' by the rows that its steps
-    compute. Every rank has the same number of steps, known from the index before the first; a rank
-    that has run dry gets empty tasks of weight 0.
+    Each rank reads one run of the records; the runs are even by the rows that steps compute. Every
+    rank has the same number of steps, known from the index beforehand; a rank without tasks left
+    gets empty ones of weight 0.
 
     Attributes:
         records: the data.
@@ -89,32 +89,31 @@ class TaskBatches:
         tasks: T, the tasks in a step of one rank.
         support: S.
         query: Q.
-        every_row: read all rows of an epoch: an episode of more than S + Q rows stands in it as
-            several tasks, as even as can be, each with its own support. Otherwise an episode stands
-            once an epoch with up to S + Q of its rows.
-        every_query: judge all the rows that are not support: an episode with more than Q of them
-            stands in the batches several times, one after the other, with the same support. For
-            evaluation.
-        in_time_order: adapt on the earlier rows of an episode and judge the later ones; otherwise
-            both are drawn at random, anew in every epoch.
+        every_row: read all rows in an epoch: an episode of more than S + Q rows gives several task
+            samples of about equal size, each with its own support. Otherwise an episode gives one
+            sample an epoch, of up to S + Q of its rows.
+        every_query: evaluate all rows beyond the support: an episode with more than Q of them gives
+            several samples, one after the other, with the same support. For evaluation.
+        in_time_order: adapt on the earlier rows of an episode and evaluate on the later ones;
+            otherwise both are drawn at random, anew in every epoch.
         buckets: with more than one, episodes of up to (S + Q) / 2 rows, a quarter, ... get steps of
             their own, with more tasks and less padding; S and Q are then the largest.
         shuffle: the order of the files' blocks and of the episodes, new in every epoch.
-        deterministic: steps come in the order of the plan; otherwise those of an epoch come as they
-            are ready, which may be quicker, and a run that goes on within an epoch may have a task
-            twice or miss one.
+        deterministic: steps come in the order of the plan. Otherwise the steps of an epoch come as
+            they are ready, which may be quicker, and a run resumed within an epoch may repeat a
+            task or miss one.
         seed: of the order and of the draws.
         window_rows: about how many rows are read and shuffled at once. Memory grows with it, and
             not with the data.
         world: whose shard; None detects it.
-        begin: where an earlier run was stopped (see `progress`). At the same W and T the steps that
-            follow are those that would have followed; at another, what is left of the epoch is
-            dealt anew, and still nothing comes twice.
+        begin: where an earlier run was stopped (see `progress`). At the same W and T the remaining
+            steps are the same; otherwise the rest of the epoch is dealt anew, and still no sample
+            comes twice.
 
     Raises:
-        ValueError: a size below 1, `every_row` together with `every_query`, buckets where
-            every query row is judged, an unknown split, more tasks a step than any rank has, a
-            window of more than 2**30 words, or a beginning that other settings drew.
+        ValueError: a size below 1, `every_query` together with `every_row` or buckets, an unknown
+            split, more tasks a step than any rank has, a window of more than 2**30 int32 words, or
+            a `begin` that other settings drew.
     """
 
     records: Records
@@ -142,32 +141,32 @@ class TaskBatches:
                 )
         if self.every_query and (self.every_row or self.buckets > 1):
             raise ValueError(
-                "TaskBatches: every_query judges an episode in steps that follow one another; "
-                "expected every_row=False and buckets=1 with it, got "
-                f"every_row={self.every_row} and buckets={self.buckets}."
+                "TaskBatches: expected every_row=False and buckets=1 with every_query=True, which "
+                f"evaluates an episode in consecutive steps, got every_row={self.every_row} and "
+                f"buckets={self.buckets}. Leave them out, or set every_query=False."
             )
         if self.window_rows * num_planes(self.schema) > _MOST_WORDS:
             most = _MOST_WORDS // num_planes(self.schema)
             raise ValueError(
                 f"TaskBatches: expected window_rows of at most {most} for rows of "
-                f"{num_planes(self.schema)} words, got {self.window_rows}."
+                f"{num_planes(self.schema)} int32 words, got {self.window_rows}."
             )
         if self.begin.done and self.begin.drawn_by != self._drawn_by:
             raise ValueError(
-                f"TaskBatches: the epoch that is to go on was drawn by {self.begin.drawn_by}; "
-                f"these batches draw by {self._drawn_by}. Give the earlier run's records and "
-                "settings (W and T may differ), or begin with a whole epoch."
+                f"TaskBatches: expected the settings that the stopped epoch was drawn by, "
+                f"{self.begin.drawn_by}, got {self._drawn_by}. Give the earlier run's records and "
+                "settings (W and T may differ), or begin with a new epoch."
             )
         if not len(self._index):
             raise ValueError(
                 f"TaskBatches: the split {self.split!r} of {self.records.path} has no tasks. "
                 "Prepare the data with a larger fraction for it."
             )
-        most = int(self._plan(0).pieces_of_ranks.sum(axis=1).max())
+        most = int(self._plan(0).samples_of_ranks.sum(axis=1).max())
         if self.tasks > most:
             raise ValueError(
-                f"TaskBatches: tasks={self.tasks} a step is more than any of {self.world.size} "
-                f"rank(s) has of the split {self.split!r}: at most {most}. "
+                f"TaskBatches: expected tasks of at most {most}, the most that any of "
+                f"{self.world.size} rank(s) has of the split {self.split!r}, got {self.tasks}. "
                 f"Lower tasks to {most} or less, or prepare more data."
             )
 
@@ -197,7 +196,7 @@ class TaskBatches:
 
         Args:
             epoch: which, from 0.
-            step: the steps that each rank has had of it from these batches.
+            step: the steps of it that each rank has taken from these batches.
         """
         begin = self.begin if self.begin.epoch == epoch else Progress(epoch)
         step += self._steps_before(begin)
@@ -206,7 +205,7 @@ class TaskBatches:
 
     @functools.cached_property
     def steps_at_begin(self) -> int:
-        """The steps of each rank in what is left of the epoch that `begin` stopped in."""
+        """The steps of each rank in the rest of the epoch that `begin` stopped in."""
         return self._steps_left(self.begin)
 
     def _steps_left(self, begin: Progress) -> int:
@@ -239,7 +238,7 @@ class TaskBatches:
         return picked.map(assemble, num_parallel_calls=tf.data.AUTOTUNE)
 
     def _epoch_after_epoch(self, first_epoch: int | None) -> tf.data.Dataset:
-        """Epochs that do not run into one another: each step that comes early is of its epoch."""
+        """Epochs that do not mix: a step that comes early stays in its epoch."""
         begin = self.begin if first_epoch is None else Progress(first_epoch)
         first = self._assembled(self.picked(first_epoch).take(self._steps_left(begin)))
         later = tf.data.Dataset.counter(begin.epoch + 1).flat_map(
@@ -248,11 +247,11 @@ class TaskBatches:
         return first.concatenate(later)
 
     def picked(self, first_epoch: int | tf.Tensor | None = None) -> tf.data.Dataset:
-        """What `dataset` makes batches of: the rows of a step's tasks.
+        """The rows of each step's tasks, from which `dataset` makes batches.
 
-        Each is a dict: task int64 `[T]`, -1 where there is none; words int32 `[T, S + Q, C]`, the
-        words of its support and then its query rows (see `records`), -1 where rows are missing;
-        num_support and num_query int32 `[T]`, how many are there.
+        Each is a dict: task int64 `[T]`, -1 for an empty one; words int32 `[T, S + Q, C]`, the
+        support rows and then the query rows (see `records`), -1 where rows are missing;
+        num_support and num_query int32 `[T]`, the numbers of rows.
         """
         begin = self.begin if first_epoch is None else Progress()
         epoch = begin.epoch if first_epoch is None else first_epoch
@@ -270,7 +269,7 @@ class TaskBatches:
         return reader.steps(plan_of, epoch).skip(self._steps_before(begin))
 
     def _plan(self, epoch: int, done: tuple[Segment, ...] = ()) -> EpochPlan:
-        coverage = "judge" if self.every_query else "all" if self.every_row else "one"
+        coverage = "evaluate" if self.every_query else "all" if self.every_row else "one"
         return EpochPlan(
             self._index,
             Cut(self.support, self.query, coverage, self.in_time_order),
@@ -296,7 +295,7 @@ class TaskBatches:
         return self.records.index(self.split)
 
     def _goes_on(self, begin: Progress) -> bool:
-        """Whether the last segment was of this W and T, so that its steps go on as they were."""
+        """Whether the last segment had this W and T, so that its steps continue unchanged."""
         sizes = [(segment.size, segment.tasks) for segment in begin.done[-1:]]
         return sizes == [(self.world.size, self.tasks)]
 

@@ -1,4 +1,7 @@
-"""Episodes to pieces: which of an episode's rows a task of a step adapts on and is judged on."""
+"""Episodes to task samples: which rows a task of a step adapts on, and which evaluate it.
+
+A *task sample* is one task in one step: up to S support and Q query rows of one episode.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,23 @@ import dataclasses
 
 import numpy as np
 
-__all__ = ["Cut", "Pieces", "draw", "drawn_rows"]
+__all__ = ["Cut", "TaskSamples", "draw", "drawn_rows"]
 
-_EPISODE_BITS, _PLACE_BITS = 20, 14
+_EPISODE_BITS, _POSITION_BITS = 20, 14
 _SORTED_AT_ONCE = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
-    """Tasks of a step, before their rows are drawn. Every member is `[M]`, int64.
+class TaskSamples:
+    """M task samples, before their rows are drawn. Every member is int64 `[M]`.
 
     Attributes:
-        record: the record that it is made of, a position in the index or in a window.
-        chunk: which piece of its record it is.
+        record: the record of the sample, as a position in the index or in a window.
+        chunk: which sample of its record it is.
         first_support: where its support begins in the record's rows, in drawn order.
-        num_support: how many rows it has there.
+        num_support: how many support rows it has.
         first_query: where its query begins.
-        num_query: how many rows it has there.
+        num_query: how many query rows it has.
     """
 
     record: np.ndarray
@@ -35,9 +38,9 @@ class Pieces:
     def __len__(self) -> int:
         return len(self.record)
 
-    def take(self, which: np.ndarray) -> Pieces:
-        """The pieces of a mask, or of positions."""
-        return Pieces(*(getattr(self, name)[which] for name in PIECE_MEMBERS))
+    def take(self, which: np.ndarray) -> TaskSamples:
+        """The samples of a mask, or of positions."""
+        return TaskSamples(*(getattr(self, name)[which] for name in SAMPLE_MEMBERS))
 
     @property
     def num_rows(self) -> np.ndarray:
@@ -45,21 +48,21 @@ class Pieces:
         return self.num_support + self.num_query
 
 
-PIECE_MEMBERS = tuple(member.name for member in dataclasses.fields(Pieces))
+SAMPLE_MEMBERS = tuple(member.name for member in dataclasses.fields(TaskSamples))
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """How an episode becomes pieces of up to S support and Q query rows.
+    """How an episode becomes samples of up to S support and Q query rows.
 
-    A piece of u rows has min(S, u - 1) support rows, so there is always something to judge.
+    A sample of u rows has min(S, u - 1) support rows, so each has a query row.
 
     Attributes:
         support: S.
         query: Q.
-        coverage: of an episode of n rows, `"one"` makes one piece of up to S + Q rows; `"all"`
-            makes ceil(n / (S + Q)) pieces, as even as can be, that together have every row once;
-            `"judge"` makes pieces that share their support and together judge every other row.
+        coverage: what an episode of n rows gives. `"one"`: one sample of up to S + Q rows. `"all"`:
+            ceil(n / (S + Q)) samples of about equal size, which together have every row once.
+            `"evaluate"`: samples with the same support, whose queries are all the other rows.
         in_order: rows keep their order, so that the support comes before the query; otherwise
             their order is drawn.
     """
@@ -74,8 +77,8 @@ class Cut:
         """S + Q."""
         return self.support + self.query
 
-    def num_pieces(self, rows: np.ndarray) -> np.ndarray:
-        """How many pieces episodes of so many rows give, int64 `[n]`."""
+    def num_samples(self, rows: np.ndarray) -> np.ndarray:
+        """How many samples episodes of so many rows give, int64 `[n]`."""
         rows = np.asarray(rows, np.int64)
         if self.coverage == "one":
             return np.ones_like(rows)
@@ -83,23 +86,25 @@ class Cut:
             return -(-rows // self.most_rows)
         return -(-(rows - np.minimum(self.support, rows - 1)) // self.query)
 
-    def pieces(self, rows: np.ndarray, draws: np.ndarray) -> Pieces:
-        """The pieces of episodes, one episode after the other.
+    def samples(self, rows: np.ndarray, draws: np.ndarray) -> TaskSamples:
+        """The samples of episodes, one episode after the other.
 
         Args:
             rows: the rows of each, `[n]`.
-            draws: a random uint64 for each: where the one piece of an episode in order begins.
+            draws: a random uint64 for each; with `in_order` it picks where the one sample begins.
         """
         rows = np.asarray(rows, np.int64)
-        counts = self.num_pieces(rows)
+        counts = self.num_samples(rows)
         record = np.repeat(np.arange(len(rows)), counts)
         chunk = np.arange(len(record)) - np.repeat(np.cumsum(counts) - counts, counts)
         rows, counts = rows[record], counts[record]
-        if self.coverage == "judge":
+        if self.coverage == "evaluate":
             num_support = np.minimum(self.support, rows - 1)
             first_query = num_support + chunk * self.query
             num_query = np.minimum(self.query, rows - first_query)
-            return Pieces(record, chunk, np.zeros_like(chunk), num_support, first_query, num_query)
+            return TaskSamples(
+                record, chunk, np.zeros_like(chunk), num_support, first_query, num_query
+            )
         if self.coverage == "all":
             first = chunk * rows // counts
             used = (chunk + 1) * rows // counts - first
@@ -108,7 +113,9 @@ class Cut:
             room = (rows - used + 1).astype(np.uint64)
             first = (draws % room).astype(np.int64) if self.in_order else np.zeros_like(chunk)
         num_support = np.minimum(self.support, used - 1)
-        return Pieces(record, chunk, first, num_support, first + num_support, used - num_support)
+        return TaskSamples(
+            record, chunk, first, num_support, first + num_support, used - num_support
+        )
 
 
 def draw(*coordinates: np.ndarray | int) -> np.ndarray:
@@ -132,28 +139,28 @@ def drawn_rows(rows: np.ndarray, draws: np.ndarray) -> np.ndarray:
 
     Args:
         rows: the rows of each, int64 `[n]`.
-        draws: a uint64 for each, which says which permutation.
+        draws: a uint64 for each, which picks the permutation.
 
     Returns:
         int32 `[sum(rows)]`.
     """
     rows = np.asarray(rows, np.int64)
     first = np.cumsum(rows) - rows
-    place = np.arange(rows.sum(), dtype=np.uint64)
-    place -= np.repeat(first.astype(np.uint64), rows)
+    position = np.arange(rows.sum(), dtype=np.uint64)
+    position -= np.repeat(first.astype(np.uint64), rows)
     noise = np.repeat(draws, rows)
-    noise += place
+    noise += position
     noise = _splitmix64(noise) >> np.uint64(34)
-    if len(rows) > 1 << _EPISODE_BITS or rows.max(initial=0) > 1 << _PLACE_BITS:
+    if len(rows) > 1 << _EPISODE_BITS or rows.max(initial=0) > 1 << _POSITION_BITS:
         episode = np.repeat(np.arange(len(rows)), rows)
-        return place[np.lexsort((place, noise, episode))].astype(np.int32)
-    # One integer a row, so that one sort of integers does: the episode, 30 random bits, the place.
+        return position[np.lexsort((position, noise, episode))].astype(np.int32)
+    # One integer a row, for one sort of integers: the episode, 30 random bits, the position.
     keys = np.repeat(np.arange(len(rows), dtype=np.uint64) << np.uint64(64 - _EPISODE_BITS), rows)
-    noise <<= np.uint64(_PLACE_BITS)
+    noise <<= np.uint64(_POSITION_BITS)
     keys |= noise
-    keys |= place
+    keys |= position
     _sort_episodes(keys, first + rows)
-    keys &= np.uint64((1 << _PLACE_BITS) - 1)
+    keys &= np.uint64((1 << _POSITION_BITS) - 1)
     return keys.astype(np.int32)
 
 

@@ -1,4 +1,4 @@
-"""Windows of records, read and checked, to the rows of the steps' tasks, in TensorFlow ops."""
+"""Windows of records: read, check, and pick the rows of each task sample, in TensorFlow ops."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ import tensorflow as tf
 
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.batches.plan import EpochPlan, Window
-from gmeta_tf.meta_io.batches.shutdown_guard import until_exit
+from gmeta_tf.meta_io.batches.shutdown_guard import until_shutdown
 from gmeta_tf.meta_io.records.codec import HEADER_WORDS, episode_headers
 
 __all__ = ["WindowReader"]
 
 _PARALLEL_READS = 4
 _MOST_READERS = 8
-# What stands behind the last block of a window: what a row that is missing reads.
+# Stands behind the last block of a window; missing rows read it.
 _NOTHING = np.full(1, -1, "<i4").tobytes()
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowReader:
-    """Reads what plans name, in the plans' order.
+    """Reads the records that plans name, in the plans' order.
 
     Attributes:
         files: the paths of the split's files.
         planes: C of the schema.
         compression: of each record.
-        shape: a plan with the sizes of all of them.
+        shape: a plan whose sizes are those of all plans.
         rank: whose windows.
     """
 
@@ -56,7 +56,7 @@ class WindowReader:
             files.require(path)
         described = _Described(plan_of, self._described)
         return (
-            until_exit()
+            until_shutdown()
             .scan(
                 tf.stack([tf.cast(first_epoch, tf.int64), tf.constant(0, tf.int64)]),
                 functools.partial(self._next_window, described),
@@ -64,24 +64,24 @@ class WindowReader:
             .prefetch(1)
             .flat_map(self._read)
             .map(self._pick, num_parallel_calls=2, deterministic=True)
-            .scan(self._nothing_waits(), self._whole_steps)
+            .scan(self._nothing_waits(), self._full_steps)
             .prefetch(1)
             .flat_map(self._in_order)
         )
 
     def _next_window(
-        self, described: _Described, place: tf.Tensor, _: tf.Tensor
+        self, described: _Described, position: tf.Tensor, _: tf.Tensor
     ) -> tuple[tf.Tensor, dict[str, Any]]:
-        """Calls Python for a window, and once a window only: the rest is TensorFlow's."""
+        """Calls Python once for each window; the rest is TensorFlow's."""
         signature = self._signature()
         specs = tf.nest.flatten(signature)
-        # Not Dataset.from_generator, which calls Python where the process can not keep it from.
-        place, *values = tf.numpy_function(
-            described.next, [place], [tf.int64, *(spec.dtype for spec in specs)]
+        # Not Dataset.from_generator, which may call Python during interpreter shutdown.
+        position, *values = tf.numpy_function(
+            described.next, [position], [tf.int64, *(spec.dtype for spec in specs)]
         )
         for value, spec in zip(values, specs, strict=True):
             value.set_shape(spec.shape)
-        return tf.ensure_shape(place, [2]), tf.nest.pack_sequence_as(signature, values)
+        return tf.ensure_shape(position, [2]), tf.nest.pack_sequence_as(signature, values)
 
     def _described(self, plan: EpochPlan) -> Iterator[list[np.ndarray]]:
         """A plan's windows as the tensors of `_signature`, flat."""
@@ -93,11 +93,11 @@ class WindowReader:
         rows = entries["rows"]
         starts, block_words = self._layout(rows, window.blocks[:, 3])
         nothing = len(block_words) * block_words.max(initial=1)
-        # One more record than there is: the empty one, which a piece of record -1 finds.
+        # One record more than the window has: the empty one, for samples of record -1.
         first_rows = np.append(starts + HEADER_WORDS, nothing).astype(np.int32)
         strides = np.append(rows, 0).astype(np.int32)
         tasks = np.append(entries["task"], -1)
-        pieces = tuple(
+        samples = tuple(
             {
                 "first_words": np.where(
                     positions < 0, np.int32(nothing), positions + first_rows[part.record][:, None]
@@ -107,7 +107,7 @@ class WindowReader:
                 "num_support": part.num_support.astype(np.int32),
                 "num_query": part.num_query.astype(np.int32),
             }
-            for part, positions in zip(window.pieces, plan.row_positions(window), strict=True)
+            for part, positions in zip(window.samples, plan.row_positions(window), strict=True)
         )
         return {
             "blocks": window.blocks,
@@ -115,14 +115,14 @@ class WindowReader:
             "headers": episode_headers(entries["task"], rows, entries["part"]).view("<i4"),
             "starts": starts.astype(np.int32),
             "place": np.stack([entries["file"], entries["offset"]], axis=1).astype(np.int64),
-            "pieces": pieces,
+            "samples": samples,
             "steps": window.steps.astype(np.int64),
         }
 
     def _layout(self, rows: np.ndarray, records: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Where each record of a window begins, and the words of each block.
 
-        Every block has room for as many words as the longest of them.
+        Every block has room for as many words as the longest.
 
         Args:
             rows: of each record.
@@ -139,7 +139,7 @@ class WindowReader:
     def _signature(self) -> dict[str, Any]:
         # With several buckets the shapes of steps differ, and tf.data must not know one of them.
         rows = self.shape.capacities[0] if self.shape.buckets == 1 else None
-        piece = {
+        sample = {
             "first_words": tf.TensorSpec([None, rows], tf.int32),
             "stride": tf.TensorSpec([None], tf.int32),
             "task": tf.TensorSpec([None], tf.int64),
@@ -152,7 +152,7 @@ class WindowReader:
             "headers": tf.TensorSpec([None, HEADER_WORDS], tf.int32),
             "starts": tf.TensorSpec([None], tf.int32),
             "place": tf.TensorSpec([None, 2], tf.int64),
-            "pieces": (piece,) * self.shape.buckets,
+            "samples": (sample,) * self.shape.buckets,
             "steps": tf.TensorSpec([None], tf.int64),
         }
 
@@ -178,7 +178,7 @@ class WindowReader:
         file, offset, num_bytes, num_records = block[0], block[1], block[2], block[3]
         # Unlike tf.data.TFRecordDataset, the op can begin in the middle of a file. It checks the
         # records' checksums; the buffer is the block, so a block is one read. The second file,
-        # never come to, is for s3://: if all files lie there, the op reads 127 MiB at once.
+        # never read, is for s3://: if all files lie there, the op reads 127 MiB at once.
         variant = tf.raw_ops.TFRecordDatasetV2(
             filenames=[tf.gather(tf.constant(self.files), file), os.devnull],
             compression_type="",
@@ -194,9 +194,9 @@ class WindowReader:
         return tf.strings.reduce_join(records)
 
     def _checked(self, window: dict[str, Any], parts: tf.Tensor) -> tf.Tensor:
-        """The words of all records, each of which is what the index says, or an error.
+        """The int32 words of all records, each checked against the index.
 
-        Every block is given the room of the longest: joining them would copy each word twice more.
+        Every block gets the room of the longest: joining them would copy each word twice more.
         """
         room = tf.maximum(tf.reduce_max(window["block_words"]), 1)
         words = tf.io.decode_raw(parts, tf.int32, little_endian=True, fixed_length=4 * room)
@@ -206,7 +206,7 @@ class WindowReader:
         found = tf.gather(words, tf.minimum(where, tf.size(words) - 1))
         differs = tf.reduce_any(found != headers, axis=1)
         expected_bytes = 4 * tf.concat([window["block_words"], [1]], 0)
-        # Cut as well, since a block that nothing is left of gives no part.
+        # Cut as well, since a block that is cut off entirely gives no part.
         as_long = tf.strings.length(parts) == expected_bytes[: tf.size(parts)]
         first = tf.argmax(tf.concat([differs, [True]], 0))
         place = tf.concat([window["place"], [[-1, -1]]], 0)[first]
@@ -229,19 +229,19 @@ class WindowReader:
             return tf.identity(words)
 
     def _pick(self, window: dict[str, Any], parts: tf.Tensor) -> dict[str, Any]:
-        """The rows of each piece: words int32 `[M, rows, C]`, by bucket."""
+        """The rows of each sample, by bucket: `words` is int32 `[M, rows, C]`."""
         words = self._checked(window, parts)
-        # Rows that are missing begin at the last block, which is the word -1: all their words are.
+        # Missing rows begin at the last block, the word -1, and all their words are that one.
         nothing = tf.size(words) // tf.size(parts) * (tf.size(parts) - 1)
         picked = []
-        for part in window["pieces"]:
+        for part in window["samples"]:
             planes = part["stride"][:, tf.newaxis] * tf.range(self.planes)
             where = part["first_words"][:, :, tf.newaxis] + planes[:, tf.newaxis]
             picked.append(
                 {name: part[name] for name in ("task", "num_support", "num_query")}
                 | {"words": tf.gather(words, tf.minimum(where, nothing))}
             )
-        return {"pieces": tuple(picked), "steps": window["steps"]}
+        return {"samples": tuple(picked), "steps": window["steps"]}
 
     def _nothing_waits(self) -> tuple[dict[str, tf.Tensor], ...]:
         return tuple(
@@ -254,16 +254,16 @@ class WindowReader:
             for rows in self.shape.capacities
         )
 
-    def _whole_steps(self, waiting: Any, window: dict[str, Any]) -> tuple[Any, Any]:
-        """Puts what waits before the window's pieces, and keeps what makes no whole step."""
-        left, whole = [], []
+    def _full_steps(self, waiting: Any, window: dict[str, Any]) -> tuple[Any, Any]:
+        """Puts the waiting samples before the window's, and keeps those that fill no step."""
+        left, full = [], []
         for before, part, tasks in zip(
-            waiting, window["pieces"], self.shape.tasks_of_buckets, strict=True
+            waiting, window["samples"], self.shape.tasks_of_buckets, strict=True
         ):
             joined = {name: tf.concat([before[name], part[name]], 0) for name in part}
             steps = tf.shape(joined["task"])[0] // tasks
             left.append({name: value[steps * tasks :] for name, value in joined.items()})
-            whole.append(
+            full.append(
                 {
                     name: tf.reshape(
                         value[: steps * tasks],
@@ -272,10 +272,10 @@ class WindowReader:
                     for name, value in joined.items()
                 }
             )
-        return tuple(left), {"pieces": tuple(whole), "steps": window["steps"]}
+        return tuple(left), {"samples": tuple(full), "steps": window["steps"]}
 
     def _in_order(self, window: dict[str, Any]) -> tf.data.Dataset:
-        by_bucket = [tf.data.Dataset.from_tensor_slices(part) for part in window["pieces"]]
+        by_bucket = [tf.data.Dataset.from_tensor_slices(part) for part in window["samples"]]
         if len(by_bucket) == 1:
             return by_bucket[0]
         return tf.data.Dataset.choose_from_datasets(
@@ -286,10 +286,10 @@ class WindowReader:
 
 
 class _Described:
-    """Windows one at a time, by place: an epoch and a window's number in it.
+    """Windows one at a time, by position: an epoch and a window's number in it.
 
-    It keeps where it is in the epochs that are being read; another place is found by going through
-    the windows before it.
+    It remembers where each reader is; any other position is found by going through the windows
+    before it.
     """
 
     def __init__(
@@ -301,9 +301,9 @@ class _Described:
         self._describe = describe
         self._going_on: dict[tuple[int, int], Iterator[list[np.ndarray]]] = {}
 
-    def next(self, place: np.ndarray) -> list[np.ndarray]:
-        """The place after this one, and the window here; after the last window a new epoch."""
-        epoch, number = (int(one) for one in place)
+    def next(self, position: np.ndarray) -> list[np.ndarray]:
+        """The position after this one, and the window here; a new epoch follows the last window."""
+        epoch, number = (int(one) for one in position)
         windows = self._going_on.pop((epoch, number), None)
         if windows is None:
             windows = self._describe(self._plan_of(epoch))

@@ -147,20 +147,20 @@ def training_step(shard, optimizer=ADAGRAD):
         autograph=False,
     )
     def step_of(keys, gradients, step):
-        places, problem = shard.locate(keys, step, training=True)
-        rows = shard.gather(places)
-        shard.update(places, gradients, optimizer, step)
-        return places, problem, rows
+        row_indices, problem = shard.locate(keys, step, training=True)
+        rows = shard.gather(row_indices)
+        shard.update(row_indices, gradients, optimizer, step)
+        return row_indices, problem, rows
 
     return step_of
 
 
 def run(shard, *batches):
-    """Steps 0, 1, 2 ... of lists of keys with gradients of 1; the places of the last."""
+    """Steps 0, 1, 2 ... of lists of keys with gradients of 1; the row_indices of the last."""
     step_of = training_step(shard)
     for step, keys in enumerate(batches):
-        places, _, _ = step_of(tensor(keys), np.ones([len(keys), WIDTH], np.float32), step)
-    return places.numpy().tolist()
+        row_indices, _, _ = step_of(tensor(keys), np.ones([len(keys), WIDTH], np.float32), step)
+    return row_indices.numpy().tolist()
 
 
 def tensor(keys):
@@ -220,7 +220,7 @@ RULES = {
 
 @pytest.fixture
 def small_blocks(monkeypatch):
-    """Tables without a limit begin with few places, and grow over several blocks."""
+    """Tables without a limit begin with few row_indices, and grow over several blocks."""
     monkeypatch.setattr(dynamic, "_unlimited_rows", lambda width, at_once: Blocks(16, 4))
     monkeypatch.setattr(dynamic, "_FIRST_KEYS", 4)
 
@@ -255,8 +255,8 @@ def test_a_shard_is_a_dictionary(rules, num_ranks, small_blocks):
     assert all(step_of.experimental_get_tracing_count() == 1 for step_of in steps)
 
 
-def test_the_same_calls_give_the_same_places():
-    def places():
+def test_the_same_calls_give_the_same_row_indices():
+    def row_indices():
         shard = made_shard(RULES["all"])
         step_of = training_step(shard)
         return [
@@ -264,7 +264,7 @@ def test_the_same_calls_give_the_same_places():
             for step, (keys, gradients) in enumerate(batches(100, seed=4))
         ]
 
-    assert places() == places()
+    assert row_indices() == row_indices()
 
 
 # Places --------------------------------------------------------------------------------------
@@ -295,7 +295,7 @@ def test_slots_that_are_made_late_start_like_others(small_blocks):
     assert all((accumulator == np.float32(START)).all() for _, accumulator, _ in rows.values())
 
 
-def test_reserved_places_are_not_resident():
+def test_reserved_rows_are_not_resident():
     def resident_bytes():
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
@@ -313,8 +313,8 @@ def test_reserved_places_are_not_resident():
 def test_unlimited_tables_have_as_many_rows_as_fit_into_memory():
     shard = made_shard(DynamicTable())
     assert shard.index.limit > 2**23
-    assert shard.store.group.blocks.places - 1 == shard.index.limit
-    assert shard.index.group.blocks.places >= shard.store.group.blocks.places
+    assert shard.store.group.blocks.num_rows - 1 == shard.index.limit
+    assert shard.index.group.blocks.num_rows >= shard.store.group.blocks.num_rows
 
 
 # Policies ------------------------------------------------------------------------------------
@@ -369,16 +369,16 @@ def test_buckets_are_shared_and_trained_with_summed_gradients():
     keys = tensor(EXTREMES)
     buckets = buckets_of(keys, SEED, 4).numpy()
     assert len(set(buckets)) < len(EXTREMES)
-    places = shard.locate(keys, tf.constant(0, tf.int64), training=False).row_indices
-    assert places.numpy().tolist() == (buckets + 1).tolist()
-    before = shard.gather(places).numpy()
+    row_indices = shard.locate(keys, tf.constant(0, tf.int64), training=False).row_indices
+    assert row_indices.numpy().tolist() == (buckets + 1).tolist()
+    before = shard.gather(row_indices).numpy()
     assert len({row.tobytes() for row in before}) == len(set(buckets))
     gradients = np.random.default_rng(0).normal(size=[len(EXTREMES), WIDTH]).astype(np.float32)
     training_step(shard)(keys, gradients, 0)
     for i, bucket in enumerate(buckets):
         total = gradients[buckets == bucket].sum(axis=0)
         expected = before[i] - RATE * total / np.sqrt(START + total**2 + 1e-7)
-        np.testing.assert_allclose(shard.gather(places)[i], expected, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(shard.gather(row_indices)[i], expected, rtol=1e-4, atol=1e-6)
     assert metrics(shard)["bucket_collisions"] == len(EXTREMES) - len(set(buckets))
     assert metrics(shard)["occupancy"] == 0
 
@@ -423,11 +423,9 @@ def test_chance_is_of_the_key_and_near_its_share():
 
 
 @pytest.mark.parametrize("swept", [1, 3, 50])
-def test_a_place_is_free_after_one_round_of_the_hand(monkeypatch, swept):
+def test_a_row_is_free_after_one_round_of_the_hand(monkeypatch, swept):
     monkeypatch.setattr(key_index, "_SWEPT_A_STEP", swept)
-    index = KeyIndex(
-        Blocks(64), first_place=2, limit=62, time_to_live=5, evicts=False, name="swept"
-    )
+    index = KeyIndex(Blocks(64), first_row=2, limit=62, time_to_live=5, evicts=False, name="swept")
     step = tf.constant(0, tf.int64)
     index.add(tf.range(40, dtype=tf.int64), step)
     none = tf.constant(0, tf.int64)
@@ -535,11 +533,11 @@ def test_buckets_of_the_same_rank_or_the_mean():
     same, other = made_shard(options, gm.World(1, 2)), made_shard(options)
     load(same, states)
     load(other, states)
-    places = tensor([1, 2])
-    np.testing.assert_array_equal(same.gather(places), rows[1])
-    np.testing.assert_allclose(other.gather(places), (rows[0] + rows[1]) / 2, rtol=1e-6)
+    row_indices = tensor([1, 2])
+    np.testing.assert_array_equal(same.gather(row_indices), rows[1])
+    np.testing.assert_allclose(other.gather(row_indices), (rows[0] + rows[1]) / 2, rtol=1e-6)
     np.testing.assert_array_equal(
-        same.store.slots["accumulator"].gather(places), states[1].bucket_slots["accumulator"]
+        same.store.slots["accumulator"].gather(row_indices), states[1].bucket_slots["accumulator"]
     )
 
 
@@ -582,10 +580,8 @@ def test_options_out_of_range(settings, message):
         DynamicTable(**settings)
 
 
-def test_an_index_that_takes_no_place_away_can_not_be_asked_to():
-    index = KeyIndex(
-        Blocks(1), first_place=0, limit=1, time_to_live=None, evicts=False, name="kept"
-    )
+def test_an_index_that_takes_no_row_away_can_not_be_asked_to():
+    index = KeyIndex(Blocks(1), first_row=0, limit=1, time_to_live=None, evicts=False, name="kept")
     index.add(tensor([5]), tf.constant(0, tf.int64))
     with pytest.raises(ValueError, match="expected evicts=True or a time_to_live"):
         index.make_room(tf.constant(1, tf.int64), tf.constant(1, tf.int64))

@@ -44,7 +44,7 @@ def test_an_unknown_backend():
 def test_sok_without_a_gpu_says_so_and_where_to_go():
     with pytest.raises(
         RuntimeError,
-        match=r"'sok' can not run here. On rank 0: TensorFlow sees no GPU.*docs/gpu\.md tells how",
+        match=r"'sok' cannot run here. On rank 0: TensorFlow sees no GPU.*docs/gpu\.md tells how",
     ):
         made_sok.embedding("sok", ONE)
 
@@ -307,7 +307,7 @@ def test_a_negative_key_is_refused(sok):
 def test_gradients_before_rows(sok):
     tables = gm.ShardedEmbedding(made_batches.SCHEMA, 4, world=ONE, backend="sok")
     routes = tables.routes({"embedded": tf.constant([3], tf.int64)})
-    with pytest.raises(ValueError, match="expected a route that rows were fetched by"):
+    with pytest.raises(ValueError, match="expected a route whose rows were fetched"):
         tables.return_gradients({"embedded": tf.ones([1, 4])}, routes, tables.locate(routes))
 
 

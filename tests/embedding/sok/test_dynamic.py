@@ -35,8 +35,8 @@ ONE = gm.World()
     [
         (
             {"capacity": None},
-            "expected a capacity of the dynamic table 'item', which SOK is told when it makes the "
-            "table; got capacity=None. State one, or use backend='horovod'.",
+            "expected a capacity of the dynamic table 'item', which SOK needs to make the table, "
+            "got capacity=None. State one, or use backend='horovod'.",
         ),
         ({"when_full": "default"}, "expected when_full='evict' of .* 'item' .* got 'default'"),
         ({"when_full": "error"}, "expected when_full='evict' of .* 'item' .* got 'error'"),

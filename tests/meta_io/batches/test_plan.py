@@ -63,7 +63,7 @@ def assert_epoch_is_whole(plan):
 
     drawn = [one for steps in ranks for one in tasks_in(steps)]
     assert sum(len(one.support) + len(one.query) for one in drawn) == plan.num_rows
-    assert sum(map(len, map(tasks_in, ranks))) == plan.pieces_of_ranks.sum()
+    assert sum(map(len, map(tasks_in, ranks))) == plan.samples_of_ranks.sum()
     padded = [
         plan.tasks_of_buckets[bucket] * plan.capacities[bucket]
         for steps in ranks
@@ -88,23 +88,23 @@ def assert_rows_are_covered(plan, drawn, rows_of):
     for one in drawn:
         of_episode[one[:2]].append(one)
     assert of_episode.keys() == rows_of.keys()
-    for episode, pieces in of_episode.items():
-        pieces.sort(key=lambda one: one.chunk)
-        assert [one.chunk for one in pieces] == list(range(len(pieces)))
+    for episode, samples in of_episode.items():
+        samples.sort(key=lambda one: one.chunk)
+        assert [one.chunk for one in samples] == list(range(len(samples)))
         num_rows = int(rows_of[episode])
-        for one in pieces:
-            whole = num_rows if cut.coverage == "judge" else len(one.support) + len(one.query)
+        for one in samples:
+            whole = num_rows if cut.coverage == "evaluate" else len(one.support) + len(one.query)
             assert len(one.support) == min(cut.support, whole - 1)
             assert 1 <= len(one.query) <= max(cut.query, cut.most_rows - len(one.support))
             assert not {*one.support} & {*one.query}
-        rows = [row for one in pieces for row in one.query]
-        if cut.coverage == "judge":
-            assert len({one.support for one in pieces}) == 1
-            rows += pieces[0].support
+        rows = [row for one in samples for row in one.query]
+        if cut.coverage == "evaluate":
+            assert len({one.support for one in samples}) == 1
+            rows += samples[0].support
         else:
-            rows += [row for one in pieces for row in one.support]
+            rows += [row for one in samples for row in one.support]
         if cut.coverage == "one":
-            assert len(pieces) == 1
+            assert len(samples) == 1
             assert len(rows) == len(set(rows)) == min(num_rows, cut.most_rows)
             assert {*rows} <= set(range(num_rows))
         else:
@@ -150,7 +150,7 @@ def assert_balanced(plan, ranks):
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 @pytest.mark.parametrize(
-    ("coverage", "buckets"), [("one", 1), ("one", 3), ("all", 1), ("all", 3), ("judge", 1)]
+    ("coverage", "buckets"), [("one", 1), ("one", 3), ("all", 1), ("all", 3), ("evaluate", 1)]
 )
 @pytest.mark.parametrize(
     ("window_rows", "row_bytes"), [(1, 64), (40, 64), (40, 1 << 20), (1 << 17, 64)]
@@ -191,7 +191,7 @@ plans = st.fixed_dictionaries(
     }
 )
 coverages = st.one_of(
-    st.tuples(st.sampled_from(["one", "all"]), st.integers(1, 4)), st.just(("judge", 1))
+    st.tuples(st.sampled_from(["one", "all"]), st.integers(1, 4)), st.just(("evaluate", 1))
 )
 
 
@@ -204,11 +204,11 @@ def test_an_epoch_of_anything_is_whole(options, size, coverage):
 
 def test_an_index_of_several_chunks(monkeypatch):
     whole = plan_of(size=3, coverage="all", buckets=2)
-    expected = (whole.num_steps, whole.num_rows, whole.pieces_of_ranks.tolist())
+    expected = (whole.num_steps, whole.num_rows, whole.samples_of_ranks.tolist())
     monkeypatch.setattr(records_module, "_INDEX_CHUNK", 4)
     plan = plan_of(size=3, coverage="all", buckets=2)
     assert_epoch_is_whole(plan)
-    assert (plan.num_steps, plan.num_rows, plan.pieces_of_ranks.tolist()) == expected
+    assert (plan.num_steps, plan.num_rows, plan.samples_of_ranks.tolist()) == expected
 
 
 @pytest.mark.parametrize("size", [2, 3, 5])
@@ -218,7 +218,7 @@ def test_ranks_are_even_to_a_step(size, coverage):
     rows = np.random.default_rng(size).zipf(1.5, 300).clip(1, 60)
     plan = plan_of(rows, size=size, tasks=8, coverage=coverage)
     capacity = S + Q
-    loads = plan.pieces_of_ranks[:, 0] * capacity
+    loads = plan.samples_of_ranks[:, 0] * capacity
     assert loads.max() - loads.mean() < plan.tasks * capacity
     assert plan.num_steps <= -(-int(np.ceil(loads.mean() / capacity)) // plan.tasks) + 1
 
@@ -255,7 +255,7 @@ def draws_of(plan):
 
 
 @pytest.mark.parametrize("in_order", [False, True])
-@pytest.mark.parametrize("coverage", ["one", "all", "judge"])
+@pytest.mark.parametrize("coverage", ["one", "all", "evaluate"])
 def test_rows_are_drawn_by_seed_epoch_and_episode_alone(coverage, in_order):
     base = {"episode_rows": 12, "coverage": coverage, "in_order": in_order, "seed": 5, "epoch": 2}
     expected = draws_of(plan_of(**base))
@@ -269,7 +269,7 @@ def test_rows_are_drawn_by_seed_epoch_and_episode_alone(coverage, in_order):
         {"shuffle": False},
     ):
         assert draws_of(plan_of(**base, **other)) == expected, other
-    if coverage != "judge":
+    if coverage != "evaluate":
         assert draws_of(plan_of(**base, buckets=3, size=2)) == expected
 
 
@@ -291,7 +291,7 @@ def test_episodes_of_a_task_draw_for_themselves():
     assert len(set(draws.values())) == 9
 
 
-@pytest.mark.parametrize("coverage", ["one", "all", "judge"])
+@pytest.mark.parametrize("coverage", ["one", "all", "evaluate"])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_in_time_order_the_support_is_earlier(coverage, shuffle):
     plan = plan_of(coverage=coverage, in_order=True, shuffle=shuffle, size=2)
@@ -299,9 +299,9 @@ def test_in_time_order_the_support_is_earlier(coverage, shuffle):
         assert list(support) == sorted(support)
         assert list(query) == sorted(query)
         assert max(support, default=-1) < min(query)
-        if coverage != "judge" and support:
+        if coverage != "evaluate" and support:
             assert query[0] == support[-1] + 1
-    # The piece of a long episode begins at another row in another epoch.
+    # The sample of a long episode begins at another row in another epoch.
     begins = {draws_of(plan_of(in_order=True, epoch=epoch))[2, 0, 0][0][0] for epoch in range(12)}
     assert len(begins) > 4
 
@@ -320,14 +320,14 @@ def test_every_row_is_drawn_about_equally_often():
 # Order ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("coverage", ["one", "all", "judge"])
+@pytest.mark.parametrize("coverage", ["one", "all", "evaluate"])
 @pytest.mark.parametrize("window_rows", [1, 1 << 17])
 def test_without_shuffle_the_order_is_that_of_the_index(coverage, window_rows):
     options = {"shuffle": False, "coverage": coverage, "window_rows": window_rows}
     for size in (1, 3):
         plan = plan_of(size=size, **options)
         order = [one[:3] for rank in range(size) for one in tasks_in(steps_of(plan, rank))]
-        counts = plan.cut.num_pieces(plan.index["rows"])
+        counts = plan.cut.num_samples(plan.index["rows"])
         assert order == [
             (entry["task"], entry["part"], chunk)
             for entry, count in zip(plan.index, counts)
@@ -347,12 +347,12 @@ def test_shuffle_reaches_over_the_whole_shard():
     assert min(firsts[quarter] for quarter in range(4)) > 40
 
 
-def test_pieces_of_an_episode_part_when_shuffled_but_not_when_judged():
+def test_samples_of_an_episode_part_when_shuffled_but_not_when_judged():
     order = [one.task for one in tasks_in(steps_of(plan_of(coverage="all"), 0))]
     runs = [task for task, _ in itertools.groupby(order)]
     assert len(runs) > len(set(runs))
     for size, window_rows in itertools.product((1, 2), (1, 1 << 17)):
-        plan = plan_of(coverage="judge", size=size, window_rows=window_rows)
+        plan = plan_of(coverage="evaluate", size=size, window_rows=window_rows)
         for rank in range(size):
             drawn = tasks_in(steps_of(plan, rank))
             runs = [task for task, _ in itertools.groupby(one.task for one in drawn)]
@@ -406,7 +406,7 @@ def test_what_is_left_of_an_epoch_is_what_was_not_had(options, coverage, segment
     assert {one[:3]: one[3:] for one in had} == expected
 
 
-@pytest.mark.parametrize(("coverage", "buckets"), [("one", 1), ("all", 3), ("judge", 1)])
+@pytest.mark.parametrize(("coverage", "buckets"), [("one", 1), ("all", 3), ("evaluate", 1)])
 def test_going_on_after_each_step(coverage, buckets):
     options = {"coverage": coverage, "buckets": buckets, "window_rows": 40}
     before = plan_of(size=2, **options)
@@ -430,8 +430,8 @@ def test_going_on_after_each_step(coverage, buckets):
 def test_what_is_left_is_balanced_too():
     rows = [8] * 300
     rest = plan_of(rows, size=3, tasks=2, done=(Segment(2, 4, 20),))
-    assert rest.pieces_of_ranks.sum() == 300 - 2 * 4 * 20
-    assert np.ptp(rest.pieces_of_ranks) <= 1
+    assert rest.samples_of_ranks.sum() == 300 - 2 * 4 * 20
+    assert np.ptp(rest.samples_of_ranks) <= 1
 
 
 def test_a_plan_is_a_function_of_its_arguments():

@@ -756,7 +756,7 @@ def test_the_same_world_goes_on_with_the_batches_that_would_have_followed(record
         assert again.progress(epoch + 1, 1) == batches.progress(epoch + 1, 1)
 
 
-def pieces_in(steps):
+def samples_in(steps):
     """Every task of steps with its rows, as a multiset."""
     tasks = itertools.chain(*map(tasks_picked, steps))
     return collections.Counter(
@@ -773,9 +773,9 @@ def pieces_in(steps):
     ],
 )
 def test_another_world_goes_on_with_what_is_left(records, stops, options):
-    """After stops at W, T and step: each piece once over all runs of the epoch, the same rows."""
+    """After stops at W, T and step: each sample once over all runs of the epoch, the same rows."""
     whole = task_batches(records, **options)
-    expected = pieces_in(picked(whole, whole.steps_per_epoch, 1))
+    expected = samples_in(picked(whole, whole.steps_per_epoch, 1))
     had, begin = collections.Counter(), gm.Progress(1)
     for size, tasks, num_steps in [*stops, (2, 2, None)]:
         ranks = [
@@ -785,7 +785,7 @@ def test_another_world_goes_on_with_what_is_left(records, stops, options):
         assert len({batches.steps_at_begin for batches in ranks}) == 1
         taken = ranks[0].steps_at_begin if num_steps is None else num_steps
         for batches in ranks:
-            had += pieces_in(picked(batches, taken))
+            had += samples_in(picked(batches, taken))
         (begin,) = {batches.progress(1, taken) for batches in ranks}
     assert had == expected
     assert [(one.size, one.tasks) for one in begin.done] == [

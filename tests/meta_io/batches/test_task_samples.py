@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmeta_tf.meta_io.batches import task_samples as pieces_module
-from gmeta_tf.meta_io.batches.task_samples import Cut, Pieces, draw, drawn_rows
+from gmeta_tf.meta_io.batches import task_samples as task_samples_module
+from gmeta_tf.meta_io.batches.task_samples import Cut, TaskSamples, draw, drawn_rows
 
 quick = settings(deadline=None, max_examples=60, derandomize=True)
 MASK = 2**64 - 1
@@ -114,9 +114,9 @@ def test_episodes_too_many_or_too_long_for_one_integer_are_drawn_alike(monkeypat
     rows = np.array([1, 700, 3, 1, 64, 33])
     draws = draw(5, np.arange(len(rows)))
     expected = drawn_rows(rows, draws).tolist()
-    for name, bits in (("_EPISODE_BITS", 2), ("_PLACE_BITS", 9)):
+    for name, bits in (("_EPISODE_BITS", 2), ("_POSITION_BITS", 9)):
         with monkeypatch.context() as patch:
-            patch.setattr(pieces_module, name, bits)
+            patch.setattr(task_samples_module, name, bits)
             assert drawn_rows(rows, draws).tolist() == expected
 
 
@@ -147,9 +147,9 @@ def assert_even(counts):
 # Cuts ----------------------------------------------------------------------------------------
 
 
-def pieces_of(cut, rows, draws=None):
+def samples_of(cut, rows, draws=None):
     draws = draw(1, np.arange(len(rows))) if draws is None else draws
-    found = cut.pieces(np.array(rows), draws)
+    found = cut.samples(np.array(rows), draws)
     members = (
         found.record,
         found.chunk,
@@ -161,9 +161,9 @@ def pieces_of(cut, rows, draws=None):
     return found, [tuple(values) for values in np.stack(members, axis=1).tolist()]
 
 
-def test_one_piece_an_episode():
+def test_one_sample_an_episode():
     cut = Cut(2, 3)
-    _, found = pieces_of(cut, [1, 2, 3, 5, 9])
+    _, found = samples_of(cut, [1, 2, 3, 5, 9])
     assert found == [
         (0, 0, 0, 0, 0, 1),
         (1, 0, 0, 1, 1, 1),
@@ -173,8 +173,8 @@ def test_one_piece_an_episode():
     ]
 
 
-def test_all_rows_in_even_pieces():
-    _, found = pieces_of(Cut(2, 3, "all"), [5, 6, 11])
+def test_all_rows_in_even_samples():
+    _, found = samples_of(Cut(2, 3, "all"), [5, 6, 11])
     assert found == [
         (0, 0, 0, 2, 2, 3),
         (1, 0, 0, 2, 2, 1),
@@ -186,7 +186,7 @@ def test_all_rows_in_even_pieces():
 
 
 def test_judged_rows_share_their_support():
-    _, found = pieces_of(Cut(2, 3, "judge"), [1, 2, 5, 6, 9])
+    _, found = samples_of(Cut(2, 3, "evaluate"), [1, 2, 5, 6, 9])
     assert found == [
         (0, 0, 0, 0, 0, 1),
         (1, 0, 0, 1, 1, 1),
@@ -199,14 +199,14 @@ def test_judged_rows_share_their_support():
     ]
 
 
-def test_the_one_piece_of_an_episode_in_order_begins_anywhere():
+def test_the_one_sample_of_an_episode_in_order_begins_anywhere():
     cut = Cut(2, 3, in_order=True)
     starts = {
-        pieces_of(cut, [8], np.array([value], np.uint64))[1][0][2]
+        samples_of(cut, [8], np.array([value], np.uint64))[1][0][2]
         for value in range(2**63, 2**63 + 9)
     }
     assert starts == {0, 1, 2, 3}
-    found, _ = pieces_of(cut, [8] * 4000)
+    found, _ = samples_of(cut, [8] * 4000)
     assert_even(np.bincount(found.first_support))
     assert (found.first_query == found.first_support + 2).all()
 
@@ -216,33 +216,33 @@ def test_the_one_piece_of_an_episode_in_order_begins_anywhere():
     rows=st.lists(st.integers(1, 90), max_size=12),
     support=st.integers(1, 9),
     query=st.integers(1, 9),
-    coverage=st.sampled_from(["one", "all", "judge"]),
+    coverage=st.sampled_from(["one", "all", "evaluate"]),
     in_order=st.booleans(),
     seed=st.integers(0, 9),
 )
 def test_cuts_keep_their_promises(rows, support, query, coverage, in_order, seed):
     cut = Cut(support, query, coverage, in_order)
-    pieces, found = pieces_of(cut, rows, draw(seed, np.arange(len(rows))))
-    assert len(pieces) == len(found) == cut.num_pieces(np.array(rows)).sum()
-    assert pieces.num_rows.tolist() == [one[3] + one[5] for one in found]
+    samples, found = samples_of(cut, rows, draw(seed, np.arange(len(rows))))
+    assert len(samples) == len(found) == cut.num_samples(np.array(rows)).sum()
+    assert samples.num_rows.tolist() == [one[3] + one[5] for one in found]
     for record, num_rows in enumerate(rows):
         own = [one[1:] for one in found if one[0] == record]
         assert [chunk for chunk, *_ in own] == list(range(len(own)))
         used = []
         for chunk, first_support, num_support, first_query, num_query in own:
             size = num_support + num_query
-            whole = num_rows if coverage == "judge" else size
+            whole = num_rows if coverage == "evaluate" else size
             assert num_support == min(support, whole - 1)
             assert num_query >= 1
             assert size <= cut.most_rows
-            if coverage == "judge":
+            if coverage == "evaluate":
                 assert num_query <= query
             query_rows = range(first_query, first_query + num_query)
             support_rows = range(first_support, first_support + num_support)
             # In order the support is earlier than the query; nothing is both.
             assert not support_rows or support_rows[-1] < first_query
             assert query_rows[-1] < num_rows
-            if coverage == "judge" and chunk:
+            if coverage == "evaluate" and chunk:
                 assert support_rows == range(num_support)
                 used += query_rows
             else:
@@ -261,8 +261,8 @@ def test_cuts_keep_their_promises(rows, support, query, coverage, in_order, seed
 
 
 def test_take_by_mask_and_by_position():
-    pieces, found = pieces_of(Cut(2, 3, "all"), [5, 6, 11])
-    odd = pieces.take(np.array([1, 3, 5]))
+    samples, found = samples_of(Cut(2, 3, "all"), [5, 6, 11])
+    odd = samples.take(np.array([1, 3, 5]))
     assert odd.num_rows.tolist() == [one[3] + one[5] for one in found[1::2]]
-    assert isinstance(odd, Pieces)
-    assert pieces.take(pieces.record == 2).chunk.tolist() == [0, 1, 2]
+    assert isinstance(odd, TaskSamples)
+    assert samples.take(samples.record == 2).chunk.tolist() == [0, 1, 2]
