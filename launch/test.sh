@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The gate: style, types, tests on one process, tests on 2 and on 3. It stops at the first failure.
+# The gate: style, types, layers, tests on one process, on 2 and on 3. It stops at the first failure.
 # `bash launch/test.sh --help` tells the rest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -8,15 +8,44 @@ limit=${GMETA_TEST_TIMEOUT:-1500}
 scratch=
 running=
 
+# What --quick runs: of each room a file that says most of it in the fewest seconds, and the ways of
+# keys, gradients and whole steps between two ranks.
+quick_files=(
+  tests/test_schema.py
+  tests/test_allowed.py
+  tests/cli/test_main.py
+  tests/distributed/test_world.py
+  tests/distributed/test_collectives.py
+  tests/docs/test_architecture.py
+  tests/embedding/test_sharded.py
+  tests/embedding/test_row_optimizers.py
+  tests/embedding/test_replicated.py
+  tests/evaluation/test_metrics.py
+  tests/launch/test_test_script.py
+  tests/meta/test_meta_model.py
+  tests/meta/test_inner_loop.py
+  tests/meta_io/batches/test_task_batches.py
+  tests/meta_io/preparing/test_prepare.py
+  tests/meta_io/records/test_records.py
+  tests/meta_io/sources/test_sources.py
+  tests/models/test_models.py
+  tests/planner/test_placement.py
+  tests/saving/test_checkpoint.py
+)
+quick_files_of_ranks="packed_alltoall or exchange or step_parity"
+
 usage() {
   cat <<EOF
-usage: bash launch/test.sh [PYTEST-OPTION...]
+usage: bash launch/test.sh [--quick | PYTEST-OPTION...]
 
 Without options, the gate, which stops at the first failure:
-  launch/setup.sh; ruff check and ruff format --check; mypy;
+  launch/setup.sh; ruff check and ruff format --check; mypy; lint-imports;
   pytest tests, but for tests/parallel; tests/parallel under horovodrun -np 2 and -np 3
 
-With options, for quick work: only the three pytest parts, with these options, such as
+With --quick, which is not the gate: the same up to lint-imports, and then a representative part of
+the tests, without those marked slow, on one process and on 2 ranks, in under 3 minutes.
+
+With other options, for work on one thing: only the three pytest parts, with these options, such as
   bash launch/test.sh -k exchange
   bash launch/test.sh -x -m 'not slow'
 A part in which nothing matches is then passed over, but some part must match.
@@ -79,11 +108,11 @@ judge() { # judge PART STATUS REPORT: pytest ended with STATUS, and wrote REPORT
   some_passed=yes
 }
 
-serial() {
+serial() { # serial PATH-OR-PYTEST-OPTION...
   local part="pytest tests" status=0 report=$scratch/serial.xml
   say "$part"
   # Files are dealt whole to two processes: some start a server or a session for all their tests.
-  limited .venv/bin/python -m pytest tests --ignore tests/parallel -q -rs -n 2 --dist loadfile \
+  limited .venv/bin/python -m pytest --ignore tests/parallel -q -rs -n 2 --dist loadfile \
     --junit-xml "$report" "${dumps[@]}" "$@" || status=$?
   judge "$part" "$status" "$report"
 }
@@ -115,8 +144,14 @@ parallel() { # parallel RANKS PYTEST-OPTION...
   judge "$part" "$status" "$logs/0.xml"
 }
 
+quick=
 case ${1:-} in
   --help | -h) usage && exit ;;
+  --quick)
+    quick=yes
+    shift
+    if [ $# != 0 ]; then usage >&2 && fail "--quick takes no further options, got: $*"; fi
+    ;;
 esac
 options="$*"
 some_passed=
@@ -132,13 +167,24 @@ if [ -z "$options" ]; then
   check ruff check --output-format concise .
   check ruff format --check .
   check mypy
+  check lint-imports --no-cache
 fi
-serial "$@"
+if [ -n "$quick" ]; then
+  serial -m "not slow" "${quick_files[@]}"
+else
+  serial tests "$@"
+fi
 if [ -n "${GMETA_WITHOUT_HOROVOD:-}" ]; then
   say "tests/parallel was left out (GMETA_WITHOUT_HOROVOD)"
+elif [ -n "$quick" ]; then
+  parallel 2 -m "not slow" -k "$quick_files_of_ranks"
 else
   parallel 2 "$@"
   parallel 3 "$@"
 fi
 [ -n "$some_passed" ] || fail "no test matches: $options"
-say "${options:+the tests that match }passed in $SECONDS s"
+if [ -n "$quick" ]; then
+  say "passed in $SECONDS s; but --quick is not the gate, which is bash launch/test.sh without options"
+else
+  say "${options:+the tests that match }passed in $SECONDS s"
+fi
