@@ -12,17 +12,16 @@ import dataclasses
 import importlib
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import docstring_parser
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
-from gmeta_tf.cli import options
+from gmeta_tf.cli import first_checks, options
 
 __all__ = ["main"]
 
-_EPILOG = """the way through:
+_EPILOG = """from raw data to predictions:
   gmeta-tf prepare --movielens download --output records
   gmeta-tf inspect records
   gmeta-tf plan --records records --world-size 2
@@ -32,16 +31,24 @@ _EPILOG = """the way through:
   gmeta-tf predict --saved-model run/saved_model --support s.csv --query q.csv --output p.csv
 
 Each subcommand takes --config FILE.yaml with the same names as its flags, and
---print_config, which prints such a file. Flags that stand after --config win."""
+--print_config, which prints such a file. Flags after --config override the file."""
 
 _COMMANDS = {
     "prepare": (options.PrepareOptions, "raw tables to task records"),
-    "inspect": (options.InspectOptions, "what a records folder holds, and whether it is sound"),
-    "plan": (options.PlanOptions, "what tables take and steps send on so many ranks"),
+    "inspect": (options.InspectOptions, "what a records folder holds, and whether it is damaged"),
+    "plan": (options.PlanOptions, "the memory and traffic of a number of ranks"),
     "train": (options.TrainOptions, "meta-train, alone or under horovodrun"),
-    "evaluate": (options.EvaluateOptions, "judge a run on unseen tasks"),
+    "evaluate": (options.EvaluateOptions, "evaluate a run on unseen tasks"),
     "export": (options.ExportOptions, "a run to a SavedModel"),
     "predict": (options.PredictOptions, "raw rows through a SavedModel"),
+}
+
+_FIRST_CHECKS: dict[str, Callable[[Any], None]] = {
+    "prepare": first_checks.check_prepare,
+    "train": first_checks.check_train,
+    "evaluate": first_checks.check_run,
+    "export": first_checks.check_run,
+    "predict": first_checks.check_predict,
 }
 
 
@@ -61,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = parsed[name]
         values = {key: value for key, value in vars(chosen).items() if key != "config"}
         command_options = _COMMANDS[name][0](**values)
-        # TensorFlow is imported here and not before, so that --help answers at once.
+        if name in _FIRST_CHECKS:
+            _FIRST_CHECKS[name](command_options)
+        # TensorFlow is imported here and not before, so that --help and errors come at once.
         command: Any = importlib.import_module(f"gmeta_tf.cli.{name}")
         getattr(command, name)(command_options)
     except (ValueError, OSError, ImportError) as error:
@@ -78,22 +87,22 @@ def _parser() -> ArgumentParser:
     )
     subcommands = parser.add_subcommands(dest="subcommand", metavar="COMMAND")
     for name, (kind, summary) in _COMMANDS.items():
-        documented = docstring_parser.parse(kind.__doc__ or "")
-        command = ArgumentParser(description=documented.description)
+        command = ArgumentParser(description=options.description_of(kind))
         command.add_argument("--config", action=ActionConfigFile, help="a YAML file of flags")
-        _add_options(command, kind, {p.arg_name: p.description for p in documented.params})
+        _add_options(command, kind, options.help_of(kind))
         subcommands.add_subcommand(name, command, help=summary)
     return parser
 
 
-def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str | None]) -> None:
+def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str]) -> None:
     """One flag for each field of a dataclass: `--like-this`, `--yes`/`--no-yes` for a bool.
 
     A field whose metadata says `positional` is given without a flag.
     """
     hints = typing.get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        flag, hint = f"--{field.name.replace('_', '-')}", hints[field.name]
+    # Stable: those that have to be given come first, the others keep their order.
+    for field in sorted(dataclasses.fields(kind), key=_has_default):
+        flag, hint = options.flag_of(field.name), hints[field.name]
         settings: dict[str, Any] = {"help": help_of[field.name]}
         if field.metadata.get("positional"):
             parser.add_argument(field.name, type=hint, **settings)
@@ -110,6 +119,11 @@ def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str |
             items = [typing.get_args(t)[0] for t in (hint, *typing.get_args(hint)) if _is_list(t)]
             settings |= {"type": items[0], "nargs": "+"} if items else {"type": hint}
         parser.add_argument(flag, **settings)
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    missing = dataclasses.MISSING
+    return field.default is not missing or field.default_factory is not missing
 
 
 def _is_list(hint: Any) -> bool:

@@ -1,8 +1,20 @@
-"""What each subcommand of `gmeta-tf` takes: one frozen dataclass each, one flag for each field."""
+"""What each subcommand of `gmeta-tf` takes: one frozen dataclass each, one flag for each field.
+
+Nothing here imports TensorFlow, and each class checks its own values, so that a wrong flag is told
+at once.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import docstring_parser
+
+from gmeta_tf import allowed
+from gmeta_tf.allowed import check_word
 
 __all__ = [
     "EvaluateOptions",
@@ -11,16 +23,97 @@ __all__ = [
     "PlanOptions",
     "PredictOptions",
     "PrepareOptions",
+    "StepOptions",
     "TrainOptions",
+    "description_of",
+    "flag_of",
+    "help_of",
 ]
 
-MODELS = ("melu", "maml_dlrm")
-KEYS_FROM = ("records", "uniform")
-WIRES = ("float32", "bfloat16", "float16")
+
+class _Range(NamedTuple):
+    """Which numbers an option takes, in words and as a test."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+_AT_LEAST_0 = _Range("of at least 0", lambda number: number >= 0)
+_AT_LEAST_1 = _Range("of at least 1", lambda number: number >= 1)
+_AT_LEAST_2 = _Range("of at least 2", lambda number: number >= 2)
+_FRACTION = _Range("of at least 0 and below 1", lambda number: 0 <= number < 1)
+_FINITE = _Range("to be a finite number", math.isfinite)
+_RATE = _Range("to be a finite number of at least 0", lambda number: 0 <= number < math.inf)
+_SEED = _Range("of at least 0 and below 2**32", lambda number: 0 <= number < 2**32)
+_ORDER = _Range("to be 1 or 2", lambda number: number in (1, 2))
+
+
+def _number(default: Any, of: _Range) -> Any:
+    return dataclasses.field(default=default, metadata={"range": of})
+
+
+def _required_number(of: _Range) -> Any:
+    return dataclasses.field(metadata={"range": of})
+
+
+def _word(default: str | None, of: Collection[str]) -> Any:
+    return dataclasses.field(default=default, metadata={"words": of})
+
+
+def flag_of(name: str) -> str:
+    """The flag of a field.
+
+    >>> flag_of("row_optimizer")
+    '--row-optimizer'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def description_of(kind: type[_Options]) -> str:
+    """What a class of options says of its subcommand."""
+    return docstring_parser.parse(kind.__doc__ or "").description or ""
+
+
+def help_of(kind: type[_Options]) -> dict[str, str]:
+    """Field -> its help, from the docstrings of the class and of those that it extends."""
+    documented: dict[str, str] = {}
+    for one in reversed(kind.__mro__):
+        params = docstring_parser.parse(one.__doc__ or "").params
+        documented |= {param.arg_name: param.description or "" for param in params}
+    return documented
 
 
 @dataclasses.dataclass(frozen=True)
-class PrepareOptions:
+class _Options:
+    """Checks each field's words and range.
+
+    Raises:
+        ValueError: a value that is not among the words, or out of its range.
+    """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            named = f"{self._command()}: {flag_of(field.name)}"
+            if "words" in field.metadata:
+                check_word(named, value, field.metadata["words"])
+            of: _Range | None = field.metadata.get("range")
+            for number in value if isinstance(value, list) else [value]:
+                if of is not None and not of.holds(number):
+                    raise ValueError(
+                        f"{self._command()}: expected {flag_of(field.name)} {of.expected}, "
+                        f"got {number}."
+                    )
+
+    @classmethod
+    def _command(cls) -> str:
+        return cls.__name__.removesuffix("Options").lower()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareOptions(_Options):
     """Raw tables to a folder of task records: checked, split, encoded.
 
     Attributes:
@@ -42,15 +135,15 @@ class PrepareOptions:
             folder's.
         engine: what does the work: "duckdb" on this machine, or "spark", Apache Spark (needs
             PySpark and Java). Both write the same records.
-        on_bad_row: "error" stops at rows without task, with a label that is no number, and so on;
-            "drop" leaves them out and counts them.
-        memory_limit: what the engine may take, such as "4GB"; beyond it spills to disk. None is
-            most of the machine's.
-        spill_folder: where to; None is beside the output (for copies of remote input the system's
-            folder for temporary files).
-        append: add a later log to the records folder; vocabularies grow, and no key changes. The
-            split is the folder's.
-        overwrite: replace a records folder that is there.
+        on_bad_row: "error" stops at the first bad row, such as one without a task or whose label
+            is not a number; "drop" leaves bad rows out and counts them.
+        memory_limit: the memory that the engine may take, such as "4GB"; beyond it spills to disk.
+            None is most of the machine's.
+        spill_folder: where it spills to; None is beside the output (for copies of remote input the
+            system's folder for temporary files).
+        append: add a later log to an existing records folder. The folder's split stays,
+            vocabularies grow, and no key changes.
+        overwrite: replace an existing records folder, once the new one is complete.
         progress: show the stages, on a terminal.
     """
 
@@ -58,15 +151,15 @@ class PrepareOptions:
     input: list[str] | None = None
     schema: str | None = None
     movielens: str | None = None
-    test_fraction: float = 0.2
-    valid_fraction: float = 0.0
-    seed: int = 0
-    split_by: str = "task"
-    num_files: int = 16
-    episode_rows: int | None = None
-    compression: str | None = None
-    engine: str = "duckdb"
-    on_bad_row: str = "error"
+    test_fraction: float = _number(0.2, of=_FRACTION)
+    valid_fraction: float = _number(0.0, of=_FRACTION)
+    seed: int = _number(0, of=_AT_LEAST_0)
+    split_by: str = _word("task", of=allowed.SPLITS_BY)
+    num_files: int = _number(16, of=_AT_LEAST_1)
+    episode_rows: int | None = _number(None, of=_AT_LEAST_2)
+    compression: str | None = _word(None, of=allowed.COMPRESSIONS)
+    engine: str = _word("duckdb", of=allowed.ENGINES)
+    on_bad_row: str = _word("error", of=allowed.ON_BAD_ROW)
     memory_limit: str | None = None
     spill_folder: str | None = None
     append: bool = False
@@ -74,6 +167,7 @@ class PrepareOptions:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.movielens is None) == (self.input is None):
             raise ValueError(
                 "prepare: expected either --movielens or --input, got "
@@ -84,10 +178,12 @@ class PrepareOptions:
                 "prepare: --input needs --schema, a YAML file with fields, label and task. "
                 "docs/architecture.md shows one."
             )
+        if self.append and self.overwrite:
+            raise ValueError("prepare: --append and --overwrite exclude each other.")
 
 
-@dataclasses.dataclass(frozen=True)
-class InspectOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InspectOptions(_Options):
     """Shows what a records folder holds: schema, counts and a few decoded episodes.
 
     Attributes:
@@ -101,17 +197,58 @@ class InspectOptions:
 
     path: str = dataclasses.field(metadata={"positional": True})
     split: str | None = None
-    episodes: int = 3
+    episodes: int = _number(3, of=_AT_LEAST_0)
     verify: bool = False
     json: bool = False
 
-    def __post_init__(self) -> None:
-        if self.episodes < 0:
-            raise ValueError(f"inspect: expected --episodes of at least 0, got {self.episodes}.")
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StepOptions(_Options):
+    """What `train` and `plan` share: the records, and all that decides what a step sends.
+
+    Attributes:
+        records: what `gmeta-tf prepare` made.
+        model: the learner, "melu" or "maml_dlrm".
+        hidden: the widths of the learner's hidden layers.
+        width: D, the numbers in an embedding row.
+        row_optimizer: "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl" or "sgd", for embedding
+            rows; it decides how many slots a row has.
+        wire: how rows and gradients travel between ranks: "float32", "bfloat16" or "float16".
+        replicate: which tables every rank holds in full, so that their rows do not travel: "auto",
+            all where that makes steps shorter (small tables, none of which grows); "always", all of
+            known size; "never", none; or names with commas between, such as genre,year: all tables
+            of one width.
+        tasks: T, the tasks in a step of one rank.
+        support: S, the rows a task adapts on.
+        query: Q, the rows it is evaluated on in a step.
+        every_row: read every row in each epoch: an episode of more than S + Q rows becomes several
+            tasks. Otherwise it gives up to S + Q of its rows.
+        in_time_order: adapt on the earlier rows of an episode and evaluate on the later ones;
+            otherwise both are drawn at random in each epoch.
+        buckets: with more than one, short episodes get steps of their own, with less padding.
+        seed: of the initial weights, the order of tasks and the draws of support rows.
+    """
+
+    records: str
+    model: str = _word("melu", of=allowed.LEARNERS)
+    hidden: list[int] = dataclasses.field(
+        default_factory=lambda: [64, 64], metadata={"range": _AT_LEAST_1}
+    )
+    width: int = _number(16, of=_AT_LEAST_1)
+    row_optimizer: str = _word("adagrad", of=allowed.ROW_OPTIMIZERS)
+    wire: str = _word("float32", of=allowed.WIRES)
+    replicate: str = "auto"
+    tasks: int = _number(32, of=_AT_LEAST_1)
+    support: int = _number(10, of=_AT_LEAST_1)
+    query: int = _number(40, of=_AT_LEAST_1)
+    every_row: bool = False
+    in_time_order: bool = False
+    buckets: int = _number(1, of=_AT_LEAST_1)
+    seed: int = _number(0, of=_SEED)
 
 
-@dataclasses.dataclass(frozen=True)
-class PlanOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanOptions(StepOptions):
     """Shows what the tables take on each of W ranks and what a step sends, in one process.
 
     Flags that `gmeta-tf train` has too mean the same: give those that you will train with. The
@@ -121,73 +258,26 @@ class PlanOptions:
     and whether the table would be cheaper replicated on every rank.
 
     Attributes:
-        records: what `gmeta-tf prepare` made.
-        world_size: W, the ranks that you think of; none of them has to be there.
-        model: the learner, "melu" or "maml_dlrm"; its weights are what the AllReduce adds up.
-        hidden: the widths of the learner's hidden layers.
-        width: D, the numbers in an embedding row.
-        row_optimizer: "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl" or "sgd"; it decides how
-            many slots a row has.
-        wire: how rows and gradients travel: "float32", "bfloat16" or "float16".
-        replicate: which tables every rank holds in full; see `gmeta-tf train`.
-        tasks: T, the tasks in a step of one rank.
-        support: S, the rows a task adapts on.
-        query: Q, the rows it is judged on in a step.
-        every_row: read every row in each epoch; see `gmeta-tf train`.
-        in_time_order: adapt on the earlier rows of an episode and judge the later ones.
-        buckets: with more than one, short episodes get steps of their own.
-        seed: of the order of tasks and the draws of support rows.
+        world_size: W, the number of ranks to plan for; none of them has to exist.
         keys_from: where the numbers of distinct keys come from: "records" counts them in the first
             steps of every rank; "uniform" is the most that a formula expects, and reads no records.
         steps: how many steps of each rank are counted.
         json: print one JSON line and nothing else.
     """
 
-    records: str
-    world_size: int
-    model: str = "melu"
-    hidden: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
-    width: int = 16
-    row_optimizer: str = "adagrad"
-    wire: str = "float32"
-    replicate: str = "auto"
-    tasks: int = 32
-    support: int = 10
-    query: int = 40
-    every_row: bool = False
-    in_time_order: bool = False
-    buckets: int = 1
-    seed: int = 0
-    keys_from: str = "records"
-    steps: int = 20
+    world_size: int = _required_number(of=_AT_LEAST_1)
+    keys_from: str = _word("records", of=allowed.KEYS_FROM)
+    steps: int = _number(20, of=_AT_LEAST_1)
     json: bool = False
 
-    def __post_init__(self) -> None:
-        known_of = {"model": MODELS, "keys_from": KEYS_FROM, "wire": WIRES}
-        for name, known in known_of.items():
-            if getattr(self, name) not in known:
-                raise ValueError(
-                    f"plan: expected --{name.replace('_', '-')} to be {' or '.join(known)}, "
-                    f"got {getattr(self, name)!r}."
-                )
-        for name in ("world_size", "width", "tasks", "support", "query", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"plan: expected --{name.replace('_', '-')} of at least 1, "
-                    f"got {getattr(self, name)}."
-                )
 
-
-@dataclasses.dataclass(frozen=True)
-class TrainOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainOptions(StepOptions):
     """Meta-trains a model: alone, or on many workers with `horovodrun -np 2 gmeta-tf train ...`.
 
     Attributes:
-        records: what `gmeta-tf prepare` made.
-        run: the folder that the run leaves: config, log, TensorBoard scalars, checkpoints, metrics.
-        model: the learner, "melu" or "maml_dlrm".
-        hidden: the widths of the learner's hidden layers.
-        width: D, the numbers in an embedding row.
+        run: the folder for what the run leaves: config, log, TensorBoard scalars, checkpoints,
+            metrics.
         inner_steps: K, the steps a task adapts on its support rows.
         inner_learning_rate: alpha, of the dense weights.
         embedding_inner_learning_rate: alpha of a task's embedding rows; None is the one above.
@@ -196,107 +286,86 @@ class TrainOptions:
             it (melu: no, maml_dlrm: yes).
         overlap: how the query reads a row that the support moved: "adapted" or "stale".
         learn_rates: train a rate for each variable and step.
-        tasks: T, the tasks in a step of one rank.
-        support: S, the rows a task adapts on.
-        query: Q, the rows it is judged on in a step.
-        every_row: read every row in each epoch: an episode of more than S + Q rows becomes several
-            tasks. Otherwise it gives up to S + Q of its rows.
-        in_time_order: adapt on the earlier rows of an episode and judge the later ones; otherwise
-            both are drawn at random in each epoch.
-        buckets: with more than one, short episodes get steps of their own, with less padding.
         look_ahead: on several ranks, send the next step's keys with the gradients of this one.
         epochs: passes over the tasks.
         optimizer: a Keras optimizer, for the dense weights.
         learning_rate: its learning rate.
         weight_decay: its weight decay; None is its own.
-        row_optimizer: "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl" or "sgd", for embedding
-            rows.
-        row_learning_rate: its learning rate.
-        wire: how rows and gradients travel between ranks: "float32", "bfloat16" or "float16".
-        replicate: which tables every rank holds in full, so that their rows do not travel: "auto",
-            all where that makes steps shorter (small tables, none of which grows); "always", all of
-            known size; "never", none; or names with commas between, such as genre,year: all tables
-            of one width.
-        non_finite: a step with a gradient that is no number is an error ("raise"), or passed over
-            and counted ("skip").
+        row_learning_rate: the row optimizer's learning rate.
+        non_finite: a step with a non-finite gradient (NaN or Inf) is an error ("raise"), or is
+            left out and counted ("skip").
         capacity: of each table without a limit (hashed or raw keys without num_rows), the most keys
             over all ranks; None is without limit.
         when_full: of such a table: "evict" the keys seen longest ago, let new keys read the
             "default" row, or "error".
         admit_after: of such a table, the steps that have to see a key before it gets a row.
-        time_to_live: of such a table, the steps without a sighting after which a key gives its row
-            up; None is never.
+        time_to_live: of such a table, a key gives its row up after so many steps that did not see
+            it; None is never.
         embedding_scale: the largest absolute value of an initial embedding row.
         loss: "binary_crossentropy" or "mean_squared_error".
         metrics: what `evaluate` reports.
-        validate: judge the split "valid" after each epoch, if the records have it.
+        validate: evaluate on the split "valid" after each epoch, if the records have it.
         checkpoint_every: epochs between checkpoints.
         checkpoint_every_steps: steps between checkpoints within an epoch; None makes none there.
-        seed: of the initial weights, the order of tasks and the draws of support rows.
         resume: go on from the run's last checkpoint.
-        overwrite: throw away a run folder that is there.
+        overwrite: delete an existing run folder and start anew.
     """
 
-    records: str
     run: str
-    model: str = "melu"
-    hidden: list[int] = dataclasses.field(default_factory=lambda: [64, 64])
-    width: int = 16
-    inner_steps: int = 1
-    inner_learning_rate: float = 0.5
-    embedding_inner_learning_rate: float | None = None
-    order: int = 2
+    inner_steps: int = _number(1, of=_AT_LEAST_0)
+    inner_learning_rate: float = _number(0.5, of=_RATE)
+    embedding_inner_learning_rate: float | None = _number(None, of=_RATE)
+    order: int = _number(2, of=_ORDER)
     adapt_embeddings: bool | None = None
-    overlap: str = "adapted"
+    overlap: str = _word("adapted", of=allowed.OVERLAPS)
     learn_rates: bool = False
-    tasks: int = 32
-    support: int = 10
-    query: int = 40
-    every_row: bool = False
-    in_time_order: bool = False
-    buckets: int = 1
     look_ahead: bool = True
-    epochs: int = 10
+    epochs: int = _number(10, of=_AT_LEAST_1)
     optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float | None = None
-    row_optimizer: str = "adagrad"
-    row_learning_rate: float = 0.1
-    wire: str = "float32"
-    replicate: str = "auto"
-    non_finite: str = "raise"
-    capacity: int | None = None
-    when_full: str = "evict"
-    admit_after: int = 1
-    time_to_live: int | None = None
-    embedding_scale: float = 0.05
-    loss: str = "binary_crossentropy"
+    learning_rate: float = _number(1e-3, of=_RATE)
+    weight_decay: float | None = _number(None, of=_RATE)
+    row_learning_rate: float = _number(0.1, of=_RATE)
+    non_finite: str = _word("raise", of=allowed.NON_FINITE)
+    capacity: int | None = _number(None, of=_AT_LEAST_1)
+    when_full: str = _word("evict", of=allowed.WHEN_FULL)
+    admit_after: int = _number(1, of=_AT_LEAST_1)
+    time_to_live: int | None = _number(None, of=_AT_LEAST_1)
+    embedding_scale: float = _number(0.05, of=_FINITE)
+    loss: str = _word("binary_crossentropy", of=allowed.LOSSES)
     metrics: list[str] = dataclasses.field(default_factory=lambda: ["auc", "task_auc", "log_loss"])
     validate: bool = True
-    checkpoint_every: int = 10
-    checkpoint_every_steps: int | None = None
-    seed: int = 0
+    checkpoint_every: int = _number(10, of=_AT_LEAST_1)
+    checkpoint_every_steps: int | None = _number(None, of=_AT_LEAST_1)
     resume: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise ValueError(
-                f"train: expected --model to be {' or '.join(MODELS)}, got {self.model!r}."
-            )
-        if self.epochs < 1:
-            raise ValueError(f"train: expected --epochs of at least 1, got {self.epochs}.")
+        super().__post_init__()
+        from gmeta_tf.evaluation.metrics import metric  # NumPy, for which --help need not wait
+
+        for name in self.metrics:
+            metric(name)
         if self.resume and self.overwrite:
             raise ValueError("train: --resume and --overwrite exclude each other.")
 
 
-@dataclasses.dataclass(frozen=True)
-class EvaluateOptions:
-    """Judges a run on tasks that it has not seen, adapted and unadapted, beside a baseline.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _OfRunOptions(_Options):
+    """What reads a trained run.
 
     Attributes:
-        run: the run's folder.
-        split: the split of the run's records to judge.
+        run: the folder of a run of `gmeta-tf train`.
+    """
+
+    run: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(_OfRunOptions):
+    """Evaluates a run on tasks that it has not seen, adapted and unadapted, beside a baseline.
+
+    Attributes:
+        split: the split of the run's records to evaluate on.
         support: the rows a task adapts on; None is the run's.
         seed: of the draw of support rows.
         item: the field whose keys the baseline counts; None is the first categorical field.
@@ -304,36 +373,34 @@ class EvaluateOptions:
         json: print one JSON line and nothing else.
     """
 
-    run: str
     split: str = "test"
-    support: int | None = None
+    support: int | None = _number(None, of=_AT_LEAST_1)
     seed: int = 0
     item: str | None = None
     train_split: str = "train"
     json: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class ExportOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions(_OfRunOptions):
     """Writes a run's model as a SavedModel of stock TensorFlow ops, in one process.
 
     Attributes:
-        run: the run's folder.
         output: the SavedModel folder; None is `saved_model` in the run's folder.
     """
 
-    run: str
     output: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class PredictOptions:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictOptions(_Options):
     """Predicts raw query rows with an exported model, after adapting to raw support rows.
 
     Attributes:
         saved_model: what `gmeta-tf export` wrote.
-        query: a CSV, TSV or Parquet file of the rows to predict: the task's column and the fields'.
-        output: the CSV file to write: the query rows and a column `prediction`, grouped by task.
+        query: a CSV, TSV, JSON lines or Parquet file of the rows to predict: the columns of the
+            task and of the fields.
+        output: the CSV file to write: the query rows and a column `prediction`, in the same order.
         support: a file of labelled rows of the same tasks; tasks without any are predicted with
             the shared values. None adapts nothing.
         tasks: how many tasks to predict at once.
@@ -343,8 +410,4 @@ class PredictOptions:
     query: str
     output: str
     support: str | None = None
-    tasks: int = 64
-
-    def __post_init__(self) -> None:
-        if self.tasks < 1:
-            raise ValueError(f"predict: expected --tasks of at least 1, got {self.tasks}.")
+    tasks: int = _number(64, of=_AT_LEAST_1)

@@ -6,7 +6,7 @@ import json
 
 import gmeta_tf as gm
 from gmeta_tf.allowed import replicate_of
-from gmeta_tf.cli.options import PlanOptions, TrainOptions
+from gmeta_tf.cli.options import PlanOptions
 from gmeta_tf.cli.runs import TRAIN_SPLIT, build_learner, training_batches
 from gmeta_tf.embedding.pooling import one_row
 from gmeta_tf.embedding.replication_rule import choose_replicated
@@ -25,7 +25,7 @@ def plan(options: PlanOptions) -> None:
 
     Raises:
         FileNotFoundError: no records folder.
-        ValueError: a setting that `gmeta-tf train` would refuse too.
+        ValueError: a setting that `gmeta-tf train` would reject too.
     """
     records = gm.Records.open(options.records)
     optimizer = row_optimizer(options.row_optimizer)
@@ -70,7 +70,6 @@ def plan(options: PlanOptions) -> None:
 
 def _num_dense_weights(options: PlanOptions, schema: gm.Schema) -> int:
     """The numbers in the learner's weights, found by running it on one row of zeros."""
-    trained = TrainOptions(options.records, "", model=options.model, hidden=options.hidden)
-    learner, _ = build_learner(trained)
+    learner = build_learner(options)
     learner(one_row(schema, options.width))
     return sum(int(variable.shape.num_elements()) for variable in learner.trainable_variables)

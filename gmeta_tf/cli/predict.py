@@ -9,9 +9,8 @@ import pathlib
 import duckdb
 import numpy as np
 
-from gmeta_tf.cli.options import (
-    PredictOptions,
-)
+from gmeta_tf.cli.first_checks import check_predict
+from gmeta_tf.cli.options import PredictOptions
 from gmeta_tf.meta_io.sources.sources import files_source
 from gmeta_tf.saving.predictor import Predictor
 
@@ -19,7 +18,13 @@ __all__ = ["predict", "read_rows"]
 
 
 def predict(options: PredictOptions) -> None:
-    """`gmeta-tf predict`."""
+    """`gmeta-tf predict`: the output appears when it is complete, or stays as it was.
+
+    Raises:
+        FileNotFoundError: no exported model, input or folder of the output.
+        ValueError: the output is a folder or an input, an input cannot be read, or lacks a column.
+    """
+    check_predict(options)
     predictor = Predictor.load(options.saved_model)
     query = read_rows(options.query)
     support = (
@@ -30,11 +35,14 @@ def predict(options: PredictOptions) -> None:
     predictions = predictor(query, support, tasks=options.tasks)
     output = pathlib.Path(options.output)
     partial = output.with_name(output.name + ".partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*query, "prediction"])
-        writer.writerows(zip(*query.values(), predictions.tolist(), strict=True))
-    partial.rename(output)
+    try:
+        with open(partial, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow([*query, "prediction"])
+            writer.writerows(zip(*query.values(), predictions.tolist(), strict=True))
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
     print(f"{output}: {len(predictions)} rows")
 
 

@@ -8,12 +8,9 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, cast
 
-import yaml
-
 import gmeta_tf as gm
-from gmeta_tf.cli.options import (
-    PrepareOptions,
-)
+from gmeta_tf.cli.first_checks import check_prepare, read_schema
+from gmeta_tf.cli.options import PrepareOptions
 from gmeta_tf.meta_io.files import is_remote
 from gmeta_tf.meta_io.preparing.prepare import Split
 from gmeta_tf.meta_io.preparing.prepare import prepare as prepare_records
@@ -22,11 +19,12 @@ from gmeta_tf.meta_io.preparing.work_folder import work_folder
 from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_schema, movielens_source
 from gmeta_tf.meta_io.sources.sources import Source, files_source
 
-__all__ = ["prepare", "raw_rows", "read_schema"]
+__all__ = ["prepare", "raw_rows"]
 
 
 def prepare(options: PrepareOptions) -> None:
-    """`gmeta-tf prepare`."""
+    """`gmeta-tf prepare`; the output is checked before anything is copied or downloaded."""
+    check_prepare(options)
     with raw_rows(options) as (source, schema):
         split = Split(
             options.test_fraction, options.valid_fraction, options.seed, cast(Any, options.split_by)
@@ -68,18 +66,3 @@ def raw_rows(options: PrepareOptions) -> Iterator[tuple[Source, gm.Schema]]:
     beside = pathlib.Path(options.spill_folder or tempfile.gettempdir()) / "gmeta-tf-copies"
     with work_folder(beside) as copies:
         yield files_source(inputs, copies=copies), schema
-
-
-def read_schema(path: str) -> gm.Schema:
-    """Reads a schema from YAML or JSON.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is no schema.
-    """
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"no schema {path}: expected a YAML or JSON file.")
-    values = yaml.safe_load(pathlib.Path(path).read_text())
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected fields, label and task, got {type(values).__name__}.")
-    return gm.Schema.from_json(values)

@@ -7,27 +7,24 @@ import pathlib
 from typing import Any
 
 import keras
-import yaml
 
 import gmeta_tf as gm
 from gmeta_tf.allowed import replicate_of
-from gmeta_tf.cli.options import (
-    PlanOptions,
-    TrainOptions,
-)
+from gmeta_tf.cli.options import StepOptions, TrainOptions
+from gmeta_tf.cli.run_files import read_config
 from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.saving.checkpoint import latest_checkpoint
 
 __all__ = ["build_learner", "build_model"]
 
-_JUDGED_QUERY_ROWS = 64
-_JUDGED_TASKS = 16
+_EVALUATED_QUERY_ROWS = 64
+_EVALUATED_TASKS = 16
 TRAIN_SPLIT = "train"
 
 
 def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm.MetaModel:
     """The compiled model that the options describe."""
-    learner, inner = build_learner(options)
+    learner = build_learner(options)
     embedding = gm.ShardedEmbedding(
         schema,
         options.width,
@@ -43,7 +40,7 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
         ),
         world=world,
     )
-    model = gm.MetaModel(learner, embedding, inner)
+    model = gm.MetaModel(learner, embedding, _inner_loop(options, learner))
     optimizer = keras.optimizers.get(options.optimizer)
     settings = optimizer.get_config() | {"learning_rate": options.learning_rate}
     if options.weight_decay is not None:
@@ -60,7 +57,7 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
 
 
 def training_batches(
-    options: TrainOptions | PlanOptions,
+    options: StepOptions,
     records: gm.Records,
     world: gm.World,
     begin: gm.Progress = gm.Progress(),  # noqa: B008, frozen
@@ -81,8 +78,13 @@ def training_batches(
     )
 
 
-def build_learner(options: TrainOptions) -> tuple[keras.Model, gm.InnerLoop]:
-    """The learner that the options describe, without weights yet, and its inner loop."""
+def build_learner(options: StepOptions) -> Any:
+    """The learner that the options describe, a Keras model without weights yet."""
+    hidden = tuple(options.hidden)
+    return gm.models.MeLU(hidden) if options.model == "melu" else gm.models.MamlDLRM(top=hidden)
+
+
+def _inner_loop(options: TrainOptions, learner: Any) -> gm.InnerLoop:
     settings: dict[str, Any] = {
         "num_steps": options.inner_steps,
         "learning_rate": options.inner_learning_rate,
@@ -91,14 +93,10 @@ def build_learner(options: TrainOptions) -> tuple[keras.Model, gm.InnerLoop]:
         "overlap": options.overlap,
         "learn_rates": options.learn_rates,
     }
-    if options.model == "melu":
-        learner: Any = gm.models.MeLU(tuple(options.hidden))
-    else:
-        learner = gm.models.MamlDLRM(top=tuple(options.hidden))
-    inner = learner.inner_loop(**settings)
-    if options.adapt_embeddings is not None:
-        inner = dataclasses.replace(inner, adapt_embeddings=options.adapt_embeddings)
-    return learner, inner
+    inner: gm.InnerLoop = learner.inner_loop(**settings)
+    if options.adapt_embeddings is None:
+        return inner
+    return dataclasses.replace(inner, adapt_embeddings=options.adapt_embeddings)
 
 
 def load_run(run: str, world: gm.World) -> tuple[TrainOptions, gm.Records, gm.MetaModel]:
@@ -106,18 +104,13 @@ def load_run(run: str, world: gm.World) -> tuple[TrainOptions, gm.Records, gm.Me
 
     Raises:
         FileNotFoundError: no run there, or one without a checkpoint.
+        ValueError: its config.yaml or its checkpoint cannot be read, or does not fit.
     """
-    folder = pathlib.Path(run)
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise FileNotFoundError(
-            f"{run} is no run folder: expected {config}. Make one with `gmeta-tf train`."
-        )
-    options = TrainOptions(**yaml.safe_load(config.read_text()))
-    checkpoint = latest_checkpoint(folder / "checkpoint")
+    options = read_config(run)
+    checkpoint = latest_checkpoint(pathlib.Path(run) / "checkpoint")
     if checkpoint is None:
         raise FileNotFoundError(
-            f"{run} has no whole checkpoint yet. Train longer, or lower --checkpoint_every."
+            f"{run} has no complete checkpoint yet. Train longer, or lower --checkpoint-every."
         )
     records = gm.Records.open(options.records)
     model = build_model(options, records.schema, world)
@@ -125,17 +118,17 @@ def load_run(run: str, world: gm.World) -> tuple[TrainOptions, gm.Records, gm.Me
     return options, records, model
 
 
-def judged_batches(
+def evaluation_batches(
     records: gm.Records, split: str, support: int, seed: int, world: gm.World
 ) -> gm.TaskBatches:
-    """Batches that have every row judged that is not support."""
+    """Batches in which every row that is not support is a query row."""
     episodes = len(records.index(split))
     return gm.TaskBatches(
         records,
         split,
-        tasks=max(1, min(_JUDGED_TASKS, episodes // world.size)),
+        tasks=max(1, min(_EVALUATED_TASKS, episodes // world.size)),
         support=support,
-        query=_JUDGED_QUERY_ROWS,
+        query=_EVALUATED_QUERY_ROWS,
         every_query=True,
         shuffle=False,
         seed=seed,

@@ -26,7 +26,7 @@ from gmeta_tf.distributed.world import World
 from gmeta_tf.meta.meta_model import MetaModel
 from gmeta_tf.saving.dynamic_files import check_dynamic, load_dynamic, save_dynamic
 
-__all__ = ["latest_checkpoint", "load_checkpoint", "save_checkpoint"]
+__all__ = ["latest_checkpoint", "load_checkpoint", "replace_folder", "save_checkpoint"]
 
 FORMAT_VERSION = 1
 
@@ -69,7 +69,7 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
             "details": details,
         }
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2))
-        _replace(partial, path)
+        replace_folder(partial, path)
     barrier(world, name="checkpoint_end")
 
 
@@ -203,7 +203,8 @@ def _rows_name(rank: int, size: int) -> str:
     return f"rows-{rank:05d}-of-{size:05d}.safetensors"
 
 
-def _replace(new: pathlib.Path, path: pathlib.Path) -> None:
+def replace_folder(new: pathlib.Path, path: pathlib.Path) -> None:
+    """Renames a complete folder to `path`; an older one goes only when the new one is there."""
     old = path.with_name(path.name + ".old.partial")
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -13,18 +14,23 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from gmeta_tf.batch import Batch
+from gmeta_tf.distributed.collectives import broadcast_json
 from gmeta_tf.distributed.ownership import owner_of
+from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.meta.meta_model import MetaModel
 from gmeta_tf.meta_io.batches.assembly import assemble_batch
 from gmeta_tf.meta_io.preparing.hashing import hash_buckets
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
+from gmeta_tf.saving.checkpoint import replace_folder
 from gmeta_tf.schema import LARGEST_KEY, PADDING_KEY, UNKNOWN_KEY, Field, Schema, Table
 
-__all__ = ["export_saved_model"]
+__all__ = ["check_export_output", "export_saved_model"]
 
 Inputs = dict[str, tf.Tensor]
+
+_OWN_FILES = ("saved_model.pb", "assets.extra/schema.json")
 
 
 def export_saved_model(
@@ -52,13 +58,16 @@ def export_saved_model(
 
     Args:
         model: compiled.
-        path: a folder; one that is there is replaced when the new one is whole.
+        path: a folder. An earlier export is replaced when the new one is complete; any other
+            folder that is not empty is left alone.
         vocabularies: the records that the model was trained on; or table -> its values, str
             `[num_rows - 1]`, where value i has the key i + 1, for the tables that have one.
 
     Raises:
-        ValueError: a vocabulary that is missing or of another size than its table.
+        ValueError: a vocabulary that is missing or of another size than its table; or `path`
+            exists and is not an export (on every rank).
     """
+    _check_on_chief(path, model.world)
     schema = model.embedding.schema
     if isinstance(vocabularies, Records):
         folder = vocabularies.path
@@ -76,23 +85,51 @@ def export_saved_model(
     }
     if not model.world.is_chief:
         return
+    serving = _Serving(model, tables, vocabularies)
+    signatures = serving.signatures()
     path = pathlib.Path(path)
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    serving = _Serving(model, tables, vocabularies)
     tf.saved_model.save(
         serving,
         str(partial),
-        signatures=serving.signatures(),
+        signatures=signatures,
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
     _forget_custom_gradients(partial / "saved_model.pb")
     extra = partial / "assets.extra"
     extra.mkdir(exist_ok=True)
     (extra / "schema.json").write_text(json.dumps(schema.to_json(), indent=2))
-    if path.exists():
-        shutil.rmtree(path)
-    partial.rename(path)
+    replace_folder(partial, path)
+
+
+def check_export_output(path: str | pathlib.Path) -> None:
+    """Checks that an export may be written to `path`, and touches nothing.
+
+    Raises:
+        ValueError: it exists, is not empty and is not an export, so it must not be replaced.
+    """
+    path = pathlib.Path(path)
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not all((path / name).is_file() for name in _OWN_FILES):
+        raise ValueError(
+            f"{path} exists and is not an exported model (expected {' and '.join(_OWN_FILES)} in "
+            "it), so it is not replaced. Choose another output."
+        )
+
+
+def _check_on_chief(path: str | pathlib.Path, world: World) -> None:
+    """Has rank 0 look; every rank raises what it found."""
+    problem = None
+    if world.is_chief:
+        try:
+            check_export_output(path)
+        except ValueError as error:
+            problem = str(error)
+    problem = broadcast_json(problem, world, name="export_output")
+    if problem is not None:
+        raise ValueError(problem)
 
 
 def _forget_custom_gradients(file: pathlib.Path) -> None:

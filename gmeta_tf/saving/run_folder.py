@@ -56,15 +56,19 @@ class RunFolder(keras.callbacks.Callback):
             keep: how many checkpoints to keep.
 
         Raises:
-            ValueError: `checkpoint_every`, `checkpoint_every_steps` or `keep` below 1.
+            ValueError: `checkpoint_every`, `checkpoint_every_steps` or `keep` below 1, or `path` is
+                not a folder.
         """
         super().__init__()
-        if min(checkpoint_every, keep, checkpoint_every_steps or 1) < 1:
+        steps = [] if checkpoint_every_steps is None else [checkpoint_every_steps]
+        if min(checkpoint_every, keep, *steps) < 1:
             raise ValueError(
                 "RunFolder: expected checkpoint_every, checkpoint_every_steps and keep of at "
                 f"least 1, got {checkpoint_every}, {checkpoint_every_steps} and {keep}."
             )
         self.path = pathlib.Path(path)
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"RunFolder: expected {self.path} to be a folder or new, got a file.")
         self._batches = batches
         self._checkpoint_every = checkpoint_every
         self._checkpoint_every_steps = checkpoint_every_steps

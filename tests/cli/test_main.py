@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import inspect
 import json
 import pathlib
 import subprocess
@@ -16,7 +17,7 @@ from made_log import SCHEMA, write_log
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli import options
 from gmeta_tf.cli import quickstart_report as report
-from gmeta_tf.cli.prepare import read_schema
+from gmeta_tf.cli.first_checks import read_schema
 from gmeta_tf.cli.runs import load_run
 from gmeta_tf.distributed.world import World
 from gmeta_tf.saving.checkpoint import latest_checkpoint
@@ -158,9 +159,12 @@ def test_the_report_ends_in_json(folder, capsys, monkeypatch):
     [
         (["prepare", "--output", "x"], "either --movielens or --input"),
         (["prepare", "--output", "x", "--input", "a.csv"], "--input needs --schema"),
-        (["prepare", "--output", "x", "--input", "none.csv", "--schema", "none"], "none.csv"),
+        (["prepare", "--output", "x", "--input", "none.csv", "--schema", "none"], "no schema none"),
         (["train", "--records", "none", "--run", "x"], "no records folder"),
-        (["train", "--records", "r", "--run", "x", "--model", "gpt"], "melu or maml_dlrm"),
+        (
+            ["train", "--records", "r", "--run", "x", "--model", "gpt"],
+            "--model to be one of melu, maml_dlrm",
+        ),
         (["train", "--records", "r", "--run", "x", "--epochs", "0"], "--epochs of at least 1"),
         (
             ["train", "--records", "r", "--run", "x", "--resume", "--overwrite"],
@@ -170,8 +174,8 @@ def test_the_report_ends_in_json(folder, capsys, monkeypatch):
             ["predict", "--saved-model", "m", "--query", "q", "--output", "o", "--tasks", "0"],
             "--tasks of at least 1",
         ),
-        (["evaluate", "--run", "none"], "no run folder"),
-        (["export", "--run", "none"], "no run folder"),
+        (["evaluate", "--run", "none"], "is not a run folder"),
+        (["export", "--run", "none"], "is not a run folder"),
         (["predict", "--saved-model", "none", "--query", "q", "--output", "o"], "no exported"),
     ],
 )
@@ -190,11 +194,11 @@ def test_a_run_that_is_there_is_not_overwritten(folder, capsys, tmp_path):
     words = ["train", "--records", str(folder / "records"), *SMALL]
     with pytest.raises(SystemExit):
         cli.main([*words, "--run", str(folder / "run")])
-    assert "--resume or --overwrite" in capsys.readouterr().err
+    assert "pass --resume or --overwrite" in capsys.readouterr().err
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(SystemExit):
         cli.main([*words, "--run", str(tmp_path), "--overwrite"])
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
     assert (tmp_path / "precious.txt").read_text() == "mine"
 
 
@@ -202,7 +206,7 @@ def test_a_run_without_a_checkpoint_is_named(capsys, tmp_path):
     (tmp_path / "config.yaml").write_text(yaml.safe_dump({"records": "r", "run": "x"}))
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--run", str(tmp_path)])
-    assert "has no whole checkpoint yet" in capsys.readouterr().err
+    assert "has no complete checkpoint yet" in capsys.readouterr().err
 
 
 def test_a_schema_file_that_is_none(tmp_path):
@@ -263,13 +267,20 @@ def test_every_flag_is_explained(name, capsys):
         cli.main([name, "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     kind, _ = cli._COMMANDS[name]
-    for param in docstring_parser.parse(kind.__doc__).params:
-        is_positional = (name, param.arg_name) == ("inspect", "path")
-        assert f"{'' if is_positional else '--'}{param.arg_name.replace('_', '-')}" in shown
-        assert " ".join(param.description.split()[:4]).replace("- ", "-") in shown
-    assert {field.name for field in dataclasses.fields(kind)} == {
-        param.arg_name for param in docstring_parser.parse(kind.__doc__).params
-    }
+    explained = options.help_of(kind)
+    for field, description in explained.items():
+        is_positional = (name, field) == ("inspect", "path")
+        assert f"{'' if is_positional else '--'}{field.replace('_', '-')}" in shown
+        assert " ".join(description.split()[:4]).replace("- ", "-") in shown
+    assert {field.name for field in dataclasses.fields(kind)} == set(explained)
+
+
+def test_what_commands_share_is_explained_once():
+    """In the docstring of the class that has the field."""
+    kinds = {one for kind, _ in cli._COMMANDS.values() for one in kind.__mro__}
+    for kind in kinds:
+        own = {param.arg_name for param in docstring_parser.parse(kind.__doc__ or "").params}
+        assert own == set(inspect.get_annotations(kind)), kind
 
 
 def test_help_does_not_wait_for_tensorflow():

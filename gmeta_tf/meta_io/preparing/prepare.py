@@ -27,7 +27,12 @@ from gmeta_tf.meta_io.preparing.spark_engine import encoded_by_spark
 from gmeta_tf.meta_io.preparing.split import Split
 from gmeta_tf.meta_io.preparing.stages import Progress
 from gmeta_tf.meta_io.preparing.summary import details_of
-from gmeta_tf.meta_io.preparing.work_folder import claimed, replace_folder, work_folder
+from gmeta_tf.meta_io.preparing.work_folder import (
+    check_output,
+    claimed,
+    replace_folder,
+    work_folder,
+)
 from gmeta_tf.meta_io.records.records import Records, SplitFiles
 from gmeta_tf.meta_io.records.writer import EpisodeWriter
 from gmeta_tf.meta_io.sources.sources import Source
@@ -268,26 +273,7 @@ def _check_arguments(
     check_word("on_bad_row", on_bad_row, ON_BAD_ROW)
     if append and overwrite:
         raise ValueError("append and overwrite exclude each other: expected one, got both.")
-    if append:
-        return
-    name, described = os.fspath(output), files.exists(files.join(output, "schema.json"))
-    if files.is_remote(output):
-        if described:
-            raise ValueError(
-                f"{name} exists. A remote folder is not overwritten, as that cannot be done at "
-                "once: remove it, or choose another output."
-            )
-    elif os.path.lexists(name):
-        if not overwrite:
-            raise ValueError(
-                f"{name} exists. Pass overwrite=True to replace it, append=True to add to it, or "
-                "choose another output."
-            )
-        if not described:
-            raise ValueError(
-                f"{name} is no records folder (it has no schema.json), so it is not overwritten. "
-                "Move it away or choose another output."
-            )
+    check_output(output, overwrite=overwrite, append=append)
 
 
 def _check_times(schema: Schema, split: Split) -> None:

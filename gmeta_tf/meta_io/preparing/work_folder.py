@@ -10,10 +10,45 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-__all__ = ["claimed", "replace_folder", "sweep", "work_folder"]
+from gmeta_tf.meta_io import files
+
+__all__ = ["check_output", "claimed", "replace_folder", "sweep", "work_folder"]
 
 _LOCK = "lock"
 _PREVIOUS = "previous"
+
+
+def check_output(output: str | os.PathLike[str], *, overwrite: bool, append: bool) -> None:
+    """Checks that records may be written to `output`, and touches nothing.
+
+    Raises:
+        ValueError: it exists and is not to be overwritten, or is not a records folder.
+        FileNotFoundError: no records folder to append to.
+    """
+    name, described = os.fspath(output), files.exists(files.join(output, "schema.json"))
+    if append:
+        if not described:
+            raise FileNotFoundError(
+                f"{name} is no records folder: expected {files.join(output, 'schema.json')}. "
+                f"Make one with `gmeta-tf prepare --output {name}`."
+            )
+    elif files.is_remote(output):
+        if described:
+            raise ValueError(
+                f"{name} exists. A remote folder is not overwritten, as that cannot be done at "
+                "once: remove it, or choose another output."
+            )
+    elif os.path.lexists(name):
+        if not overwrite:
+            raise ValueError(
+                f"{name} exists. Pass overwrite=True to replace it, append=True to add to it, or "
+                "choose another output (on the command line: --overwrite, --append)."
+            )
+        if not described:
+            raise ValueError(
+                f"{name} is no records folder (it has no schema.json), so it is not overwritten. "
+                "Move it away or choose another output."
+            )
 
 
 @contextlib.contextmanager

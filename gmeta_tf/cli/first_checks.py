@@ -1,0 +1,95 @@
+"""What a user may have got wrong and can be told before TensorFlow is imported.
+
+The commands check everything again where it matters; these checks only make errors come fast.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Sequence
+
+import yaml
+
+from gmeta_tf.cli.options import (
+    EvaluateOptions,
+    ExportOptions,
+    PredictOptions,
+    PrepareOptions,
+    TrainOptions,
+)
+from gmeta_tf.cli.run_files import check_run_folder, read_config
+from gmeta_tf.distributed.world import World
+from gmeta_tf.meta_io.files import is_remote
+from gmeta_tf.meta_io.preparing.work_folder import check_output
+from gmeta_tf.schema import Schema
+
+__all__ = [
+    "check_csv_output",
+    "check_predict",
+    "check_prepare",
+    "check_run",
+    "check_train",
+    "read_schema",
+]
+
+
+def check_prepare(options: PrepareOptions) -> None:
+    """The schema, and whether the output may be written."""
+    if options.schema is not None:
+        read_schema(options.schema)
+    if not is_remote(options.output):
+        check_output(options.output, overwrite=options.overwrite, append=options.append)
+
+
+def check_train(options: TrainOptions) -> None:
+    """Whether the run folder may be taken."""
+    # Of several ranks, rank 0 may have taken the folder before another one looks at it.
+    if not World.detect().is_distributed:
+        check_run_folder(options)
+
+
+def check_run(options: EvaluateOptions | ExportOptions) -> None:
+    """Whether the run's folder is one."""
+    read_config(options.run)
+
+
+def check_predict(options: PredictOptions) -> None:
+    """Whether the output may be written."""
+    inputs = [path for path in (options.query, options.support) if path is not None]
+    check_csv_output(options.output, inputs)
+
+
+def check_csv_output(output: str, inputs: Sequence[str]) -> None:
+    """Checks that a file can be made, and is none of the files to be read.
+
+    Raises:
+        ValueError: the output is a folder or an input.
+        FileNotFoundError: its folder does not exist.
+    """
+    path = pathlib.Path(output)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: expected --output to be a CSV file to write.")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of --output {path} does not exist. Make it first.")
+    for name in inputs:
+        if path.exists() and os.path.exists(name) and path.samefile(name):
+            raise ValueError(f"{path} is read, too: expected another --output than the input.")
+
+
+def read_schema(path: str) -> Schema:
+    """Reads a schema from YAML or JSON.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it does not hold a schema.
+    """
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"no schema {path}: expected a YAML or JSON file.")
+    try:
+        values = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML or JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected fields, label and task, got {type(values).__name__}.")
+    return Schema.from_json(values)

@@ -1,0 +1,131 @@
+"""A run's `config.yaml`, and who may take a run folder; without TensorFlow."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import yaml
+
+from gmeta_tf.cli.options import TrainOptions
+
+__all__ = ["check_run_folder", "claim_run_folder", "read_config"]
+
+_CONFIG = "config.yaml"
+
+
+def read_config(run: str | os.PathLike[str]) -> TrainOptions:
+    """The options that a run was last trained with; those of earlier versions have fewer.
+
+    Raises:
+        FileNotFoundError: not a run folder.
+        ValueError: its config.yaml does not hold the options of `gmeta-tf train`.
+    """
+    config = pathlib.Path(run) / _CONFIG
+    if not config.is_file():
+        raise FileNotFoundError(
+            f"{os.fspath(run)} is not a run folder: expected {config}. "
+            "Make one with `gmeta-tf train`."
+        )
+    try:
+        values = dict(yaml.safe_load(config.read_text(encoding="utf-8")))
+        # Earlier versions took 0 for none.
+        values["checkpoint_every_steps"] = values.get("checkpoint_every_steps") or None
+        return TrainOptions(**values)
+    except (TypeError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"{config} does not hold the options of a run: {error}. Restore it, or train again "
+            "with --overwrite."
+        ) from error
+
+
+def check_run_folder(options: TrainOptions) -> None:
+    """Checks that `train` may use the folder, and touches nothing.
+
+    Raises:
+        ValueError: the folder is in use and neither flag was given, is not that of a run, or
+            holds the records to train on.
+    """
+    run = pathlib.Path(options.run)
+    if not os.path.lexists(run):
+        return
+    if not run.is_dir():
+        raise ValueError(f"{run} is not a folder. Choose another --run.")
+    if not any(run.iterdir()):
+        return
+    if not options.resume and not options.overwrite:
+        raise ValueError(f"{run} exists. Choose another --run, or pass --resume or --overwrite.")
+    if not (run / _CONFIG).is_file():
+        flag = "--resume" if options.resume else "--overwrite"
+        raise ValueError(
+            f"{run} is not a run folder (it has no {_CONFIG}), so {flag} leaves it alone. "
+            "Choose another --run."
+        )
+    if options.overwrite and pathlib.Path(options.records).resolve().is_relative_to(run.resolve()):
+        raise ValueError(
+            f"{run} holds the records {options.records}, which --overwrite would delete. "
+            "Choose another --run."
+        )
+
+
+def claim_run_folder(options: TrainOptions) -> None:
+    """Makes the folder that of this run: `config.yaml` is written, then an older run is deleted.
+
+    What `check_run_folder` found is decided anew, since another process may have come first. The
+    folder itself stays, which may be a link or the current folder. An older run's files are moved
+    to a hidden folder in it first, and back if something fails.
+
+    Raises:
+        ValueError: as `check_run_folder`, or another process has just taken the folder.
+        OSError: the folder cannot be written.
+    """
+    check_run_folder(options)
+    run = pathlib.Path(options.run)
+    run.mkdir(parents=True, exist_ok=True)
+    saved = dataclasses.asdict(options) | {"resume": False, "overwrite": False}
+    text = yaml.safe_dump(saved, sort_keys=False)
+    if not (run / _CONFIG).is_file():
+        try:
+            # Only one of two processes that start at the same time can make the file.
+            with open(run / _CONFIG, "x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError as error:
+            raise ValueError(
+                f"{run} was taken by another process. Choose another --run."
+            ) from error
+    elif options.overwrite:
+        with _older_run_aside(run):
+            _replace_config(run, text)
+    else:
+        _replace_config(run, text)
+
+
+def _replace_config(run: pathlib.Path, text: str) -> None:
+    new = run / f"{_CONFIG}.new"
+    new.write_text(text, encoding="utf-8")
+    new.replace(run / _CONFIG)
+
+
+@contextlib.contextmanager
+def _older_run_aside(run: pathlib.Path) -> Iterator[None]:
+    """Moves all but `config.yaml` away; deletes it at the end, or puts it back after an error.
+
+    `config.yaml` stays, so that after a crash the folder is still known as that of a run.
+    """
+    aside = pathlib.Path(tempfile.mkdtemp(prefix=".overwritten-", dir=run))
+    try:
+        for path in list(run.iterdir()):
+            if path != aside and path.name != _CONFIG:
+                path.rename(aside / path.name)
+        yield
+    except BaseException:
+        for path in aside.iterdir():
+            path.rename(run / path.name)
+        aside.rmdir()
+        raise
+    shutil.rmtree(aside)
