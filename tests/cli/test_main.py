@@ -159,7 +159,7 @@ def test_the_report_ends_in_json(folder, capsys, monkeypatch):
         (["prepare", "--output", "x"], "either --movielens or --input"),
         (["prepare", "--output", "x", "--input", "a.csv"], "--input needs --schema"),
         (["prepare", "--output", "x", "--input", "none.csv", "--schema", "none"], "none.csv"),
-        (["train", "--records", "none", "--run", "x"], "no records folder"),
+        (["train", "--records", "none", "--run", "x"], "not a records folder"),
         (["train", "--records", "r", "--run", "x", "--model", "gpt"], "melu or maml_dlrm"),
         (["train", "--records", "r", "--run", "x", "--epochs", "0"], "--epochs of at least 1"),
         (

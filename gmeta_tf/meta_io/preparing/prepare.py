@@ -290,7 +290,7 @@ def _check_arguments(
             )
         if not described:
             raise ValueError(
-                f"{name} is no records folder (it has no schema.json), so it is not overwritten. "
+                f"{name} is not a records folder (it has no schema.json) and is not overwritten. "
                 "Move it away or choose another output."
             )
 

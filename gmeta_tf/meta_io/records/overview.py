@@ -19,7 +19,8 @@ from gmeta_tf.meta_io.records.codec import (
     num_planes,
     slot_ranges,
 )
-from gmeta_tf.meta_io.records.records import Records, index_chunks
+from gmeta_tf.meta_io.records.index_checks import index_chunks
+from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.verification import read_episode
 from gmeta_tf.meta_io.records.word_checks import keys_of
 from gmeta_tf.meta_io.sql import sql_name, sql_parquet
