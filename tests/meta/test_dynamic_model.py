@@ -218,7 +218,7 @@ def test_another_row_optimizer_takes_the_place_of_the_first(both):
 
 
 def test_rules_of_a_table_that_is_not_dynamic():
-    with pytest.raises(ValueError, match="which are none here, got some of 'item'"):
+    with pytest.raises(ValueError, match="which are none here, got rules of 'item'"):
         gm.ShardedEmbedding(SCHEMA, 4, dynamic={"item": gm.DynamicTable()}, world=ONE)
 
 

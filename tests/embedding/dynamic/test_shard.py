@@ -562,7 +562,10 @@ def test_what_can_not_be_loaded():
         ({"num_buckets": 0}, "expected num_buckets of at least 1, got 0"),
         ({"admit_probability": 0.0}, "an admit_probability above 0 and at most 1, got 0.0"),
         ({"admit_probability": 1.5}, "an admit_probability above 0 and at most 1, got 1.5"),
-        ({"when_full": "stop"}, "expected when_full of evict, default, error, got 'stop'"),
+        (
+            {"when_full": "stop"},
+            "when_full to be one of evict, default, error, got 'stop'",
+        ),
         ({"unknown_in_training": "x"}, "of insert, default, bucket, error, got 'x'"),
         ({"unknown_otherwise": "insert"}, "of default, bucket, error, got 'insert'"),
     ],
