@@ -294,8 +294,5 @@ class ShardedEmbedding(tf.Module):
         return all_keys(self.keyed[group], step, name=f"tables_{self.groups.index(group)}")
 
     def metrics(self) -> dict[str, dict[str, int]]:
-        """Dynamic table -> its counts over all ranks (see `DynamicShard.metrics`). A collective.
-
-        SOK keeps one count, `occupancy` (see `SokDynamicShard.metrics`).
-        """
+        """Dynamic table -> its counts over all ranks: see `metrics` of its shard. A collective."""
         return counts_of_tables(self.keyed, self.world)

@@ -300,7 +300,7 @@ def metric(name: str) -> Metric:
       :func:`task_ndcg`.
 
     Raises:
-        ValueError: There is no metric of that name.
+        ValueError: No metric has that name.
     """
     for known in _METRICS:
         if known.name == name:

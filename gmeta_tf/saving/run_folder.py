@@ -164,7 +164,7 @@ class RunFolder(keras.callbacks.Callback):
     def _drop_old(self, folder: pathlib.Path) -> None:
         whole = sorted(manifest.parent for manifest in folder.glob("epoch-*/manifest.json"))
         for path in whole[: -self._keep]:
-            # The manifest goes first: without it what is left is no checkpoint.
+            # The manifest goes first: without it the rest does not count as a checkpoint.
             (path / "manifest.json").unlink()
             for file in path.iterdir():
                 file.unlink()
