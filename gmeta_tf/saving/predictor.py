@@ -1,4 +1,4 @@
-"""Raw rows through an exported SavedModel: what a serving client does, for files."""
+"""Raw rows through an exported SavedModel, as a serving client does, for files."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def _padded(column: np.ndarray, rows_of: Sequence[np.ndarray]) -> tf.Tensor:
 
 
 def _rows_of_tasks(tasks: np.ndarray) -> dict[Any, np.ndarray]:
-    """Which rows each task has, tasks in the order of their first row."""
+    """The rows of each task, tasks in the order of their first row."""
     rows: dict[Any, list[int]] = {}
     for row, task in enumerate(tasks):
         rows.setdefault(task, []).append(row)
