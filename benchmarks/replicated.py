@@ -1,10 +1,10 @@
-"""Small tables copied to every rank, against sharded ones: what a step takes, and why.
+"""Small tables replicated on every rank, against sharded ones: what a step takes, and why.
 
 Two ranks with a core each train MeLU on MovieLens-100k (1,958 rows in all tables), with
 `ShardedEmbedding(replicate=False)` and `replicate=True` in turns, round by round within one run.
-`--more-rows` makes the tables of a copied model larger by so many rows, which nobody reads: so it
-shows up to what size copies pay. `--collectives` measures single collectives instead, by the bytes
-that they carry. The rule of `replicate="auto"` (gmeta_tf/embedding/replication_rule.py)
+`--more-rows` makes the tables of a replicated model larger by so many rows, which nobody reads: so
+it shows up to what size replicas pay. `--collectives` measures single collectives instead, by the
+bytes that they carry. The rule of `replicate="auto"` (gmeta_tf/embedding/replication_rule.py)
 is derived from these figures. The last line is the result as JSON.
 
     python -m benchmarks.replicated --tasks 128                      # less than two minutes
@@ -75,7 +75,7 @@ def summary(rounds: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 def _report(result: dict[str, Any]) -> None:
     for name, figures in result.get("steps", {}).items():
         print(
-            f"T = {result['tasks']}, {name:18s} {figures['milliseconds']:7.2f} ms a step, "
+            f"T = {result['tasks']}, {name:22s} {figures['milliseconds']:7.2f} ms a step, "
             f"{figures['saved']:6.2f} saved (quartiles {figures['saved_lower_quartile']:.2f} and "
             f"{figures['saved_upper_quartile']:.2f})"
         )
@@ -151,7 +151,7 @@ def _steps(world: Any, options: argparse.Namespace) -> dict[str, Any]:
     runs = {"sharded": _training(batches, records.schema, replicate=False)}
     sent = {"sharded": 0}
     for more in (0, *options.more_rows):
-        name = f"copied + {more:,} rows" if more else "copied"
+        name = f"replicated + {more:,} rows" if more else "replicated"
         schema = _with_more_rows(records.schema, more)
         runs[name] = _training(batches, schema, replicate=True)
         sent[name] = choose_replicated(schema, _WIDTH, world.size).sent_bytes

@@ -86,7 +86,7 @@ def alltoall(
     """
     if not world.is_distributed:
         return tensor, splits
-    # Where an AlltoAll stands in the graph, in a branch for one, is no part of its name.
+    # The name must not depend on where in the graph the AlltoAll is, for instance in a branch.
     rows, received = _horovod().alltoall(tensor, splits=splits, name=name, ignore_name_scope=True)
     return rows, tf.ensure_shape(received, [world.size])
 
@@ -94,7 +94,7 @@ def alltoall(
 def allreduce_sum(tensors: Sequence[tf.Tensor], world: World, *, name: str) -> list[tf.Tensor]:
     """The sum of each tensor over the ranks, all in one grouped AllReduce.
 
-    A sum and not Horovod's default, the mean: what is divided by, and once, is said in one place
+    A sum and not Horovod's default, the mean: the divisor is defined in one place
     (`MetaModel._outer_update`).
 
         rank 0 has [1 2], rank 1 has [10 20]  ->  both have [11 22]

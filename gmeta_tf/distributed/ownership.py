@@ -1,7 +1,7 @@
-"""Which rank owns a key, and where its row lies there: `key % W` owns it, at row `key // W`.
+"""The rank that owns a key, `key % W`, and the index of its row there, `key // W`.
 
-The one place that knows the rule. All functions take TensorFlow tensors and NumPy arrays alike,
-and keys of any sign.
+Only this module knows the rule. All functions take TensorFlow tensors and NumPy arrays, and keys of
+any sign.
 """
 
 from __future__ import annotations

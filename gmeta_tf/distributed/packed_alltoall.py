@@ -13,10 +13,10 @@ from gmeta_tf.distributed.world import World
 
 __all__ = ["Payload", "Received", "exchange_payloads", "may_piggyback"]
 
-# What a message may grow by to save a collective of its own: at 1 GB/s, 0.1 ms.
+# How much a message may grow to save a collective: at 1 GB/s, 0.1 ms.
 _MOST_EXTRA_BYTES = 1 << 17
-# The same of totals that have a message for themselves: an AllReduce of a few kB takes about 3 ms
-# longer than an AlltoAll of them (`python -m benchmarks.replicated`), of which this takes 1 ms.
+# The same for totals in a message of their own: an AllReduce of a few kB takes about 3 ms longer
+# than an AlltoAll of them (`python -m benchmarks.replicated`); these bytes take 1 ms.
 _MOST_EXTRA_BYTES_ALONE = 1 << 20
 _MOST_PIGGYBACKED_BYTES = 1 << 22
 # Lengths and splits are int32, as Horovod's are.
@@ -60,7 +60,7 @@ def exchange_payloads(
     sends its totals to every other, `(W - 1) K`, where a ring would send `2 K (W - 1) / W` in
     `2 (W - 1)` turns. Without payloads, the totals are a message of their own by the same rule.
 
-    Two ranks, two payloads and one total; a message to a rank lies in one piece:
+    Two ranks, two payloads and one total; a message to a rank is contiguous:
 
         rank 0 has [a b | c] and [x |]  and 1    sends c      1    has [a b | d]   [x | y]  and 3
         rank 1 has [d | e f] and [y | z] and 2   sends d  y   2    has [c | e f]   [  | z]  and 3
@@ -104,7 +104,7 @@ def _exchange_alone(payload: Payload, world: World, *, name: str) -> Received:
 
 
 def _fits(payloads: Sequence[Payload], name: str) -> tf.Operation:
-    """Raises where a message would have more values than are counted by int32."""
+    """Raises where a message would have more values than int32 can count."""
     num_values = tf.add_n([tf.size(payload.values, tf.int64) for payload in payloads])
     return tf.debugging.Assert(
         num_values <= _MOST_WORDS,
@@ -138,11 +138,10 @@ def _may_piggyback(totals: Sequence[tf.Tensor], world: World, *, alone: bool) ->
 
 
 class _Message:
-    """What one rank sends: to each other rank how many rows are told, the payloads, the totals.
+    """One rank's message: for each other rank the untold counts of rows, the payloads, the totals.
 
-    It is made of 32-bit words of float32, which is the type that every device moves without a
-    detour. Nothing computes with them: a key may look like a NaN on the way. This rank's own rows
-    stay here.
+    It consists of 32-bit words, typed float32, which every device moves directly. Nothing computes
+    with them: a key may look like a NaN on the way. This rank's own rows stay here.
     """
 
     def __init__(
@@ -177,36 +176,34 @@ class _Message:
     def unpacked(
         self, words: tf.Tensor, lengths: tf.Tensor
     ) -> tuple[list[Received], list[tf.Tensor]]:
-        """The payloads and the totals, of what rank 0, 1, ... sent"""
+        """The payloads and the totals that rank 0, 1, ... sent."""
         counts = self._counts(words, lengths)
-        pieces_of = {self._rank: [None, *(runs[self._rank] for runs in self._runs)]}
-        piece_lengths = tf.gather(self._lengths(counts), self._others)
-        num_pieces = len(self._payloads) + 2
-        pieces = tf.split(
-            words, tf.reshape(piece_lengths, [-1]), num=len(self._others) * num_pieces
-        )
+        parts_of = {self._rank: [None, *(runs[self._rank] for runs in self._runs)]}
+        part_lengths = tf.gather(self._lengths(counts), self._others)
+        num_parts = len(self._payloads) + 2
+        parts = tf.split(words, tf.reshape(part_lengths, [-1]), num=len(self._others) * num_parts)
         for index, rank in enumerate(self._others):
-            pieces_of[rank] = pieces[index * num_pieces : (index + 1) * num_pieces]
-        pieces_of[self._rank].append(self._flat_totals)
-        by_piece = list(zip(*(pieces_of[rank] for rank in range(self._size)), strict=True))
+            parts_of[rank] = parts[index * num_parts : (index + 1) * num_parts]
+        parts_of[self._rank].append(self._flat_totals)
+        by_part = list(zip(*(parts_of[rank] for rank in range(self._size)), strict=True))
         received = []
         for index, payload in enumerate(self._payloads):
-            runs = [tf.reshape(run, [-1, self._row_words[index]]) for run in by_piece[1 + index]]
+            runs = [tf.reshape(run, [-1, self._row_words[index]]) for run in by_part[1 + index]]
             received.append(
                 Received(_from_words(tf.concat(runs, axis=0), payload.values), counts[index])
             )
         if not self._totals:
             return received, []
         # One reduction in the order of the ranks, so that every rank gets the same to the last bit:
-        # additions one by one would be put in another order where this rank's are constants.
-        summed = tf.reduce_sum(tf.stack(by_piece[-1]), axis=0)
+        # TensorFlow would reorder single additions where this rank's are constants.
+        summed = tf.reduce_sum(tf.stack(by_part[-1]), axis=0)
         sums = tf.split(summed, [_size(total) for total in self._totals])
         return received, [
             tf.reshape(one, total.shape) for one, total in zip(sums, self._totals, strict=True)
         ]
 
     def _lengths(self, counts: Sequence[tf.Tensor]) -> tf.Tensor:
-        """The words of each piece of the messages with so many rows, int32 `[W, payloads + 2]`."""
+        """The words of each part of the messages with so many rows, int32 `[W, payloads + 2]`."""
         rows = [count * words for count, words in zip(counts, self._row_words, strict=True)]
         told, totals = (tf.fill([self._size], n) for n in (len(self._told), self._num_totals))
         return tf.stack([told, *rows, totals], axis=1)
@@ -237,7 +234,7 @@ def _words(values: tf.Tensor) -> tf.Tensor:
 
 
 def _from_words(words: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """What `_words` made words of, in the type and the shape of a row of `like`."""
+    """The values that `_words` packed, in the type and row shape of `like`."""
     row = _row_size(like)
     if like.dtype.size == 8:
         words = tf.reshape(words, [-1, row, 2])

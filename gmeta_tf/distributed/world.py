@@ -64,7 +64,7 @@ class World:
 
     @property
     def is_chief(self) -> bool:
-        """Whether this rank is the one that prints and writes what is written once."""
+        """Whether this rank prints, and writes the files that are written once."""
         return self.rank == 0
 
     @property

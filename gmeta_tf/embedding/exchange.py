@@ -31,9 +31,9 @@ class Departure(NamedTuple):
 
     Attributes:
         keys: int64 `[U]`, those of rank 0 first.
-        order: int32 `[U]`, where each of them stood before; None where all stood so.
+        order: int32 `[U]`, the earlier position of each; None where they kept theirs.
         sent: int32 `[W]`, how many go to each rank.
-        key_type: the narrowest type that they fit in, which they travel as.
+        key_type: the narrowest type that they fit in, in which they travel.
     """
 
     keys: tf.Tensor
@@ -45,12 +45,12 @@ class Departure(NamedTuple):
 class Arrival(NamedTuple):
     """The keys that reached this rank.
 
-    It says nothing of what the rows hold, so it may be kept until they are up to date.
+    It holds no rows, so it may be kept until they are up to date.
 
     Attributes:
         received: int32 `[W]`, how many from each rank.
-        owned: int64 `[V]`, the distinct ones, all this rank's own.
-        owned_of: int32 `[R]`, which of them each received key was.
+        owned: int64 `[V]`, the distinct ones, all owned by this rank.
+        owned_of: int32 `[R]`, the position in `owned` of each received key.
     """
 
     received: tf.Tensor
@@ -59,11 +59,11 @@ class Arrival(NamedTuple):
 
 
 class Route(NamedTuple):
-    """The way that a step's keys took, which its rows and gradients take too.
+    """The way of a step's keys, which its rows and gradients take too.
 
     Attributes:
         departure: of this rank's keys.
-        arrival: of the ranks' keys at this one; None of one rank alone.
+        arrival: of all ranks' keys at this one; None on one rank alone.
     """
 
     departure: Departure
@@ -82,8 +82,8 @@ def departure_of(
 
     Args:
         keys: int64 `[U]`, distinct; may be empty.
-        counts: int32 `[W]`, where the keys are in the order of their owners already: how many
-            each rank owns.
+        counts: int32 `[W]`, how many keys each rank owns, where they are in the order of their
+            owners already.
         world: the world.
         key_type: see `Departure`.
     """
@@ -96,7 +96,7 @@ def departure_of(
 
 
 def send_keys(departures: Sequence[Departure], world: World, *, name: str) -> list[Arrival | None]:
-    """Sends this rank's distinct keys to their owners, who find out what they own of them.
+    """Sends this rank's distinct keys to their owners.
 
     Two ranks, the owner of a key is `key % 2`:
 
@@ -133,7 +133,7 @@ def fetch(
     name: str,
     wire: tf.DType = tf.float32,
 ) -> list[tf.Tensor]:
-    """Sends the owners' rows to where the keys are read.
+    """Sends the owners' rows to the ranks that read them.
 
     The two ranks of `send_keys`; key 4 is wanted by both and gathered once:
 
@@ -145,8 +145,8 @@ def fetch(
         owned: float `[V, D]`, the rows of each group's `Route.owned` as they are now.
         world: the world.
         name: of the collective; fixed over steps.
-        wire: what rows travel as. A rank's own rows are rounded too, so that what a task reads does
-            not depend on where it is computed.
+        wire: the type in which rows travel. A rank's own rows are rounded too, so that a task reads
+            the same rows on every rank.
 
     Returns:
         The rows `[U, D]` of each group, in the order of its keys.
@@ -184,16 +184,16 @@ def return_gradients(
     following: Sequence[Departure] = (),
     totals: Sequence[tf.Tensor] = (),
 ) -> tuple[list[tf.Tensor], list[Arrival | None], list[tf.Tensor]]:
-    """Sends the gradients of fetched rows to their owners, who add those of one key up.
+    """Sends the gradients of fetched rows to their owners, who sum those of each key.
 
     Args:
         gradients: float32 `[U, D]` of each group, in the order of the keys that were fetched.
         routes: the ways that their keys took.
         world: the world.
         name: of the collective; fixed over steps.
-        wire: what gradients travel as; they are added up in their own type.
-        following: the next step's keys, which travel along.
-        totals: float32, what is summed over the ranks, along with it where that is cheap.
+        wire: the type in which gradients travel; they are summed in their own type.
+        following: the next step's keys, in the same message.
+        totals: float32, to be summed over the ranks, in the same message where that is cheap.
 
     Returns:
         The *sums* over the ranks of the gradients, float32 `[V, D]` of each group's `Route.owned`;

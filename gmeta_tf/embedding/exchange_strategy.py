@@ -1,4 +1,4 @@
-"""The face of an exchange: what Horovod, SOK and replicated tables each do with a step's keys."""
+"""The interface of an exchange, which Horovod, SOK and replicated tables each implement."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Located(NamedTuple):
     """Where a step's keys lie with this rank.
 
     Attributes:
-        row_indices: group -> int64 `[V]`, of `Route.owned`; of a replicated group those of this
+        row_indices: group -> int64 `[V]`, of `Route.owned`; for a replicated group those of this
             rank's own keys.
         problems: dynamic group -> int64 `[4]`, what a policy `"error"` objects to (see
-            `dynamic.shard.Located`).
+            `DynamicShard.locate`).
     """
 
     row_indices: dict[str, tf.Tensor]
@@ -38,10 +38,10 @@ class Located(NamedTuple):
 
 
 class Returned(NamedTuple):
-    """What the message of a step's gradients brought.
+    """The results of returning a step's gradients.
 
     Attributes:
-        updates: gradients summed over the ranks; of a replicated group the same on every rank.
+        updates: gradients summed over the ranks; for a replicated group the same on every rank.
         following: group -> the arrival of the next step's keys.
         totals: the sums of the totals.
     """
@@ -81,7 +81,7 @@ class ExchangeStrategy(abc.ABC):
             counts: group -> int32 `[W]`, as `keys_of_rank` there; None where keys are in any order.
 
         Returns:
-            Nothing of groups whose keys are not sent.
+            Only the groups whose keys are sent.
         """
         return {}
 
@@ -100,7 +100,7 @@ class ExchangeStrategy(abc.ABC):
         Args:
             routes: of a step's keys.
             step: int64 scalar, the training steps done before.
-            training: whether dynamic tables see the keys, and give rows to new ones.
+            training: whether dynamic tables note the keys, and give rows to new ones.
         """
 
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""Sharded tables over Horovod: one message a way for all groups of tables together."""
+"""Sharded tables over Horovod: one message each way for all groups of tables together."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class HorovodExchange(ExchangeStrategy):
         """Exchanges the rows of the shards.
 
         Args:
-            shards: group -> this rank's rows; may be empty, and then only totals are sent.
+            shards: group -> this rank's rows; where empty, only totals are sent.
             world: the ranks.
             wire: the type in which rows and gradients travel.
         """

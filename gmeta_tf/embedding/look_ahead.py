@@ -15,27 +15,27 @@ _KEPT = {"keys": tf.int64, "received": tf.int32, "owned": tf.int64, "owned_of": 
 
 
 class LookAhead:
-    """Keeps where a step's keys arrived from the step before, whose gradients they went with.
+    """Sends a step's keys with the gradients of the step before, and keeps where they arrived.
 
-    Keys can go ahead of time and rows can not: rows of the next step are fetched after this step
-    has updated them, so nothing that a step reads is older than without.
+    Keys can go ahead of time, but rows cannot: rows of the next step are fetched after this step
+    has updated them, so a step reads the same rows as without looking ahead.
 
         step n        rows n   compute n   gradients n, keys n + 1   update n
         step n + 1                                                             rows n + 1   ...
 
-    Each rank decides by a flag whether to exchange a step's own keys, and since an exchange hangs
-    when some ranks take part, the flag has to be the same everywhere: it depends on the number of
-    steps since `forget`, and on where the data ends, and never on the keys.
+    Each rank decides by a flag whether to exchange a step's own keys. An exchange hangs unless all
+    ranks take part, so the flag has to be the same everywhere: it depends on the number of steps
+    since `forget` and on where the data ends, never on the keys.
     """
 
     def __init__(self, embedding: ShardedEmbedding) -> None:
-        """Makes the variables that arrivals are kept in; nothing is known at first.
+        """Makes the variables that keep arrivals; nothing is known at first.
 
-        Keys of replicated groups stay where they are, and are not looked ahead to.
+        Keys of replicated groups do not travel, and so not ahead either.
 
         Raises:
-            ValueError: no keys are sent that could go ahead: on one rank, where all tables are
-                replicated, or over SOK, whose look-up sends a step's keys itself.
+            ValueError: no keys could go ahead: on one rank, where all tables are replicated, or
+                over SOK, whose look-up sends a step's keys itself.
         """
         if not embedding.sends_keys:
             raise ValueError(
@@ -57,17 +57,17 @@ class LookAhead:
         }
 
     def forget(self) -> tf.Operation:
-        """The step that follows exchanges its own keys. Every rank must call it."""
+        """Has the next step exchange its own keys. Every rank must call it."""
         return self._known.assign(False)
 
     def routes(self, batch: Batch) -> Routes:
         """The routes of a step's keys: kept since the step before, or else exchanged now.
 
         Args:
-            batch: `keys` and `keys_of_rank` of it count.
+            batch: uses its `keys` and `keys_of_rank`.
 
         Raises:
-            tf.errors.InvalidArgumentError: the keys are not those that the step before announced.
+            tf.errors.InvalidArgumentError: the step before announced other keys.
         """
         keys, counts = batch["keys"], batch.get("keys_of_rank")
         departures = self._embedding.departures(keys, counts)
@@ -80,7 +80,7 @@ class LookAhead:
         return self._embedding.routes(keys, sent=(departures, arrivals))
 
     def following(self, batch: Batch) -> Departures | None:
-        """The next step's keys, to travel with this step's gradients; None where none is known."""
+        """The next step's keys, to travel with this step's gradients; None if unknown."""
         if "next" not in batch:
             return None
         return self._embedding.departures(batch["next"]["keys"], batch["next"].get("keys_of_rank"))
@@ -93,10 +93,10 @@ class LookAhead:
         Args:
             departures: what `following` gave; with None this forgets.
             arrivals: of those keys.
-            batch: `next` of it says whether a step follows.
+            batch: its `next` says whether a step follows.
 
         Returns:
-            What is done when all is kept.
+            The operations that keep them.
         """
         if departures is None:
             return [self.forget()]
@@ -126,10 +126,10 @@ class LookAhead:
 
 
 def _of_any_size(values: tf.Tensor) -> tf.Tensor:
-    """The values, in a tensor whose size is not known before they are.
+    """The values, in a tensor of unknown size.
 
-    TensorFlow's optimizer takes what a variable is assigned in a step for the shape of what was
-    read of it before, too. So a stated U must not reach a variable.
+    TensorFlow's graph optimizer infers the shape of a variable's earlier reads from its assignment
+    in the step. So a static U must not reach a variable.
     """
     if values.shape.rank is not None and None in values.shape:
         return values

@@ -1,4 +1,4 @@
-"""Fetched rows to what a learner sees: one vector a field, the mean of a multi-valued one."""
+"""Fetched rows to the learner's inputs: one vector a field, the mean of a multi-valued one."""
 
 from __future__ import annotations
 
@@ -36,20 +36,20 @@ def join_groups(pooled: dict[str, tf.Tensor], schema: Schema) -> dict[str, tf.Te
         if len(groups) == 1:
             inputs[name] = pooled[groups[0]]
             continue
-        behind = [
+        names = [
             field.name
             for group in groups
             for field in schema.key_fields
             if field.table_name in tables_of[group]
         ]
-        order = [behind.index(field.name) for field in schema.key_fields if field.name in behind]
+        order = [names.index(field.name) for field in schema.key_fields if field.name in names]
         joined = tf.concat([pooled[group] for group in groups], axis=-2)
         inputs[name] = tf.gather(joined, order, axis=-2)
     return inputs
 
 
 def one_row(schema: Schema, width: int) -> dict[str, tf.Tensor]:
-    """What a learner is built on: its inputs for one row, all zeros.
+    """A learner's inputs for one row, all zeros, to build it with.
 
     Args:
         schema: what a row is.
@@ -71,54 +71,58 @@ def one_row(schema: Schema, width: int) -> dict[str, tf.Tensor]:
 
 @tf.custom_gradient
 def take_rows(
-    rows: tf.Tensor, places: tf.Tensor
+    rows: tf.Tensor, positions: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None]]]:
-    """`rows[places]`, whose gradient never reaches row 0.
+    """`rows[positions]`, whose gradient never reaches row 0.
 
     Row 0 is the padding's and holds zeros. All tasks of a step share it, so a gradient that moved
     it in the inner loop would mix them.
 
-    The gradient is one segment sum, and the gradient of that this look-up again: TensorFlow's own
-    would guard the second look-up against places that are negative, at the cost of both.
+    The gradient is one segment sum, and the gradient of that is this look-up again. TensorFlow's
+    own would guard the second look-up against negative positions, at the cost of both.
 
     Args:
         rows: float `[N, D]`.
-        places: int32, of any shape.
+        positions: int32, of any shape.
 
     Returns:
-        float `[*places.shape, D]`.
+        float `[*positions.shape, D]`.
     """
-    taken = tf.gather(rows, places)
+    taken = tf.gather(rows, positions)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None]:
-        return _add_rows(upstream, places, tf.shape(rows)[0]), None
+        return _add_rows(upstream, positions, tf.shape(rows)[0]), None
 
     return taken, gradient
 
 
 @tf.custom_gradient
 def _add_rows(
-    values: tf.Tensor, places: tf.Tensor, num_rows: tf.Tensor
+    values: tf.Tensor, positions: tf.Tensor, num_rows: tf.Tensor
 ) -> tuple[tf.Tensor, Callable[[tf.Tensor], tuple[tf.Tensor, None, None]]]:
-    """The sum of the values of each place but 0, whose sum is 0: `[num_rows, D]`."""
+    """The sum of the values at each position, 0 for position 0: `[num_rows, D]`."""
     # A segment below 0 is dropped.
-    segments = tf.where(places > 0, places, -1)
+    segments = tf.where(positions > 0, positions, -1)
     summed = tf.math.unsorted_segment_sum(values, segments, num_rows)
 
     def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, None, None]:
-        # The values at place 0 were dropped, whatever comes from above.
+        # The values at position 0 were dropped, whatever the upstream gradient.
         nothing = tf.zeros_like(upstream[:1])
-        return take_rows(tf.tensor_scatter_nd_update(upstream, [[0]], nothing), places), None, None
+        return (
+            take_rows(tf.tensor_scatter_nd_update(upstream, [[0]], nothing), positions),
+            None,
+            None,
+        )
 
     return summed, gradient
 
 
-def pool_fields(values: tf.Tensor, places: tf.Tensor, slots: Sequence[int]) -> tf.Tensor:
-    """Averages the slots of each field over the values that are there.
+def pool_fields(values: tf.Tensor, positions: tf.Tensor, slots: Sequence[int]) -> tf.Tensor:
+    """Averages each field over the slots that are not padding.
 
     Args:
-        values: float `[..., slots, D]`, what each place holds; zeros where it is padding.
-        places: int32 `[..., slots]`, 0 is padding.
+        values: float `[..., slots, D]`, each slot's row; zeros for padding.
+        positions: int32 `[..., slots]`, 0 is padding.
         slots: the slots of each of the F fields.
 
     Returns:
@@ -130,7 +134,7 @@ def pool_fields(values: tf.Tensor, places: tf.Tensor, slots: Sequence[int]) -> t
     for size in slots:
         part = values[..., start : start + size, :]
         if size > 1:
-            there = tf.cast(places[..., start : start + size, tf.newaxis] > 0, values.dtype)
+            there = tf.cast(positions[..., start : start + size, tf.newaxis] > 0, values.dtype)
             count = tf.reduce_sum(there, axis=-2, keepdims=True)
             part = tf.reduce_sum(part, axis=-2, keepdims=True) / tf.maximum(count, 1.0)
         fields.append(part)

@@ -26,11 +26,11 @@ __all__ = ["ReplicatedExchange", "ReplicatedShard"]
 
 
 class ReplicatedShard(StaticShard):
-    """All rows of a group of tables: the shard of a rank that is alone, on every rank.
+    """All rows of a group of tables, on every rank.
 
-    The ranks' replicas start equal, since initial rows are a function of (seed, table, key), and
-    stay equal to the last bit, since every rank makes the same updates from the same sums: as the
-    replicas of the dense weights do.
+    The replicas start equal, since initial rows are a function of (seed, table, key). They stay
+    equal to the last bit, since every rank makes the same updates from the same sums, as for the
+    dense weights.
 
     Two ranks and a table of three rows; rank 0 has read the keys 2 and 0, rank 1 the key 2:
 
@@ -58,7 +58,7 @@ class ReplicatedShard(StaticShard):
         Args:
             tables: the tables, in order and without gaps.
             width: D.
-            ranks: that hold replicas.
+            ranks: those that hold replicas.
             scale: the largest absolute initial value.
             name: of the variable.
         """
@@ -66,13 +66,13 @@ class ReplicatedShard(StaticShard):
         self.ranks = ranks
 
     def route(self, keys: tf.Tensor) -> Route:
-        """The route of a step's keys, int64 `[U]`: they stay here."""
+        """The route of a step's keys, int64 `[U]`, which stay here."""
         return Route(departure_of(keys, None, self.world, self.key_type), None)
 
     def gradients_of_all_rows(self, gradients: tf.Tensor, row_indices: tf.Tensor) -> tf.Tensor:
-        """What the ranks add up: of each row its gradient, and 1 where this rank has read it.
+        """The numbers that the ranks add up: each row's gradient, and 1 where this rank read it.
 
-        Row optimizers update the rows that a step has read, and a row may be read and have a
+        Row optimizers update the rows that a step has read, and a row that was read may have a
         gradient of zeros.
 
         Args:
@@ -102,12 +102,12 @@ class ReplicatedShard(StaticShard):
 
 
 class ReplicatedExchange(ExchangeStrategy):
-    """Rows are read where they are; their gradients are summed with the totals of the others.
+    """Reads rows in place; their gradients are summed with the totals of the other groups.
 
     Attributes:
         shards: group -> the replica of its tables.
-        others: how the other groups are exchanged.
-        groups: those of the other groups, whose rows travel.
+        others: exchanges the other groups.
+        groups: the other groups, whose rows travel.
     """
 
     def __init__(self, shards: Mapping[str, ReplicatedShard], others: ExchangeStrategy) -> None:
@@ -115,7 +115,7 @@ class ReplicatedExchange(ExchangeStrategy):
 
         Args:
             shards: group -> the replica of its tables; may be empty.
-            others: how the other groups are exchanged, if there are any.
+            others: exchanges the other groups, if any.
         """
         self.shards = dict(shards)
         self.others = others

@@ -13,9 +13,9 @@ __all__ = ["Replicate", "ReplicationChoice", "as_json", "choose_replicated"]
 Replicate = str | bool | Collection[str]
 """`"auto"`; True, all tables of known size; False, none; or the tables' names."""
 
-# Of an AlltoAll between 2 ranks of one machine, by `python -m benchmarks.replicated`, rounded down;
-# docs/embeddings.md has the figures. A step with replicated tables has one collective less, and
-# sends so many bytes in the time that it saves.
+# An AlltoAll between 2 ranks of one machine, by `python -m benchmarks.replicated`, rounded down;
+# docs/embeddings.md has the figures. Replicated tables save a step one collective, in whose time a
+# rank can send so many bytes.
 _COLLECTIVE_SECONDS = 1e-3
 _BYTES_PER_SECOND = 1e9
 _MOST_SENT_BYTES = int(_COLLECTIVE_SECONDS * _BYTES_PER_SECOND)
@@ -28,8 +28,8 @@ class ReplicationChoice:
     Attributes:
         groups: the groups of tables (see `key_groups`) that every rank holds in full.
         tables: the tables in them.
-        sent_bytes: what a rank sends in a step, so that all have the sums of the gradients of every
-            row of the tables of known size, whether they are replicated or not.
+        sent_bytes: what a rank would send in a step to sum the gradients of all rows of all tables
+            of known size, replicated or not.
         reason: why these are replicated, or none, in words.
     """
 
@@ -44,31 +44,30 @@ def choose_replicated(
 ) -> ReplicationChoice:
     """Which groups of tables every rank holds in full.
 
-    A replicated group is not exchanged: its rows are read where they are needed, and the gradients
-    of all its rows, `num_rows (D + 1)` numbers, are summed over the ranks in the message of the
-    dense gradients. Where every group is replicated, a step has no rows to send and one collective
-    less.
+    A replicated group is not exchanged: its rows are read in place, and the gradients of all its
+    rows, `num_rows (D + 1)` numbers, are summed over the ranks in the message of the dense
+    gradients. Where every group is replicated, a step sends no rows and has one collective less.
 
     So `"auto"` replicates all groups or none: all, where no table grows and sending the sums takes
-    less time than the collective that is saved. A rank sends its sums to each other rank (so few
-    that an AllReduce, which would send fewer where ranks are many, is no quicker:
+    less time than the saved collective. A rank sends its sums to each other rank (an AllReduce
+    would send fewer where ranks are many, but is not quicker for so few:
     `packed_alltoall.may_piggyback`):
 
         (W - 1) 4 num_rows (D + 1) bytes  <=  1 ms x 1 GB/s
 
-    The bytes of the exchange that are saved as well are not counted: they follow from a step's
-    keys, and would only speak for replication.
+    The rule leaves out the bytes of the saved exchange: they depend on a step's keys, and would
+    only favour replication.
 
     Args:
         schema: with the sizes filled in; a table without `num_rows` grows.
         width: D of the tables that state none.
         world_size: W.
-        replicate: see `Replicate`. The keys of the tables of one width travel together, so names
-            have to be those of whole groups.
+        replicate: see `Replicate`. The keys of tables of one width travel together, so names have
+            to cover whole groups.
 
     Raises:
-        ValueError: another `replicate`; a name that is not a table's, that of a table that grows,
-            or names of a part of a group.
+        ValueError: another `replicate`; an unknown name, the name of a table that grows, or names
+            of only some tables of a group.
     """
     groups = key_groups(schema)
     grows = [names[0] for names in groups.values() if schema.table(names[0]).is_dynamic]
@@ -95,7 +94,7 @@ def choose_replicated(
         return choice(named, "replicate names them")
     if grows:
         return choice({}, f"the table {grows[0]!r} grows, so rows are exchanged in any case")
-    limit = f"the {_MOST_SENT_BYTES:,} that take as long as the collective that is saved"
+    limit = f"the {_MOST_SENT_BYTES:,} that take as long as the saved collective"
     told = f"for the sums of all rows a rank sends {sent_bytes:,} bytes in a step"
     if sent_bytes > _MOST_SENT_BYTES:
         return choice({}, f"{told}, more than {limit}")
@@ -103,7 +102,7 @@ def choose_replicated(
 
 
 def as_json(replicate: Replicate) -> str | bool | list[str]:
-    """The same as a JSON value, names in order."""
+    """The value as JSON, names in order."""
     return replicate if isinstance(replicate, str | bool) else sorted(replicate)
 
 
@@ -111,7 +110,7 @@ def _named_groups(
     replicate: Replicate, known: dict[str, tuple[str, ...]], grows: list[str]
 ) -> dict[str, tuple[str, ...]] | None:
     """The groups whose tables `replicate` names; None where it names none."""
-    # By type, too: 1 is True, and "always" is a word of the command line.
+    # By type as well: 1 equals True, and "always" is a word of the command line.
     if isinstance(replicate, bool) or replicate == "auto":
         return None
     if isinstance(replicate, str) or not isinstance(replicate, Collection):

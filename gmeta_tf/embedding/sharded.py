@@ -41,19 +41,19 @@ class ShardedEmbedding(tf.Module):
         embedding = gm.ShardedEmbedding(schema, width=16)
         model = gm.MetaModel(learner, embedding)
 
-    All tables are one exchange: keys to their owners, rows back, gradients to the owners. The rows
-    come out as plain tensors before the inner loop, which therefore needs no communication. Small
-    tables may be replicated instead (`replicate`): every rank reads their rows without exchange.
+    All tables share one exchange: keys to their owners, rows back, gradients to the owners. Rows
+    become plain tensors before the inner loop, which then needs no communication. Small tables may
+    be replicated instead (`replicate`): every rank reads their rows without an exchange.
 
     Attributes:
         schema: the schema, table sizes filled in.
         width: D of the tables that state none.
-        wire: what rows and gradients travel as.
+        wire: the type in which rows and gradients travel.
         dynamic: dynamic table -> its rules.
         world: the ranks.
-        replicate: which tables are to be replicated.
-        backend: what exchanges, `"horovod"` or `"sok"`.
-        replicated: the groups of tables of which every rank holds all rows.
+        replicate: which tables to replicate.
+        backend: `"horovod"` or `"sok"`.
+        replicated: the groups of tables that every rank holds in full.
         indexed: group (see `key_groups`) -> this rank's rows of tables of known size.
         keyed: group -> this rank's rows of a dynamic table.
     """
@@ -73,34 +73,32 @@ class ShardedEmbedding(tf.Module):
     ) -> None:
         """Builds this rank's shards with their initial rows.
 
-        It is what a run makes first, so it also connects the ranks (`collectives.start`).
+        A run makes it first, so it also connects the ranks (`collectives.start`).
 
         Args:
             schema: what `Records.schema` gives: every table with a vocabulary has its `num_rows`.
             width: D of the tables that state none.
-            seed: of the initial rows, which are a function of (seed, table, key) alone.
+            seed: of the initial rows, which are a function of (seed, table, key).
             scale: the largest absolute initial value.
-            wire: what rows and their gradients travel as between ranks: `"float32"`, or
-                `"bfloat16"` or `"float16"` for half the bytes. Sums and rows stay float32.
-            dynamic: the rules of the tables without a limit: of all, or by name. None, and tables
-                that are not named, take `DynamicTable()`.
+            wire: the type in which rows and gradients travel: `"float32"`, or `"bfloat16"` or
+                `"float16"` for half the bytes. Rows and sums stay float32.
+            dynamic: the rules of dynamic tables, of all or by name; the default is
+                `DynamicTable()`.
             world: None detects it.
-            backend: what exchanges. `"horovod"`, on CPUs and GPUs; `"sok"`, NVIDIA's Sparse
-                Operation Kit, on GPUs (docs/gpu.md); `"auto"` takes SOK where every rank can, and
-                logs which it took. Of the rules of dynamic tables SOK keeps a part, and evaluation
-                inserts keys there, which read zeros: see `SokDynamicShard`.
+            backend: `"horovod"`, on CPUs and GPUs; `"sok"`, NVIDIA's Sparse Operation Kit, on GPUs
+                (docs/gpu.md); `"auto"` takes SOK where every rank can, and logs its choice. SOK
+                keeps only some rules of dynamic tables, and its evaluation inserts keys, which
+                read zeros: see `SokDynamicShard`.
             replicate: which tables every rank holds in full. True, all of known size; False, none;
-                `"auto"`, all where that makes a step shorter, by
-                `replication_rule.choose_replicated`, and otherwise none, nor with SOK; or the names
-                of tables, such as `{"genre"}`: all those of one width. Results are equal but for
-                rounding. Their rows do not travel, so that `wire` is not for them.
+                `"auto"`, all where that shortens a step (`replication_rule.choose_replicated`),
+                else none, and none with SOK; or names of tables, such as `{"genre"}`: all those of
+                one width. Results are equal but for rounding. `wire` does not affect them.
 
         Raises:
             ValueError: a vocabulary without `num_rows`, a width below 1, another `wire` or
-                `replicate`, rules of a table that is not dynamic, an unknown backend, what SOK can
-                not do (widths not divisible by 4, a `wire` of 16 bits, a dynamic table without a
-                capacity or with another rule of `sok.dynamic.unkept_rule`), or ranks that list
-                different tables (on every rank).
+                `replicate`, rules of a table that is not dynamic, an unknown backend, something
+                that SOK cannot do (widths not divisible by 4, a `wire` of 16 bits, a rule of
+                `sok.dynamic.unkept_rule`), or ranks with different tables (on every rank).
             RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok (on every rank).
         """
         super().__init__(name="embedding")
@@ -180,19 +178,14 @@ class ShardedEmbedding(tf.Module):
         return self._exchange.sends_keys
 
     def departures(self, keys: Keys, counts: Keys | None = None) -> Departures:
-        """A step's distinct keys, made ready for their owners. No collective.
+        """A step's distinct keys, made ready for their owners: see `ExchangeStrategy.departures`.
 
-        Args:
-            keys: group -> int64 `[U]`, as in `Batch`.
-            counts: group -> int32 `[W]`, as `keys_of_rank` there; None where keys are in any order.
-
-        Returns:
-            Nothing of replicated groups, nor over SOK: their keys are not sent.
+        Replicated groups are left out, as is all over SOK: their keys are not sent.
         """
         return self._exchange.departures(keys, counts)
 
     def arrivals(self, departures: Departures) -> Arrivals:
-        """Sends keys to their owners; one AlltoAll, if any are sent. All must call it."""
+        """Sends keys to their owners; one AlltoAll, if there are any. All must call it."""
         return self._exchange.arrivals(departures)
 
     def routes(
@@ -202,16 +195,16 @@ class ShardedEmbedding(tf.Module):
         *,
         sent: tuple[Departures, Arrivals] | None = None,
     ) -> Routes:
-        """This rank's distinct keys go to their owners; one AlltoAll. All must call it.
+        """Sends this rank's distinct keys to their owners; one AlltoAll. All must call it.
 
-        Keys of replicated groups stay here; where all are replicated, nothing is sent, here or by
-        `fetch`. SOK sends keys and rows in one look-up, so there `fetch` makes both AlltoAlls.
+        Keys of replicated groups stay here; where all are replicated, neither this nor `fetch`
+        sends anything. SOK sends keys and rows in one look-up, so there `fetch` makes both
+        AlltoAlls.
 
         Args:
             keys: as for `departures`.
             counts: as for `departures`.
-            sent: the departures and arrivals of these keys where they have been sent already; then
-                nothing is sent here.
+            sent: the departures and arrivals of these keys, if they have been sent already.
 
         Returns:
             group -> the route for `fetch` and `return_gradients`.
@@ -224,21 +217,11 @@ class ShardedEmbedding(tf.Module):
     def locate(
         self, routes: Routes, step: tf.Tensor | int = 0, *, training: bool = False
     ) -> Located:
-        """Where the owners hold the keys that took the routes. No collective.
-
-        Args:
-            routes: of a step's keys.
-            step: int64 scalar, the training steps done before.
-            training: whether dynamic tables see the keys, and give rows to new ones.
-        """
+        """Where the owners hold the keys of the routes: see `ExchangeStrategy.locate`."""
         return self._exchange.locate(routes, tf.cast(step, tf.int64), training=training)
 
     def fetch(self, routes: Routes, located: Located) -> Rows:
-        """The rows of the keys that took the routes; one AlltoAll. All must call it.
-
-        Returns:
-            group -> float32 `[U, D]`, as they are now.
-        """
+        """The current rows of the keys, float32 `[U, D]`; one AlltoAll. All must call it."""
         rows = self._exchange.fetch(routes, located)
         return {group: rows[group] for group in self.groups}
 
@@ -251,14 +234,14 @@ class ShardedEmbedding(tf.Module):
         following: Departures | None = None,
         totals: Sequence[tf.Tensor] = (),
     ) -> Returned:
-        """The owners' sums of the gradients; one AlltoAll. Every rank must call it.
+        """The owners' sums of the gradients; one AlltoAll. All must call it.
 
         Args:
             gradients: group -> float32 `[U, D]`.
-            routes: the ways that their keys took.
+            routes: those of their keys.
             located: where the owners hold the keys.
-            following: the next step's keys, which travel along.
-            totals: float32, what is summed over the ranks, along with it where that is cheap.
+            following: the next step's keys, in the same message.
+            totals: float32, to be summed over the ranks, in the same message where that is cheap.
         """
         return self._exchange.return_gradients(
             gradients, routes, located, following=following or {}, totals=totals
@@ -277,7 +260,7 @@ class ShardedEmbedding(tf.Module):
     # Beside the steps.
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
-        """Makes what the optimizer keeps for each row."""
+        """Makes the slots of the optimizer."""
         for shard in self.shards.values():
             shard.make_slots(optimizer)
 
@@ -311,8 +294,5 @@ class ShardedEmbedding(tf.Module):
         return all_keys(self.keyed[group], step, name=f"tables_{self.groups.index(group)}")
 
     def metrics(self) -> dict[str, dict[str, int]]:
-        """Dynamic table -> its counts over all ranks (see `DynamicShard.metrics`). A collective.
-
-        SOK keeps one, `occupancy` (see `SokDynamicShard.metrics`).
-        """
+        """Dynamic table -> its counts over all ranks: see `metrics` of its shard. A collective."""
         return counts_of_tables(self.keyed, self.world)

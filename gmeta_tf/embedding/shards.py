@@ -1,4 +1,4 @@
-"""The one place that chooses: which group of tables gets which shard, and which exchange."""
+"""Chooses the shard and the exchange of each group of tables; nothing else does."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ IndexedShard = StaticShard | SokStaticShard
 
 @dataclasses.dataclass(frozen=True)
 class TableSettings:
-    """What all tables of a model have in common.
+    """The settings that all tables of a model share.
 
     Attributes:
         width: D of the tables that state none.
@@ -47,13 +47,13 @@ class TableSettings:
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
-    """What this rank holds of each group of tables, and how it is exchanged.
+    """This rank's rows of each group of tables, and their exchange.
 
     Attributes:
         backend: `"horovod"` or `"sok"`.
-        indexed: group -> the rows of tables of known size, which lie at the index of their key.
+        indexed: group -> the rows of tables of known size, whose row index follows from the key.
         keyed: group -> the rows of a dynamic table, which come with their keys.
-        replicated: the groups in `indexed` of which every rank holds all rows.
+        replicated: the groups in `indexed` whose rows every rank holds in full.
         exchange: how rows and gradients travel.
     """
 
@@ -79,13 +79,13 @@ def make_shards(
         schema: with the sizes filled in.
         settings: of all tables.
         world: the ranks.
-        backend: what `ShardedEmbedding` takes.
-        replicated: the groups of which every rank is to hold all rows.
-        keep_with_sok: whether they are replicated over SOK too. What replication is worth has been
-            measured with Horovod's exchange alone.
+        backend: as for `ShardedEmbedding`.
+        replicated: the groups to replicate on every rank.
+        keep_with_sok: whether to replicate over SOK too. The gain of replication has been measured
+            with Horovod's exchange only.
 
     Raises:
-        ValueError: an unknown back-end, or what SOK can not do.
+        ValueError: an unknown back-end, or something that SOK cannot do.
         RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok.
     """
     groups = key_groups(schema)

@@ -16,21 +16,21 @@ from gmeta_tf.embedding.row_optimizers import RowOptimizer
 
 __all__ = ["LocatedKeys", "StaticShard", "TableRange", "initial_rows", "table_ranges"]
 
-# Few enough that making them takes no memory to speak of, beside a table of any width.
+# Few enough to take little memory beside a table of any width.
 _NUMBERS_AT_A_TIME = 1 << 19
 
 
 def initial_rows(keys: tf.Tensor, width: int, seed: tf.Tensor | int, scale: float) -> tf.Tensor:
-    """What rows hold before training: a pure function of (seed, key), uniform in +-scale.
+    """The rows before training: a pure function of (seed, key), uniform in +-scale.
 
-    So it depends neither on W nor on the order in which keys arrive. The numbers are the top 24
+    So they depend neither on W nor on the order in which keys arrive. The numbers are the top 24
     bits of splitmix64's output function at `key * width + column`, whose state starts at `seed`
     mixed once (Steele, Lea and Flood, OOPSLA 2014).
 
     Args:
         keys: int64 `[N]`.
         width: D.
-        seed: the table's; int64 `[N]` where keys are of several tables.
+        seed: the table's; int64 `[N]` where the keys belong to several tables.
         scale: the largest absolute value.
 
     Returns:
@@ -60,7 +60,7 @@ def _mix(state: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class TableRange:
-    """Where a table lies among the tables of its width.
+    """The position of a table among the tables of its width.
 
     Attributes:
         name: the table's.
@@ -95,7 +95,7 @@ class LocatedKeys(NamedTuple):
 
     Attributes:
         row_indices: int64 `[N]`.
-        problem: what the policies of a dynamic table object to (see `dynamic.shard`); None of a
+        problem: what the policies of a dynamic table object to (see `dynamic.shard`); None for a
             table of known size.
     """
 
@@ -111,8 +111,7 @@ class StaticShard(tf.Module):
 
     Attributes:
         rows: float32 variable `[ceil((num_rows - rank) / W), D]`.
-        slots: name -> float32 variable of as many rows, of width D or 1: what the row optimizer
-            keeps.
+        slots: name -> float32 variable of as many rows, of width D or 1, for the row optimizer.
     """
 
     def __init__(
@@ -133,7 +132,7 @@ class StaticShard(tf.Module):
             world: whose shard.
             scale: the largest absolute initial value.
             name: of the variable.
-            make_rows: all ranks' number of rows -> the variable of this rank's, of any values;
+            make_rows: number of rows of all ranks -> the variable for this rank's, of any values;
                 None makes a plain one.
         """
         super().__init__(name=name)
@@ -164,8 +163,8 @@ class StaticShard(tf.Module):
             self.rows.scatter_update(tf.IndexedSlices(rows, tf.range(start, last, dtype=tf.int64)))
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
-        """Makes the variables that the optimizer keeps; those of an earlier one go."""
-        self.slots = {}  # first, or both would be held for a while
+        """Makes the slots of the optimizer; those of an earlier one go."""
+        self.slots = {}  # first, or memory would hold both for a while
         for name, slot in optimizer.slots(self.width).items():
             self.slots[name] = tf.Variable(
                 slot.values(self.rows.shape[0]), name=f"{self.name}/{name}", trainable=False
@@ -179,7 +178,7 @@ class StaticShard(tf.Module):
     def locate(
         self, keys: tf.Tensor, step: tf.Tensor | int = 0, *, training: bool = False
     ) -> LocatedKeys:
-        """Where the rows of keys `[N]` lie that this rank owns; neither step nor phase matters."""
+        """The row indices of keys `[N]` that this rank owns; step and phase do not matter."""
         return LocatedKeys(local_row(keys, self.world.size), None)
 
     def gather(self, row_indices: tf.Tensor) -> tf.Tensor:
@@ -205,7 +204,7 @@ class StaticShard(tf.Module):
 
     @property
     def state_variables(self) -> dict[str, tf.Variable]:
-        """What a checkpoint holds of the shard: `rows`, and each slot as `slot_<name>`."""
+        """The shard's part of a checkpoint: `rows`, and each slot as `slot_<name>`."""
         return {"rows": self.rows, **{f"slot_{name}": slot for name, slot in self.slots.items()}}
 
     def export_state(self) -> dict[str, np.ndarray]:
@@ -213,6 +212,6 @@ class StaticShard(tf.Module):
         return {name: variable.numpy() for name, variable in self.state_variables.items()}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Takes rows and slots over: of the keys that the shard holds, in their order."""
+        """Sets rows and slots, in the order of the keys that the shard holds."""
         for name, variable in self.state_variables.items():
             variable.assign(state[name])

@@ -1,4 +1,4 @@
-"""Whole tables, gathered from the ranks that hold their shards: for export and for tests."""
+"""Whole tables, gathered from the ranks' shards, for export and tests."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["KeyedRows", "all_keys", "all_rows", "counts_of_tables"]
 
 
 class KeyedRows(NamedTuple):
-    """What a dynamic table holds.
+    """All keys and rows of a dynamic table.
 
     Attributes:
         keys: int64 `[N]`, ascending.
         rows: float32 `[N, D]`.
-        buckets: float32 `[W B, D]`, the shared rows of unknown keys, rank after rank.
+        buckets: float32 `[W B, D]`, the shared rows of unknown keys, rank by rank.
     """
 
     keys: np.ndarray
@@ -33,7 +33,7 @@ class KeyedRows(NamedTuple):
 def all_rows(shard: IndexedShard, *, name: str) -> tf.Tensor:
     """Every row of a group of tables, `[num_rows, D]`, on every rank; all must call it.
 
-    Of a replicated group no rank asks another.
+    A replicated group needs no communication.
     """
     world = shard.world
     stacked = allgather_rows(shard.rows, world, name=f"{name}_all_rows")

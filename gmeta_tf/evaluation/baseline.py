@@ -1,4 +1,4 @@
-"""What a spreadsheet could do: the yardstick that a meta-learner has to reach."""
+"""A baseline that a spreadsheet could compute, and a meta-learner has to beat."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class RateAndOffset:
 
 
 def baseline_auc(batches: TaskBatches, train_split: str, item: str) -> float:
-    """Pooled AUC of `RateAndOffset` on the very rows that `evaluate(batches)` judges.
+    """Pooled AUC of `RateAndOffset` on the rows that `evaluate(batches)` evaluates.
 
     Args:
         batches: of one rank, with `every_query=True`: the draws of support rows depend on seed and

@@ -1,4 +1,4 @@
-"""One rank's share of an evaluation: judged rows come in batches, sums go out."""
+"""One rank's share of an evaluation: evaluated rows come in batches, sums go out."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ __all__ = ["MetricAccumulator"]
 class MetricAccumulator:
     """One rank's sums of one evaluation: each metric of the adapted and the unadapted prediction.
 
-    Rows of a task arrive together, possibly cut over several updates. Only the last task's rows are
-    kept, and only if a metric needs whole tasks; so a task that comes back after a later update has
-    ended in another one is not noticed, and counts as a new task. As long as no task is split over
-    two ranks, the results of the ranks' added sums are those of one rank that saw everything.
+    Rows of a task arrive together, possibly over several updates. Only the last task's rows are
+    kept, and only if a metric needs whole tasks. So a task that returns after another update has
+    ended in a different one counts as a new task. As long as no task is split over two ranks, the
+    results of the ranks' added sums are those of one rank that saw everything.
 
     Args:
         names: Metric names as :func:`metric` knows them.
@@ -34,7 +34,7 @@ class MetricAccumulator:
     Raises:
         ValueError: A name is unknown or occurs twice.
 
-    Example, two ranks, of which the first gets task 7 in two chunks. A rank's sums are the number
+    Example: two ranks, the first gets task 7 in two chunks. A rank's sums are the number
     of tasks, of samples, then each metric's sums, adapted before unadapted:
 
     >>> ranks = [MetricAccumulator(["mae", "ndcg@1"]) for _ in range(2)]
@@ -68,7 +68,7 @@ class MetricAccumulator:
     def update(
         self, task: ArrayLike, label: ArrayLike, adapted: ArrayLike, unadapted: ArrayLike
     ) -> None:
-        """Adds judged rows.
+        """Adds evaluated rows.
 
         Args:
             task: int64 [n], equal ones side by side; the first may continue the last update's last.

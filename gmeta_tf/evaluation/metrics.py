@@ -1,4 +1,4 @@
-"""Metrics of judged rows, as float64 sums that ranks add and then finish into numbers.
+"""Metrics of evaluated rows, as float64 sums that ranks add and then finish into numbers.
 
 A rank adds up its own rows, one all-reduce adds the ranks, and :meth:`Metric.result` divides. A
 mean of the ranks' means would weigh a rank with few rows as much as one with many; sums do not, and
@@ -46,7 +46,7 @@ _PROBABILITY_SLACK = 1e-6  # a float32 mixture of probabilities may pass 1 by ro
 
 @dataclass(frozen=True)
 class Rows:
-    """Judged rows (n > 0), each task's side by side.
+    """Evaluated rows (n > 0), each task's side by side.
 
     `start` int64 [G] is the index of each task's first row, ascending from 0; `label` and
     `prediction` are float64 [n].
@@ -216,7 +216,7 @@ class Metric(abc.ABC):
 
     @abc.abstractmethod
     def result(self, sums: FloatArray) -> float:
-        """Finishes float64 [num_sums] into the number; NaN when nothing could be judged."""
+        """Finishes float64 [num_sums] into the number; NaN when no row counts."""
 
     def value(self, task: ArrayLike, label: ArrayLike, prediction: ArrayLike) -> float:
         """The metric of rows [n] that are all at hand, as for a baseline.
@@ -242,8 +242,8 @@ class Mean(Metric):
 
     def add(self, sums: FloatArray, rows: Rows) -> None:
         values = self.values(rows)
-        judged = ~np.isnan(values)
-        sums += (values[judged].sum(), judged.sum())
+        counts = ~np.isnan(values)
+        sums += (values[counts].sum(), counts.sum())
 
     def result(self, sums: FloatArray) -> float:
         mean = float(sums[0] / sums[1]) if sums[1] else float("nan")
@@ -254,7 +254,7 @@ class Mean(Metric):
 class PooledAuc(Metric):
     """ROC AUC over the rows of all tasks, from a histogram of :func:`score_bins` per class.
 
-    Only a pair that shares a bin can be misjudged, by a half, so :meth:`error_bound` holds: below
+    Only a pair that shares a bin can be miscounted, by a half, so :meth:`error_bound` holds: below
     2e-4 for logits spread like a standard normal. In a bin those errors go both ways, so the error
     met is far smaller: 4e-7 on 200 000 such rows, 3e-4 if their spread is a hundredth of that.
     Exact when no bin holds two different scores. The sums take 2 MiB for any number of rows.
@@ -300,7 +300,7 @@ def metric(name: str) -> Metric:
       :func:`task_ndcg`.
 
     Raises:
-        ValueError: There is no metric of that name.
+        ValueError: No metric has that name.
     """
     for known in _METRICS:
         if known.name == name:

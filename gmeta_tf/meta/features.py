@@ -1,4 +1,4 @@
-"""Rows of embeddings to what a learner sees."""
+"""Embedding rows to the inputs of a learner."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["features_of", "rows_of_pairs"]
 
 
 def rows_of_pairs(rows: Rows, batch: Batch) -> Rows:
-    """Each (task, key) pair's own row: no task sees what another's inner loop does to it.
+    """Each (task, key) pair's own row, which no other task's inner loop changes.
 
     Args:
         rows: group -> float `[U, D]`, the rows of the batch's distinct keys.
-        batch: whose `pair_to_key` counts.
+        batch: uses its `pair_to_key`.
 
     Returns:
         group -> float `[P, D]`; row 0 is the padding's, zeros.
@@ -35,7 +35,7 @@ def features_of(
     """The learner's inputs for the support or the query rows of T tasks.
 
     Args:
-        own_rows: group -> float `[P, D]`, what `rows_of_pairs` gives, adapted or not.
+        own_rows: group -> float `[P, D]`, from `rows_of_pairs`, adapted or not.
         part: `support` or `query` of a batch.
         schema: what a row is.
 

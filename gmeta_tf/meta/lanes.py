@@ -1,4 +1,4 @@
-"""A batch in parts that are computed side by side."""
+"""A batch in parts that are computed in parallel."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ _FEWEST_TASKS = 8
 
 
 def lanes_of(batch: Batch, most: int, fewest_tasks: int | None = None) -> list[Batch]:
-    """Cuts a batch between its tasks into up to `most` batches of about as many.
+    """Cuts a batch between its tasks into up to `most` batches of about equal size.
 
-    Each lane keeps the step's distinct keys, and has its own pairs: since pairs are numbered task
-    after task, those of some tasks are one run.
+    Each lane keeps the step's distinct keys and has its own pairs: pairs are numbered task by task,
+    so those of consecutive tasks are one run.
 
     Args:
         batch: see `TaskBatches`.
-        most: how many at the most; a lane has at least 8 tasks.
-        fewest_tasks: where T is not known before the step, how many tasks there are in any case;
-            None leaves the batch whole.
+        most: the most lanes; a lane has at least 8 tasks.
+        fewest_tasks: where T is not known before the step, the least that it can be; None leaves
+            the batch uncut.
 
     Returns:
         Batches whose `task`, `support`, `query` and `pair_to_key` are their own.
@@ -36,7 +36,7 @@ def lanes_of(batch: Batch, most: int, fewest_tasks: int | None = None) -> list[B
         return [batch]
     size = tf.shape(batch["task"])[0] if num_tasks is None else num_tasks
     bounds = [size * number // count for number in range(count + 1)]
-    # The last pair of the lanes before: the largest number that their tasks have.
+    # The last pair of the earlier lanes: the largest number among their tasks.
     last_pair: dict[str, Any] = {group: tf.constant(0) for group in batch["keys"]}
     lanes = []
     for first, last in itertools.pairwise(bounds):

@@ -1,4 +1,4 @@
-"""Answers to the calls of single layers of a Keras model, which itself stays as it is."""
+"""Overridden calls of single layers of a Keras model, which itself stays unchanged."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["overridden_calls", "own_call"]
 def overridden_calls(overrides: Mapping[keras.layers.Layer, Callable[..., Any]]) -> Iterator[None]:
     """While this is open, `overrides[layer](*arguments)` stands in for `layer.call(*arguments)`.
 
-    What Keras does around a call (casting, masks, name scopes) it still does, and every other layer
-    calls itself. Only these objects are touched, in their own `__dict__`, and are as before when
-    the context ends; nothing of Keras is patched. One thread at a time may run a model in it.
+    Keras still does its work around a call (casting, masks, name scopes), and every other layer
+    calls itself. Only the `__dict__` of these objects changes, and is restored when the context
+    ends; Keras itself is not patched. One thread at a time may run a model in it.
 
     Args:
-        overrides: of layers, none of them twice; each takes what the layer's `call` takes.
+        overrides: layer -> what stands in for its `call`, with the same arguments.
     """
-    # Not setattr: Keras would track a function that is set as a part of the layer.
+    # Not setattr: Keras would track the function as a part of the layer.
     for layer, override in overrides.items():
         vars(layer)["call"] = override
     try:
@@ -34,7 +34,7 @@ def overridden_calls(overrides: Mapping[keras.layers.Layer, Callable[..., Any]])
 
 @contextlib.contextmanager
 def own_call(layer: keras.layers.Layer) -> Iterator[None]:
-    """While this is open, a layer whose calls are answered calls itself again."""
+    """While this is open, a layer with an overridden call calls itself again."""
     override = vars(layer).pop("call")
     try:
         yield

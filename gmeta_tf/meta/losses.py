@@ -24,7 +24,7 @@ def _rating_loss(label: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class RowLoss:
-    """What a learner's raw output costs, and what it predicts.
+    """The loss and the prediction of a learner's raw output.
 
     Attributes:
         name: for messages and configurations.
@@ -48,7 +48,7 @@ def row_loss(loss: str | RowLoss) -> RowLoss:
     prediction its sigmoid) or `"mean_squared_error"` (the output is the prediction).
 
     Args:
-        loss: a name, or a `RowLoss` of one's own, which is returned as it is.
+        loss: a name, or a `RowLoss`, which is returned unchanged.
 
     Raises:
         ValueError: no loss has that name.

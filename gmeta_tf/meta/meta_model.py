@@ -15,9 +15,7 @@ from gmeta_tf.distributed.threads import num_lanes
 from gmeta_tf.embedding import row_optimizers
 from gmeta_tf.embedding.exchange_strategy import Located, Routes
 from gmeta_tf.embedding.look_ahead import LookAhead
-from gmeta_tf.embedding.pooling import (
-    one_row,
-)
+from gmeta_tf.embedding.pooling import one_row
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
@@ -26,7 +24,13 @@ from gmeta_tf.meta.inner_loop import InnerLoop
 from gmeta_tf.meta.losses import RowLoss, row_loss
 from gmeta_tf.meta.ranked_model import RankedModel
 from gmeta_tf.meta.task_adapter import TaskAdapter
-from gmeta_tf.meta.validation import key_checks, key_problems, nonfinite_check, nonfinite_tables
+from gmeta_tf.meta.validation import (
+    check,
+    key_findings,
+    key_problems,
+    nonfinite_findings,
+    nonfinite_tables,
+)
 from gmeta_tf.planner.report import size_lines
 from gmeta_tf.planner.table_sizes import table_sizes
 
@@ -39,8 +43,8 @@ class MetaModel(RankedModel):
     """Meta-trains a learner over sharded embeddings: `compile`, `fit`, `evaluate`, `predict`.
 
     Algorithm 1 of G-Meta (Xiao et al., CIKM 2023) as reconstructed in docs/architecture.md: fetch
-    the rows of all tasks at once, adapt every task on its support rows without communication, judge
-    the adapted values on the query rows, reduce the gradients over the ranks.
+    the rows of all tasks at once, adapt every task on its support rows without communication,
+    evaluate the adapted values on the query rows, reduce the gradients over the ranks.
 
     Attributes:
         learner: the Keras model that tasks adapt. Its input is a dict: `"embedded"` float
@@ -71,8 +75,8 @@ class MetaModel(RankedModel):
             name: of the model.
 
         Raises:
-            ValueError: the learner keeps state outside its weights, `inner` names what the learner
-                has not, or fewer than one lane.
+            ValueError: the learner keeps state outside its weights, `inner` names layers that the
+                learner does not have, or fewer than one lane.
         """
         super().__init__(name=name)
         self.learner = learner
@@ -127,16 +131,15 @@ class MetaModel(RankedModel):
             metrics: names that `gmeta_tf.evaluation.metrics` knows; `evaluate` gives each for
                 adapted and unadapted predictions.
             look_ahead: send the keys of the next step with the gradients of this one. Rows are
-                fetched after the step, so results are the same, and each step has one collective
-                less to wait for. `fit` does so where it reads `TaskBatches` or a tf.data.Dataset.
-            non_finite: what becomes of a step in which a gradient, of any rank, is NaN or infinite:
+                fetched after the step, so results are the same, and each step waits for one
+                collective less. Takes effect where `fit` reads `TaskBatches` or a tf.data.Dataset.
+            non_finite: what happens to a step with non-finite gradients (NaN or Inf) on any rank:
                 `"raise"` names the tables; `"skip"` updates nothing and counts `skipped_steps`.
             options: `run_eagerly`, `steps_per_execution`.
 
         Raises:
-            ValueError: a name that is not known, another `non_finite`, a trainable variable
-                without an update rule, or ranks that were given different configurations (on every
-                rank).
+            ValueError: an unknown name, another `non_finite`, a trainable variable without an
+                update rule, or ranks with different configurations (on every rank).
         """
         check_word("MetaModel.compile: non_finite", non_finite, NON_FINITE)
         super().compile(optimizer=optimizer, jit_compile=False, **options)
@@ -183,11 +186,11 @@ class MetaModel(RankedModel):
         loss: tf.Tensor,
         batch: Batch,
     ) -> None:
-        """The outer rule, and the one place where a step is scaled.
+        """The outer rule; only here a step is scaled.
 
-        The loss of a step is the mean over the tasks of *all* ranks. Row gradients are summed over
-        the ranks by their owners; dense gradients are summed over the ranks with them; both are
-        divided by the number of tasks of all ranks, which is summed in the same message.
+        The loss of a step is the mean over the tasks of *all* ranks. One exchange sums the row
+        gradients (by their owners), the dense gradients and the number of tasks over the ranks;
+        both kinds of gradients are then divided by that number.
         """
         reached = [(g, v) for g, v in zip(gradients, self.trainable_variables) if g is not None]
         following = None if self.look_ahead is None else self.look_ahead.following(batch)
@@ -220,14 +223,15 @@ class MetaModel(RankedModel):
 
         kept = []
         if self.look_ahead is not None:
-            # A rejected step has sent the next keys, and the step behind it finds them.
+            # Even a rejected step has sent the next keys, and the step behind it needs them.
             kept = self.look_ahead.keep(following, returned.following, batch)
         with tf.control_dependencies(kept):
-            checks = key_checks(problems, batch, located, self.embedding)
+            findings = key_findings(problems, batch, located, self.embedding)
             is_finite = _are_finite([*sums, loss_sum])
             if self.non_finite == "raise":
-                checks.append(nonfinite_check(is_finite, nonfinite, self.embedding))
-        with tf.control_dependencies(checks):
+                findings += nonfinite_findings(is_finite, nonfinite, self.embedding)
+            checked = check(findings, trains=True)
+        with tf.control_dependencies([checked]):
             if self.non_finite == "raise":
                 update()
             else:
@@ -236,8 +240,8 @@ class MetaModel(RankedModel):
                 self.skipped_steps.update_state(tf.cast(~may_update, tf.float32))
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """Judges the query rows of this rank's tasks. Every rank must call it."""
-        rows, located = self._fetch(batch)
+        """Evaluates the query rows of this rank's tasks. Every rank must call it."""
+        rows = self._fetch(batch)
         adapted = self.adapter.outputs(rows, batch, training=False)
         unadapted = self.adapter.unadapted_outputs(rows, batch)
         query = batch["query"]
@@ -250,22 +254,16 @@ class MetaModel(RankedModel):
             "unadapted": tf.boolean_mask(self.row_loss.predict(unadapted), present),
             "loss": tf.reduce_sum(self.adapter.losses(query, adapted)),
             "num_tasks": _num_tasks(batch),
-            "out_of_range": batch["out_of_range"],
-            "problems": located.problems,
         }
 
     def predict_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """The query rows of this rank's tasks: task, label, adapted and unadapted prediction."""
-        judged = self.test_step(batch)
-        located = Located({}, judged["problems"])
-        problems = key_problems(batch, located)
-        with tf.control_dependencies(key_checks(problems, batch, located, self.embedding)):
-            names = ("task", "label", "adapted", "unadapted")
-            return {name: tf.identity(judged[name]) for name in names}
+        evaluated = self.test_step(batch)
+        return {name: evaluated[name] for name in ("task", "label", "adapted", "unadapted")}
 
     def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """The adapted predictions of the query rows, `[T, Q]`."""
-        rows, _ = self._fetch(batch)
+        rows = self._fetch(batch)
         return self.row_loss.predict(self.adapter.outputs(rows, batch, training=training))
 
     @property
@@ -308,17 +306,21 @@ class MetaModel(RankedModel):
             return self.look_ahead.routes(batch)
         return self.embedding.routes(batch["keys"], batch.get("keys_of_rank"))
 
-    def _fetch(self, batch: Batch) -> tuple[Rows, Located]:
-        """The rows of a step that does not train."""
+    def _fetch(self, batch: Batch) -> Rows:
+        """The rows of a step that does not train, once its keys are checked."""
         routes = self.embedding.routes(batch["keys"], batch.get("keys_of_rank"))
         located = self.embedding.locate(routes)
-        return self.embedding.fetch(routes, located), located
+        rows = self.embedding.fetch(routes, located)
+        problems = key_problems(batch, located)
+        checked = check(key_findings(problems, batch, located, self.embedding))
+        with tf.control_dependencies([checked]):
+            return {group: tf.identity(values) for group, values in rows.items()}
 
     def _steps_done(self) -> tf.Tensor:
         return tf.cast(self.optimizer.iterations.value, tf.int64)
 
     def _check_update_rules(self) -> None:
-        """Every trainable variable has exactly one update rule, or this raises and names it."""
+        """Raises, and names the variable, where a trainable one has no update rule."""
         ruled = {id(variable.value) for variable in self.trainable_variables}
         for layer in self._flatten_layers():
             members = vars(layer).items()
@@ -346,7 +348,7 @@ class MetaModel(RankedModel):
 
 
 def _leaves(value: Any) -> list[Any]:
-    """What a list, tuple or dict holds, however deep; another value alone."""
+    """The leaves of nested lists, tuples and dicts; any other value alone."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -359,6 +361,6 @@ def _are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _num_tasks(batch: Batch) -> tf.Tensor:
-    """The tasks that have a row to judge, a float32 scalar."""
-    judged = tf.reduce_any(batch["query"]["weight"] > 0, axis=1)
-    return tf.reduce_sum(tf.cast(judged, tf.float32))
+    """The tasks that have a query row, a float32 scalar."""
+    has_query = tf.reduce_any(batch["query"]["weight"] > 0, axis=1)
+    return tf.reduce_sum(tf.cast(has_query, tf.float32))

@@ -16,7 +16,7 @@ from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
 from gmeta_tf.meta.task_adapter import Sizes, TaskAdapter
-from gmeta_tf.meta.validation import check_keys_on_host
+from gmeta_tf.meta.validation import rejection_text
 from gmeta_tf.meta_io.batches.dataset_ops import timed, with_next_keys
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
 from gmeta_tf.meta_io.records.verification import describe_damage
@@ -27,18 +27,18 @@ __all__ = ["RankedModel"]
 class RankedModel(keras.Model):
     """`fit`, `evaluate` and `predict` that every rank calls, in step and with the same data.
 
-    What a subclass adds: the steps. Its `test_step` returns the judged rows (`task`, `label`,
-    `adapted`, `unadapted`, each `[n]`), the sum of the tasks' losses `loss`, their number
-    `num_tasks`, `out_of_range` as in `TaskBatches`, and `problems` as in `Located`.
+    A subclass adds the steps. Its `test_step` returns the evaluated rows (`task`, `label`,
+    `adapted`, `unadapted`, each `[n]`), the sum of the tasks' losses `loss`, and their number
+    `num_tasks`.
 
     Attributes:
         world: the ranks.
         embedding: the tables.
-        accumulator: the sums of the evaluation that is going on.
-        loss_metric: the mean loss of the epoch that is going on.
-        look_ahead: what keeps the next step's keys; None where steps exchange their own.
+        accumulator: the sums of the current evaluation.
+        loss_metric: the mean loss of the current epoch.
+        look_ahead: keeps the next step's keys; None where steps exchange their own.
         input_seconds: how long this rank's training steps have waited for `TaskBatches`.
-        adapter: the inner loop, which is told T, S and Q of the data that came last.
+        adapter: the inner loop; it knows T, S and Q of the latest data.
     """
 
     world: World
@@ -57,13 +57,17 @@ class RankedModel(keras.Model):
             x: `TaskBatches`, or a tf.data.Dataset of such batches with as many steps on every rank.
                 `TaskBatches` that begin where an earlier run stopped (`begin`) have a shorter first
                 epoch, and `initial_epoch` is then theirs.
-            validation_data: the same, judged after each epoch.
+            validation_data: the same, evaluated after each epoch.
             options: `epochs`, `initial_epoch`, `callbacks`, `verbose` and the rest of Keras'.
 
         Returns:
             Keras' History. Losses and metrics are those of all ranks together.
+
+        Raises:
+            ValueError: a step was rejected (see `validation`); on every rank.
+            RuntimeError: another rank failed; its own error says why.
         """
-        options.setdefault("shuffle", False)  # Keras would warn that it can not shuffle a dataset
+        options.setdefault("shuffle", False)  # Keras would warn that it cannot shuffle a dataset
         self._expect(x)
         if isinstance(validation_data, TaskBatches):
             agree(_data_of(validation_data), self.world, name="the validation data")
@@ -86,7 +90,7 @@ class RankedModel(keras.Model):
             return _joined(history, super().fit(batches, **options))
 
     def _expect(self, data: Any) -> None:
-        """Notes T, S and Q, which shapes do not tell where they differ from step to step."""
+        """Notes T, S and Q, which shapes leave open where they differ from step to step."""
         known = isinstance(data, TaskBatches)
         self.adapter.expected = Sizes(data.tasks, data.support, data.query) if known else Sizes()
 
@@ -101,7 +105,7 @@ class RankedModel(keras.Model):
         return super().fit(rest_of_epoch, **{**options, **rest})
 
     def _looking_ahead(self, dataset: Any) -> Any:
-        """What a `fit` of Keras is to read, whose first step exchanges its own keys."""
+        """The data for a `fit` of Keras, whose first step exchanges its own keys."""
         if self.look_ahead is None:
             return dataset
         self.look_ahead.forget()
@@ -111,7 +115,7 @@ class RankedModel(keras.Model):
         """`keras.Model.evaluate`; every rank must call it.
 
         Args:
-            x: `TaskBatches` (use `every_query=True` to have every row judged) or a dataset.
+            x: `TaskBatches` (use `every_query=True` to evaluate every row) or a dataset.
             options: `return_dict`, `verbose`, `callbacks` and the rest of Keras'.
 
         Returns:
@@ -147,7 +151,7 @@ class RankedModel(keras.Model):
             return super().predict(x, **self._quiet_but_for_chief(options))
 
     def make_test_function(self, force: bool = False) -> None:
-        """Keras' test function, with the judged rows added up outside the graph."""
+        """Keras' test function, with the evaluated rows added up outside the graph."""
         if self.test_function is not None and not force:
             return
 
@@ -161,29 +165,27 @@ class RankedModel(keras.Model):
             # Not Keras' own function: with steps_per_execution it gives the last step alone.
             for step in range(self.steps_per_execution):
                 try:
-                    judged = evaluate_step(iterator)
+                    outputs = evaluate_step(iterator)
                 except tf.errors.OutOfRangeError:
                     if step == 0:
                         raise StopIteration from None
                     break
-                count(judged)
+                count(outputs)
             return self.get_metrics_result()
 
         def count(outputs: dict[str, tf.Tensor]) -> None:
-            problems = outputs.pop("problems")
-            judged = {name: value.numpy() for name, value in outputs.items()}
-            check_keys_on_host(judged["out_of_range"], problems, self.embedding)
+            values = {name: value.numpy() for name, value in outputs.items()}
             self.accumulator.update(
-                judged["task"], judged["label"], judged["adapted"], judged["unadapted"]
+                values["task"], values["label"], values["adapted"], values["unadapted"]
             )
-            self._loss_sums += (judged["loss"], judged["num_tasks"])
-            mean = judged["loss"] / max(judged["num_tasks"], 1.0)
-            self.loss_metric.update_state(mean, sample_weight=judged["num_tasks"])
+            self._loss_sums += (values["loss"], values["num_tasks"])
+            mean = values["loss"] / max(values["num_tasks"], 1.0)
+            self.loss_metric.update_state(mean, sample_weight=values["num_tasks"])
 
         self.test_function = evaluate_steps
 
     def save(self, *arguments: Any, **options: Any) -> None:
-        """Refused: Keras' format would leave the embedding tables out."""
+        """Raises: Keras' format would leave the embedding tables out."""
         raise ValueError(
             "MetaModel.save would leave the embedding tables out. Use "
             "gmeta_tf.export_saved_model(model, path) to serve, or gmeta_tf.save_checkpoint to "
@@ -194,7 +196,7 @@ class RankedModel(keras.Model):
 
     def _results_of_all_ranks(self) -> dict[str, float]:
         sums = np.concatenate([self._loss_sums, self.accumulator.sums()])
-        (total,) = allreduce_sum([tf.constant(sums)], self.world, name="judged")
+        (total,) = allreduce_sum([tf.constant(sums)], self.world, name="evaluated")
         loss, num_tasks = total[:2].numpy()
         return {
             "loss": float(loss / max(num_tasks, 1.0)),
@@ -206,11 +208,17 @@ class RankedModel(keras.Model):
 
     @contextlib.contextmanager
     def _failing_together(self, data: Any) -> Iterator[None]:
-        """A rank that fails leaves the world, so that the others fail at once and do not hang."""
+        """A rank that fails leaves the world, so that the others fail at once and do not hang.
+
+        A step that validation rejected becomes a ValueError with its text alone.
+        """
         try:
             yield
         except Exception as error:
             stop(self.world)
+            rejected = rejection_text(error)
+            if rejected is not None:
+                raise ValueError(rejected) from error
             if "Horovod has been shut down" in str(error):
                 raise RuntimeError(
                     f"rank {self.world.rank} stopped because another rank did; "

@@ -1,4 +1,4 @@
-"""The adaptation of a batch of tasks: what training, evaluation and serving have in common."""
+"""The adaptation of a batch of tasks, shared by training, evaluation and serving."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["AdaptedTasks", "OwnValues", "Sizes", "SupportForward", "TaskAdapter"
 
 
 class OwnValues(NamedTuple):
-    """What a batch of tasks has of its own in the inner loop.
+    """The own values of a batch of tasks in the inner loop.
 
     Attributes:
         dense: the fast weights of each unit of the learner (see `TaskLearner`).
@@ -39,8 +39,8 @@ class SupportForward(NamedTuple):
 
     Attributes:
         losses: each task's support loss, `[T]`.
-        values: of which tensors a step takes the gradient.
-        inputs: what else the step on the dense weights has to know of the pass.
+        values: the tensors whose gradient a step takes.
+        inputs: what else the step on the dense weights needs of the pass.
     """
 
     losses: tf.Tensor
@@ -62,7 +62,7 @@ class AdaptedTasks(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """T, S and Q where shapes do not tell them before the step; None where nobody knows.
+    """T, S and Q where shapes leave them open before the step; None where they are unknown.
 
     With buckets a step has at least T tasks, of at most S and Q rows.
     """
@@ -83,11 +83,11 @@ class TaskAdapter:
         inner: how a task adapts.
         schema: what a row is.
         groups: the groups of tables whose rows adapt.
-        rates: alpha of each step and value, `[K, values]`: of the adapted dense variables, then of
+        rates: alpha of each step and value, `[K, values]`: the adapted dense variables, then
             `groups`.
         row_loss: the loss of support rows; set when the model is compiled.
-        lanes: in how many parts the tasks of a step are computed side by side.
-        expected: the sizes of the data that came last.
+        lanes: in how many parts the tasks of a step are computed in parallel.
+        expected: the sizes of the latest data.
     """
 
     row_loss: RowLoss
@@ -132,9 +132,9 @@ class TaskAdapter:
         return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
 
     def outputs_in_one_lane(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
-        """As `outputs`, for all tasks in one graph: what is exported.
+        """As `outputs`, for all tasks in one graph, for export.
 
-        Lanes suit the cores of the machine that trains, and a model may serve on any other.
+        Lanes suit the cores of the training machine, and a model may serve on any other.
         """
         adapted = self.adapt(rows, batch, training=training)
         return self.query_outputs(adapted, batch, training=training)
@@ -182,7 +182,7 @@ class TaskAdapter:
         return self.tasks(adapted.dense, features, training=training)
 
     def losses(self, part: LabelledRows, outputs: tf.Tensor) -> tf.Tensor:
-        """Each task's mean loss over its rows that are there, `[T]`."""
+        """Each task's mean loss over its present rows, `[T]`."""
         return task_losses(self.row_loss, part["label"], outputs, part["weight"])
 
     def step_rates(self) -> list[OwnValues]:

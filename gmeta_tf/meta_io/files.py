@@ -164,7 +164,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def copy_in(local: Path, path: Path) -> None:
-    """ReplicationChoice a local file to a path, a piece at a time; otherwise as `write_bytes`."""
+    """Copies a local file to a path, a piece at a time; otherwise as `write_bytes`."""
     if not is_remote(path):
         shutil.copyfile(local, path)
         return

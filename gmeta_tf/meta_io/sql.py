@@ -21,7 +21,7 @@ def connect(spill_folder: pathlib.Path, memory_limit: str | None) -> duckdb.Duck
     long as to read CSV.
 
     Raises:
-        ValueError: the limit is no size.
+        ValueError: the limit is not a size.
     """
     database = duckdb.connect()
     # With UTC a text time without a zone means the same on every machine. The insertion order is

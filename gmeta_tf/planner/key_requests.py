@@ -21,17 +21,17 @@ __all__ = ["counted_requests", "expected_distinct", "keys_of_steps", "uniform_re
 def counted_requests(
     batches: TaskBatches, sizes: Sequence[TableSize], steps: int
 ) -> dict[str, np.ndarray]:
-    """Counts what the first steps of every rank really have, in this one process.
+    """Counts the keys in the first steps of every rank, in this one process.
 
     Args:
-        batches: of any rank of the world that is asked about; the ranks' steps are those that they
-            would train on with the same settings and seed.
+        batches: of any rank of the planned world; the counted steps are those that the ranks would
+            train on with the same settings and seed.
         sizes: of the tables, for the same world.
         steps: how many steps of each rank.
 
     Returns:
         A table's name -> float64 `[W, W]`: how many distinct keys a rank (row) wants of an owner
-        (column) in a step, the mean of the steps.
+        (column) in a step, on average.
 
     Raises:
         ValueError: fewer than one step, or a table that grows.
@@ -57,14 +57,14 @@ def counted_requests(
 
 
 def keys_of_steps(batches: TaskBatches, steps: int) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
-    """The keys of the first steps of each rank: rank after rank, step after step.
+    """The keys of the first steps of each rank, rank by rank and step by step.
 
-    Returns:
-        A rank, and of one of its steps group -> int64 `[U]`, counted over the group's tables.
+    Yields:
+        A rank, and for one of its steps group -> int64 `[U]`, counted over the group's tables.
     """
     for rank in range(batches.world.size):
         own = dataclasses.replace(batches, world=World(rank, batches.world.size))
-        # Not take(steps), whose end TensorFlow would report as a warning for each rank.
+        # Not take(steps): TensorFlow would warn of its end on each rank.
         keys = own.dataset().map(lambda batch: batch["keys"]).as_numpy_iterator()
         for _ in range(steps):
             yield rank, next(keys)
@@ -73,11 +73,11 @@ def keys_of_steps(batches: TaskBatches, steps: int) -> Iterator[tuple[int, dict[
 def uniform_requests(
     schema: Schema, sizes: Iterable[TableSize], shape: StepShape, world_size: int
 ) -> dict[str, np.ndarray]:
-    """What steps have whose keys are drawn evenly from each table: the most that is expected.
+    """The requests of steps whose keys are drawn uniformly from each table: an upper bound.
 
-    No distribution of the keys has more distinct ones among as many independent draws, and real
-    ones, in which few keys are hot, have far fewer. Every slot of every field counts as filled,
-    and every task as having all of its rows.
+    No distribution has more distinct keys among as many independent draws, and real ones, with a
+    few hot keys, have far fewer. Every slot of every field counts as filled, and every task has
+    all of its rows.
 
     Returns:
         As `counted_requests`.
@@ -95,13 +95,13 @@ def uniform_requests(
 
 
 def expected_distinct(draws: int, num_keys: int | None) -> float:
-    """How many distinct keys are expected among draws from N equally likely ones.
+    """The expected number of distinct keys among draws from N equally likely ones.
 
         U = N (1 - (1 - 1 / N) ** draws)
 
     Args:
         draws: how many.
-        num_keys: N; None is without a limit, where no key comes twice.
+        num_keys: N; None is unlimited, and then no key comes twice.
 
     Example:
         >>> expected_distinct(2, 2)
@@ -113,7 +113,7 @@ def expected_distinct(draws: int, num_keys: int | None) -> float:
         return float(draws)
     if num_keys == 1:
         return float(min(draws, 1))
-    # As it stands, 1 - 1 / N is 1 for large N.
+    # Computed directly, 1 - 1 / N is 1 for large N.
     return -num_keys * math.expm1(draws * math.log1p(-1 / num_keys))
 
 

@@ -1,4 +1,4 @@
-"""What the tables take on each rank and what a step sends of them, before anything is built."""
+"""The tables' memory on each rank and their traffic in a step, before anything is built."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ __all__ = ["Placement", "TablePlacement", "place", "tables_to_replicate"]
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TablePlacement:
-    """What one table's exchange costs in a step, and what a replica on every rank would.
+    """The cost of one table's exchange in a step, and that of a replica on every rank.
 
     Attributes:
-        size: what the table takes.
+        size: the table's memory.
         requests: float64 `[W, W]`, how many distinct keys of the table each rank (row) wants of
-            each owner (column) in a step, on the mean; its own keys stand on the diagonal.
+            each owner (column) in a step, on average; the diagonal has its own keys.
         sent: float64 `[W]`, the bytes that each rank sends to others in a step.
-        received: float64 `[W]`, the bytes that each rank gets of others.
-        replica_bytes: what a rank would send if every rank had the whole table; None of a table
-            that grows.
+        received: float64 `[W]`, the bytes that each rank gets from others.
+        replica_bytes: the bytes that a rank would send if every rank held the whole table; None for
+            a table that grows.
         replicate: whether a replica on every rank is cheaper, by `tables_to_replicate`.
     """
 
@@ -45,12 +45,12 @@ class TablePlacement:
 
     @property
     def distinct_keys(self) -> float:
-        """U of this table: a rank's distinct keys in a step, the mean of the ranks."""
+        """U of this table: a rank's distinct keys in a step, averaged over the ranks."""
         return float(self.requests.sum(axis=1).mean())
 
     @property
     def remote_keys(self) -> float:
-        """Those of them that another rank owns."""
+        """How many of `distinct_keys` another rank owns."""
         return float(of_others(self.requests).sum(axis=1).mean())
 
     @property
@@ -60,7 +60,7 @@ class TablePlacement:
 
     @property
     def busiest_bytes(self) -> float:
-        """What the rank that sends or gets the most of this table sends or gets."""
+        """The most bytes of this table that any rank sends or gets."""
         return float(np.maximum(self.sent, self.received).max())
 
 
@@ -74,9 +74,9 @@ class Placement:
         wire: how payloads travel.
         requests_from: where the numbers of distinct keys come from, for people.
         tables: in the order of their groups.
-        dense_weights: K, the numbers that the AllReduce adds up; None leaves it out.
-        replication: which tables training replicates, and why; None leaves it out. What
-            `tables` says of their traffic is what they would send without.
+        dense_weights: K, the numbers that the AllReduce sums; None leaves it out.
+        replication: which tables training replicates, and why; None leaves it out. `tables` has
+            their traffic without replication.
     """
 
     world_size: int
@@ -111,12 +111,12 @@ class Placement:
 
     @property
     def busiest_rank(self) -> int:
-        """The rank that sends or gets the most: a step waits for it."""
+        """The rank that sends or gets the most; a step waits for it."""
         return int(np.maximum(self.sent, self.received).argmax())
 
     @property
     def dense_bytes(self) -> float | None:
-        """What a rank sends for the dense weights' gradients in a step."""
+        """The bytes that a rank sends for the dense weights' gradients in a step."""
         if self.dense_weights is None:
             return None
         return ring_bytes(self.dense_weights, self.world_size)
@@ -128,7 +128,7 @@ class Placement:
 
     @property
     def bytes_of_advice(self) -> tuple[float, float]:
-        """What the busiest rank moves for all tables in a step: as it is, and as advised."""
+        """The bytes that the busiest rank moves in a step, now and as advised."""
         now = np.maximum(self.sent, self.received).max()
         kept = [table for table in self.tables if not table.replicate]
         zeros = np.zeros(self.world_size)
@@ -138,7 +138,7 @@ class Placement:
         return float(now), float(np.maximum(sent, received).max() + replicas)
 
     def to_json(self) -> dict[str, Any]:
-        """The report as JSON values; bytes are of a rank, and those of traffic of a step."""
+        """The report as JSON values; bytes are per rank, and traffic per step."""
         busiest, before_after = self.busiest_rank, self.bytes_of_advice
         choice = None if self.replication is None else dataclasses.asdict(self.replication)
         return {
@@ -175,7 +175,7 @@ def place(
     dense_weights: int | None = None,
     replication: ReplicationChoice | None = None,
 ) -> Placement:
-    """What the exchange of the tables sends in a step, and which tables to replicate instead.
+    """The traffic of the tables' exchange in a step, and which tables to replicate instead.
 
     Args:
         sizes: what `table_sizes` gave.
@@ -187,7 +187,7 @@ def place(
         replication: what training replicates.
 
     Raises:
-        ValueError: no requests of a table, or not `[W, W]` of them.
+        ValueError: a table without requests, or with requests of another shape than `[W, W]`.
     """
     world_size = len(next(iter(requests.values()), np.zeros([1, 1])))
     tables = []
@@ -236,14 +236,14 @@ def tables_to_replicate(
     gradient of the whole table, since ranks touch different rows of it. The tables of one width
     travel together, and `ShardedEmbedding(replicate=...)` takes all of them or none: such groups
     are tried from the smallest on, and one is replicated if that lowers the cost. All stay sharded
-    if the replicas save less than `least_saving` together. What training replicates by itself is
-    chosen by another rule, `replication_rule.choose_replicated`: all tables, where that saves a
-    collective.
+    if the replicas save less than `least_saving` together. Training by
+    itself follows another rule, `replication_rule.choose_replicated`: it replicates all tables,
+    where that saves a collective.
 
     Where ranks are even, exchanging U keys costs `U (key + 8 D) (W - 1) / W` and replicating
     `8 rows D (W - 1) / W`: a replica is cheaper only if nearly every rank reads nearly every row
-    in nearly every step. A table of fewer rows than ranks is another case: its few owners serve all
-    the others, and a replica spreads that evenly.
+    in nearly every step. A table of fewer rows than ranks differs: its few owners serve all the
+    others, and replicas spread that evenly.
 
     The rule counts neither memory nor the time of an update of all rows, which are small for the
     tables that it chooses, nor round trips: an exchange stays as long as one table is sharded.
@@ -251,8 +251,8 @@ def tables_to_replicate(
 
     Args:
         tables: with their traffic.
-        least_saving: the share of the cost from which on replicas are worth having; counts of a few
-            steps differ by about as much.
+        least_saving: the least share of the cost that replicas must save; counts of a few steps
+            vary by about as much.
 
     Returns:
         Their names, those of the smallest group first.

@@ -25,7 +25,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def size_lines(sizes: Sequence[TableSize]) -> list[str]:
-    """The memory of the tables and of the row optimizer's slots: a table, one line for each.
+    """The memory of the tables and their slots: one line for each table.
 
     Args:
         sizes: what `table_sizes` gave.
@@ -195,7 +195,7 @@ def _traffic_verdict(placement: Placement) -> list[str]:
 
 
 def _replication_verdict(placement: Placement) -> list[str]:
-    """What training replicates; and of sharded tables, whether a replica of one saves bytes."""
+    """What training replicates, and whether replicas of sharded tables would save bytes."""
     lines, chosen = [], placement.replication
     if chosen is not None and chosen.tables:
         lines.append(
@@ -218,7 +218,7 @@ def _replication_verdict(placement: Placement) -> list[str]:
 
 
 def _wrapped(sentences: Sequence[str]) -> list[str]:
-    """Sentences as lines that are not too long; what each begins stays a line of its own."""
+    """Sentences wrapped into lines; each sentence begins a new line."""
     return [line for text in sentences for line in textwrap.wrap(text, _COLUMNS) or [""]]
 
 
@@ -231,8 +231,8 @@ def _count(number: float) -> str:
     return f"{number:,.0f}" if number >= 100 else f"{number:.1f}"
 
 
-def _share(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.0f} %" if whole else ""
+def _share(part: float, total: float) -> str:
+    return f"{100 * part / total:.0f} %" if total else ""
 
 
 def _over_mean(values: np.ndarray) -> str:

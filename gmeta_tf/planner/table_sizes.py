@@ -1,4 +1,4 @@
-"""What the tables take in each rank's memory."""
+"""The tables' memory on each rank."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ NUMBER_BYTES = 4  # of rows, slots and dense gradients where they are kept
 
 @dataclasses.dataclass(frozen=True)
 class TableSize:
-    """What one table takes.
+    """The memory of one table.
 
     Attributes:
         name: the table's.
         group: of the tables that travel with it.
-        num_rows: its rows; None of a table that grows.
+        num_rows: its rows; None for a table that grows.
         width: D.
-        slot_numbers: what the row optimizer keeps for each row, counted in numbers.
+        slot_numbers: how many numbers the row optimizer keeps for each row.
         group_rows: the rows of all tables of the group; None where one of them grows.
-        rows_of_ranks: how many of its rows each rank owns, `[W]`; None of a table that grows.
+        rows_of_ranks: how many of its rows each rank owns, `[W]`; None for a table that grows.
         replicated: whether every rank holds all of its rows, whoever owns them.
     """
 
@@ -41,24 +41,24 @@ class TableSize:
 
     @property
     def held_by_ranks(self) -> tuple[int, ...] | None:
-        """How many of its rows each rank holds, `[W]`; None of a table that grows."""
+        """How many of its rows each rank holds, `[W]`; None for a table that grows."""
         if self.rows_of_ranks is None or not self.replicated:
             return self.rows_of_ranks
         return (self.num_rows or 0,) * len(self.rows_of_ranks)
 
     @property
     def row_bytes(self) -> int:
-        """Of one row in memory."""
+        """The bytes of one row in memory."""
         return NUMBER_BYTES * self.width
 
     @property
     def slot_bytes(self) -> int:
-        """Of one row's slots in memory."""
+        """The bytes of one row's slots in memory."""
         return NUMBER_BYTES * self.slot_numbers
 
     @property
     def bytes_of_ranks(self) -> tuple[int, ...] | None:
-        """Rows and slots on each rank, `[W]`; None of a table that grows."""
+        """Bytes of rows and slots on each rank, `[W]`; None for a table that grows."""
         if self.held_by_ranks is None:
             return None
         return tuple(rows * (self.row_bytes + self.slot_bytes) for rows in self.held_by_ranks)
@@ -72,7 +72,7 @@ def table_sizes(
     *,
     replicated: Collection[str] = (),
 ) -> tuple[TableSize, ...]:
-    """What each table takes on each rank.
+    """The memory of each table on each rank.
 
     The tables of one width lie one after the other, and rank r owns the keys, counted over all of
     them, with `key % W == r`: so the ranks' shares of a table differ by one row at most.
@@ -80,8 +80,8 @@ def table_sizes(
     Args:
         schema: with the sizes filled in; a table without `num_rows` grows.
         width: D of the tables that state none.
-        slots: D -> what the row optimizer keeps for each row of D numbers: a name -> how many
-            numbers, D or 1.
+        slots: D -> the row optimizer's slots for a row of D numbers: name -> how many numbers, D
+            or 1.
         world_size: W.
         replicated: the groups of tables of which every rank holds all rows.
 

@@ -1,4 +1,4 @@
-"""What a step sends between ranks: the exchange's bytes, and an AllReduce's."""
+"""The bytes that a step sends between ranks, by the exchange and by an AllReduce."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LARGEST_NARROW_SIZE = 2**31
 
 @dataclasses.dataclass(frozen=True)
 class Wire:
-    """What the exchange makes of its payloads.
+    """How the exchange packs rows and gradients.
 
     Attributes:
         numbers: the type in which rows and gradients travel: "float32", "bfloat16" or "float16".
@@ -32,11 +32,11 @@ class Wire:
         check_word("Wire: numbers", self.numbers, WIRES)
 
     def row_bytes(self, width: int) -> int:
-        """Of a row, or of its gradient: 4 D, or 2 D in half precision."""
+        """The bytes of a row, or of its gradient: 4 D, or 2 D in half precision."""
         return WIRE_BYTES[self.numbers] * width
 
     def key_bytes(self, num_keys: int | None) -> int:
-        """Of a key: 4 where the tables of its width have no more than 2**31, otherwise 8.
+        """The bytes of a key: 4 where the tables of its width have at most 2**31, otherwise 8.
 
         Args:
             num_keys: how many they have together; None without a limit.
@@ -76,7 +76,7 @@ class StepShape:
 def exchange_bytes(
     requests: np.ndarray, *, key_bytes: int, row_bytes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The bytes that each rank sends to others, and gets of them, in an exchange.
+    """The bytes that each rank sends to others, and gets from them, in an exchange.
 
     A rank sends a key for each distinct key that another rank owns, and its gradient later; and a
     row for each key that another rank wants of it.
@@ -99,7 +99,7 @@ def exchange_bytes(
 
 
 def ring_bytes(numbers: int, world_size: int) -> float:
-    """What a rank sends in a ring AllReduce of float32 numbers: `2 (W - 1) / W` of their bytes."""
+    """The bytes a rank sends in a ring AllReduce of float32 numbers: `2 (W - 1) / W` of theirs."""
     return 2 * NUMBER_BYTES * numbers * (world_size - 1) / world_size
 
 

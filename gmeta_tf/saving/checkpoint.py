@@ -1,4 +1,4 @@
-"""Checkpoints: safetensors files and a manifest, written whole or not at all.
+"""Checkpoints: safetensors files and a manifest, complete or absent.
 
 <path>/manifest.json                     format, W, tables, variables, what the caller adds
 <path>/dense.safetensors                 the dense weights and the Keras optimizer's variables
@@ -32,14 +32,13 @@ FORMAT_VERSION = 1
 
 
 def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) -> None:
-    """Writes a compiled model so that training can go on. Every rank must call it.
+    """Writes a compiled model so that training can resume. Every rank must call it.
 
-    The folder appears under its name when it is whole; a killed run leaves at most a
-    `<path>.partial`.
+    The folder gets its name once it is complete; a killed run leaves at most a `<path>.partial`.
 
     Args:
         model: compiled.
-        path: a folder on a file system that all ranks see; one that is there is replaced.
+        path: a folder on a file system that all ranks see; an existing one is replaced.
         details: JSON values to keep in the manifest, such as the epoch.
     """
     path = pathlib.Path(path)
@@ -74,7 +73,7 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
 
 
 def load_checkpoint(model: MetaModel, path: str | pathlib.Path) -> dict[str, Any]:
-    """Gives a compiled model what a checkpoint holds; at any number of ranks. No collective.
+    """Loads a checkpoint into a compiled model, at any number of ranks. No collective.
 
     Args:
         model: compiled, of the same learner, tables and optimizers.
@@ -84,14 +83,14 @@ def load_checkpoint(model: MetaModel, path: str | pathlib.Path) -> dict[str, Any
         The `details` that were saved.
 
     Raises:
-        FileNotFoundError: no whole checkpoint there.
-        ValueError: of another format, other tables or other variables, or a damaged file. The
-            model is then as it was.
+        FileNotFoundError: no complete checkpoint there.
+        ValueError: another format, other tables or other variables, or a damaged file. The model
+            is then unchanged.
     """
     path = pathlib.Path(path)
     if not (path / "manifest.json").is_file():
         raise FileNotFoundError(
-            f"{path} is no checkpoint: expected {path / 'manifest.json'}. "
+            f"{path} is not a checkpoint: expected {path / 'manifest.json'}. "
             "Give the folder that save_checkpoint wrote."
         )
     manifest = json.loads((path / "manifest.json").read_text())
@@ -121,20 +120,20 @@ def load_checkpoint(model: MetaModel, path: str | pathlib.Path) -> dict[str, Any
 
 
 def latest_checkpoint(folder: str | pathlib.Path) -> pathlib.Path | None:
-    """The newest whole checkpoint of a folder of them, by name; None when there is none."""
-    whole = [found.parent for found in pathlib.Path(folder).glob("*/manifest.json")]
-    return max((path for path in whole if path.suffix != ".partial"), default=None)
+    """The newest complete checkpoint in a folder, by name; None if there is none."""
+    complete = [found.parent for found in pathlib.Path(folder).glob("*/manifest.json")]
+    return max((path for path in complete if path.suffix != ".partial"), default=None)
 
 
 def _dense(model: MetaModel) -> dict[str, Any]:
-    """Dense variables by names that a rebuilt model has too: their order and last path parts."""
+    """Dense variables by names that a rebuilt model shares: their order and last path parts."""
     own = {f"weight/{i:04d}/{v.name}": v for i, v in enumerate(model.variables)}
     optimizer = model.optimizer.variables
     return {**own, **{f"optimizer/{i:04d}/{v.name}": v for i, v in enumerate(optimizer)}}
 
 
 def _own_rows(path: pathlib.Path, name: str, saved_size: int, model: MetaModel) -> np.ndarray:
-    """This rank's rows out of the files of all ranks; of replicated tables all rows."""
+    """This rank's rows, from the files of all ranks; all rows of replicated tables."""
     holder = model.embedding.indexed[name.rsplit("/", 1)[0]].world
     parts, keys = [], []
     for saved_rank in range(saved_size):
@@ -149,7 +148,7 @@ def _own_rows(path: pathlib.Path, name: str, saved_size: int, model: MetaModel) 
 
 
 def _check_slots(found: set[str], group: str, model: MetaModel, path: pathlib.Path) -> None:
-    """The group's slots are the row optimizer's: Adagrad's is one of Ftrl's, by its name."""
+    """Raises unless the slots are the row optimizer's; Ftrl has one of the name of Adagrad's."""
     expected = {f"{group}/{name}" for name in model.embedding.indexed[group].state_variables}
     found = {name for name in found if name.rsplit("/", 1)[0] == group}
     for lacks, names in (("the checkpoint", expected - found), ("the model", found - expected)):

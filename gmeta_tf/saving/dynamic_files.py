@@ -1,4 +1,4 @@
-"""The files of a checkpoint that hold dynamic tables: by key, in parts, for any number of ranks.
+"""The files of dynamic tables in a checkpoint: by key, in parts, for any number of ranks.
 
 <path>/keys-00001-of-00002-000-0003.safetensors   rank 1's part 3 of the first dynamic table
 """
@@ -30,7 +30,7 @@ def save_dynamic(embedding: ShardedEmbedding, folder: pathlib.Path, step: int) -
 
     Args:
         embedding: the tables.
-        folder: which is there.
+        folder: an existing one.
         step: the training steps done.
     """
     world = embedding.world
@@ -42,12 +42,12 @@ def save_dynamic(embedding: ShardedEmbedding, folder: pathlib.Path, step: int) -
                 arrays |= {f"{kind}/{name}": v for name, v in getattr(state, kind).items()}
             save_file(arrays, folder / _name(world.rank, world.size, index, part))
             parts = part + 1
-        # Written last: parts that it does not count are of a run that was stopped.
+        # Written last: a stopped run leaves parts that it does not count.
         (folder / _count_name(world, index)).write_text(json.dumps({"parts": parts}))
 
 
 def check_dynamic(embedding: ShardedEmbedding, folder: pathlib.Path, size: int) -> None:
-    """Looks whether the parts of all ranks are there and fit, before anything is loaded.
+    """Raises unless the parts of all ranks exist and fit; loads nothing.
 
     Args:
         embedding: the tables, their slots made.
@@ -74,7 +74,7 @@ def check_dynamic(embedding: ShardedEmbedding, folder: pathlib.Path, size: int) 
 
 
 def load_dynamic(embedding: ShardedEmbedding, folder: pathlib.Path, size: int) -> None:
-    """Gives this rank's shards what is theirs of the parts of all ranks. No collective."""
+    """Loads this rank's shards from the parts of all ranks. No collective."""
     for index, shard in enumerate(embedding.keyed.values()):
         shard.load_state(_states(folder, size, index))
 

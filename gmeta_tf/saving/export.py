@@ -38,34 +38,34 @@ def export_saved_model(
 ) -> None:
     """Writes a SavedModel that adapts to a task's support rows and predicts its query rows.
 
-    The model's tables are gathered from the ranks (they must fit one server), so every rank must
-    call it; rank 0 writes. Serving needs TensorFlow alone: no Horovod, no gmeta_tf.
+    Gathers the tables from the ranks (they must fit on one server), so every rank must call it;
+    rank 0 writes. Serving needs only TensorFlow: no Horovod, no gmeta_tf.
 
     Signatures, for T tasks of up to S support rows and Q query rows:
 
         predict (the default)
             support_<field>   string [T, S], or float32 for a dense field
             support_<label>   float32 [T, S], as in the raw data
-            support_count     int32 [T], how many of the S are there (0 for a task never seen)
+            support_count     int32 [T], how many of the S rows count (0 for a task never seen)
             query_<field>     as for the support, [T, Q]
             -> prediction     float32 [T, Q]
         predict_unadapted
             query_<field>     -> prediction, from the shared values
 
-    Values become keys as `prepare` makes them. A value that the vocabulary does not have, or that
-    is no key of a table with raw keys, reads row 0. Values of a multi-valued field stand in one
-    string with the field's separator.
+    Values become keys as in `prepare`. A value outside the vocabulary, or that is not a key of a
+    table with raw keys, reads row 0. The values of a multi-valued field share one string, with the
+    field's separator.
 
     Args:
         model: compiled.
         path: a folder. An earlier export is replaced when the new one is complete; any other
             folder that is not empty is left alone.
         vocabularies: the records that the model was trained on; or table -> its values, str
-            `[num_rows - 1]`, where value i has the key i + 1, for the tables that have one.
+            `[num_rows - 1]`, where value i has the key i + 1, for the tables with a vocabulary.
 
     Raises:
-        ValueError: a vocabulary that is missing or of another size than its table; or `path`
-            exists and is not an export (on every rank).
+        ValueError: a vocabulary is missing or differs in size from its table; or `path` exists and
+            is not an export (on every rank).
     """
     _check_on_chief(path, model.world)
     schema = model.embedding.schema
@@ -133,10 +133,10 @@ def _check_on_chief(path: str | pathlib.Path, world: World) -> None:
 
 
 def _forget_custom_gradients(file: pathlib.Path) -> None:
-    """Takes the names of custom gradients out of a saved graph.
+    """Removes the names of custom gradients from a saved graph.
 
-    The inner loop's gradients are in the graph, and a served model is asked for no others. With the
-    names in it TensorFlow would warn of each, whenever the model is loaded.
+    The graph contains the inner loop's gradients, and serving needs no others. With the names
+    TensorFlow would warn of each one whenever the model is loaded.
     """
     saved = saved_model_pb2.SavedModel.FromString(file.read_bytes())
     for meta_graph in saved.meta_graphs:
@@ -161,8 +161,8 @@ class _ServedStatic(tf.Module):
 class _ServedDynamic(tf.Module):
     """A dynamic table's rows behind its sorted keys; unknown keys as `unknown_otherwise` says.
 
-    The keys are a variable and no hash table, whose keys would stand in the graph, which may not
-    pass 2 GB.
+    The keys are in a variable: those of a hash table would be in the graph, which is limited to
+    2 GB.
     """
 
     def __init__(self, embedding: ShardedEmbedding, group: str, step: int) -> None:
@@ -173,21 +173,21 @@ class _ServedDynamic(tf.Module):
         self._num_ranks = embedding.world.size
         self._num_keys = len(held.keys)
         self.keys = tf.Variable(held.keys, trainable=False, name="keys")
-        # Behind the keys' rows the default row, then the buckets.
+        # The keys' rows, then the default row, then the buckets.
         shared = np.concatenate([np.zeros([1, shard.width], np.float32), held.buckets])
         rows = np.concatenate([held.rows, shared])
         self.rows = tf.Variable(rows, trainable=False, name="rows")
 
     def __call__(self, keys: tf.Tensor) -> tf.Tensor:
-        places = tf.searchsorted(self.keys, keys, out_type=tf.int64)
-        # Behind the last key stands one that is compared and not taken.
-        found = tf.gather(tf.pad(self.keys, [[0, 1]]), places)
-        known = (found == keys) & (places < self._num_keys)
-        unknown = self._num_keys + self._shared_place(keys, known)
-        return tf.gather(self.rows, tf.where(known, places, unknown))
+        row_indices = tf.searchsorted(self.keys, keys, out_type=tf.int64)
+        # A key larger than all is compared with the padding, and then left out.
+        found = tf.gather(tf.pad(self.keys, [[0, 1]]), row_indices)
+        known = (found == keys) & (row_indices < self._num_keys)
+        unknown = self._num_keys + self._shared_row(keys, known)
+        return tf.gather(self.rows, tf.where(known, row_indices, unknown))
 
-    def _shared_place(self, keys: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
-        """Where unknown keys read, counted from the default row."""
+    def _shared_row(self, keys: tf.Tensor, known: tf.Tensor) -> tf.Tensor:
+        """The row indices of unknown keys, counted from the default row."""
         shard = self._shard
         policy = shard.options.unknown_otherwise
         if policy == "bucket":
@@ -202,7 +202,7 @@ class _ServedDynamic(tf.Module):
 
 
 class _Serving(tf.Module):
-    """What is saved: the whole tables, the vocabularies and the learner's weights."""
+    """The saved object: whole tables, vocabularies and the learner's weights."""
 
     def __init__(
         self,
@@ -212,7 +212,7 @@ class _Serving(tf.Module):
     ) -> None:
         super().__init__(name="gmeta_tf")
         self._model = model
-        # Keras variables hold TensorFlow ones; a SavedModel follows the latter only.
+        # Keras variables wrap TensorFlow ones, and a SavedModel tracks only the latter.
         self.weights = [variable.value for variable in model.variables]
         self.tables = dict(tables)
         self.vocabularies = {
@@ -265,7 +265,7 @@ class _Serving(tf.Module):
         return {group: table(batch["keys"][group]) for group, table in self.tables.items()}
 
     def _batch(self, inputs: Inputs) -> Batch:
-        """Raw values as the words of records, so that serving reads as training does."""
+        """Raw values as int32 words of records, so that serving reads as training does."""
         label = inputs[f"support_{self._schema.label}"]
         num_tasks, num_support = tf.shape(label)[0], tf.shape(label)[1]
         support, query = (self._words(inputs, part, label) for part in ("support", "query"))
@@ -305,13 +305,13 @@ class _Serving(tf.Module):
         return tf.reshape(keys, [tf.shape(text)[0], tf.shape(text)[1], field.num_slots])
 
     def _key_of(self, table: Table, value: tf.Tensor) -> tf.Tensor:
-        """The keys of single values without white space around them, int64; 0 of a missing one."""
+        """The keys of single stripped values, int64; 0 for a missing one."""
         if table.keys == "vocabulary":
             return self.vocabularies[table.name].lookup(value)
         if table.keys == "hash":
             hashed = 1 + tf.strings.to_hash_bucket_fast(value, hash_buckets(table))
             return tf.where(value == "", tf.constant(UNKNOWN_KEY, tf.int64), hashed)
-        # 18 digits always fit; what is longer would be read as an error of the whole request.
+        # 18 digits always fit; a longer number would fail the whole request.
         is_key = tf.strings.regex_full_match(value, "[0-9]{1,18}")
         key = tf.strings.to_number(tf.where(is_key, value, "0"), tf.int64)
         inside = key < (table.num_rows or LARGEST_KEY)

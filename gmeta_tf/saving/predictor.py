@@ -1,4 +1,4 @@
-"""Raw rows through an exported SavedModel: what a serving client does, for files."""
+"""Raw rows through an exported SavedModel, as a serving client does, for files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Predictor:
         description = path / "assets.extra" / "schema.json"
         if not description.is_file():
             raise FileNotFoundError(
-                f"{path} is no exported model: expected {description}. "
+                f"{path} is not an exported model: expected {description}. "
                 "Make one with `gmeta-tf export`."
             )
         schema = Schema.from_json(json.loads(description.read_text()))
@@ -110,7 +110,7 @@ def _padded(column: np.ndarray, rows_of: Sequence[np.ndarray]) -> tf.Tensor:
 
 
 def _rows_of_tasks(tasks: np.ndarray) -> dict[Any, np.ndarray]:
-    """Which rows each task has, tasks in the order of their first row."""
+    """The rows of each task, tasks in the order of their first row."""
     rows: dict[Any, list[int]] = {}
     for row, task in enumerate(tasks):
         rows.setdefault(task, []).append(row)

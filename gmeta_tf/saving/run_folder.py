@@ -18,7 +18,7 @@ __all__ = ["RunFolder"]
 
 
 class RunFolder(keras.callbacks.Callback):
-    """Writes a run's folder while `fit` goes on. Give it to every rank; rank 0 writes what is one.
+    """Writes a run's folder during `fit`. Give it to every rank; rank 0 writes the shared files.
 
         log.txt                    one line an epoch
         tensorboard/               scalars of every epoch
@@ -27,8 +27,8 @@ class RunFolder(keras.callbacks.Callback):
         metrics.json               the last epoch's losses and metrics, and the speed
 
     Each epoch's values have `input_wait`: the share of rank 0's training time that its steps spent
-    waiting for `TaskBatches`. Above a few per cent the input is what bounds the speed. Of a dynamic
-    table they have its counts over all ranks: `<table>_occupancy`, `<table>_evictions`, and so on
+    waiting for `TaskBatches`. Above a few per cent the input bounds the speed. For a dynamic table
+    they have its counts over all ranks: `<table>_occupancy`, `<table>_evictions`, and so on
     (`DynamicShard.metrics`).
 
     Attributes:
@@ -50,7 +50,7 @@ class RunFolder(keras.callbacks.Callback):
 
         Args:
             path: the folder, on a file system that all ranks see.
-            batches: what `fit` is given.
+            batches: those that `fit` gets.
             checkpoint_every: epochs between checkpoints.
             checkpoint_every_steps: steps between checkpoints within an epoch; None makes none.
             keep: how many checkpoints to keep.
@@ -157,7 +157,7 @@ class RunFolder(keras.callbacks.Callback):
         self._scalars.flush()
 
     def _save(self, epochs: int, steps: int, values: dict[str, float], **details: Any) -> None:
-        """Writes a checkpoint of so many whole epochs and steps of the next one."""
+        """Writes a checkpoint after so many epochs and steps of the next one."""
         folder = self.path / "checkpoint"
         name = f"epoch-{epochs:06d}" + (f"-step-{steps:06d}" if steps else "")
         save_checkpoint(self.model, folder / name, epoch=epochs, logs=values, **details)
@@ -166,9 +166,9 @@ class RunFolder(keras.callbacks.Callback):
             self._drop_old(folder)
 
     def _drop_old(self, folder: pathlib.Path) -> None:
-        whole = sorted(manifest.parent for manifest in folder.glob("epoch-*/manifest.json"))
-        for path in whole[: -self._keep]:
-            # The manifest goes first: without it what is left is no checkpoint.
+        complete = sorted(manifest.parent for manifest in folder.glob("epoch-*/manifest.json"))
+        for path in complete[: -self._keep]:
+            # The manifest goes first: without it the rest does not count as a checkpoint.
             (path / "manifest.json").unlink()
             for file in path.iterdir():
                 file.unlink()

@@ -160,7 +160,7 @@ def test_the_report_ends_in_json(folder, capsys, monkeypatch):
         (["prepare", "--output", "x"], "either --movielens or --input"),
         (["prepare", "--output", "x", "--input", "a.csv"], "--input needs --schema"),
         (["prepare", "--output", "x", "--input", "none.csv", "--schema", "none"], "no schema none"),
-        (["train", "--records", "none", "--run", "x"], "no records folder"),
+        (["train", "--records", "none", "--run", "x"], "not a records folder"),
         (
             ["train", "--records", "r", "--run", "x", "--model", "gpt"],
             "--model to be one of melu, maml_dlrm",

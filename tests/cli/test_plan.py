@@ -139,7 +139,7 @@ def test_bad_input_ends_with_one_line_on_stderr(words, match, folder, capsys):
 def test_no_records(capsys, tmp_path):
     with pytest.raises(SystemExit):
         run(str(tmp_path / "none"), capsys, "--world-size", "2")
-    assert "no records folder" in capsys.readouterr().err
+    assert "not a records folder" in capsys.readouterr().err
 
 
 def test_it_needs_no_horovod(folder):

@@ -160,20 +160,25 @@ def test_the_policy_error_stops_a_step_before_anything_moves(both):
     rules = {"genre": gm.DynamicTable(unknown_in_training="error", unknown_otherwise="error")}
     model = make_model(records, dynamic=rules)
     before = weights_of(model)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"table genre has met keys"):
+    message = (
+        r"^a step was rejected: the table genre: expected a row for every key, as its policy is "
+        r"error, got \d+ unknown keys such as \d+\. .*\(DynamicTable\)\."
+    )
+    with pytest.raises(ValueError, match=rf"{message} Nothing was updated\.$"):
         model.fit(batches_of(records), verbose=0)
     for found, expected in zip(weights_of(model), before, strict=True):
         np.testing.assert_array_equal(found, expected)
-    with pytest.raises(ValueError, match=r"'genre' has no row for \d+ keys"):
+    with pytest.raises(ValueError, match=f"{message}$"):
         model.evaluate(batches_of(records), verbose=0)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="dynamic table genre has met"):
+    with pytest.raises(ValueError, match=f"{message}$"):
         model.predict(batches_of(records), verbose=0)
 
 
 def test_a_full_table_that_says_error(both):
     rules = {"item": gm.DynamicTable(capacity=3, when_full="error")}
     model = make_model(both["dynamic"], dynamic=rules)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"found it full.*\[\d+\]"):
+    message = r"the table item: .* got \d+ keys beyond the capacity of 3 such as \d+\. "
+    with pytest.raises(ValueError, match=message):
         model.fit(batches_of(both["dynamic"]), verbose=0)
 
 
@@ -189,9 +194,10 @@ def test_a_negative_key_is_refused():
         keys = task.keys.copy()
         keys[0, 0] = key
         data = made_batches.dataset([[dataclasses.replace(task, keys=keys)]], 1, schema=schema)
-        with pytest.raises(ValueError, match="dynamic table 'item' from 0, got a negative one"):
+        message = f"table item: expected keys from 0 on, got {max(key, 1 - 2**63)}. Prepare"
+        with pytest.raises(ValueError, match=message):
             model.evaluate(data, verbose=0)
-        with pytest.raises(tf.errors.InvalidArgumentError, match="or is negative"):
+        with pytest.raises(ValueError, match=message):
             model.fit(data, verbose=0)
 
 
@@ -212,7 +218,7 @@ def test_another_row_optimizer_takes_the_place_of_the_first(both):
 
 
 def test_rules_of_a_table_that_is_not_dynamic():
-    with pytest.raises(ValueError, match="which are none here, got some of 'item'"):
+    with pytest.raises(ValueError, match="which are none here, got rules of 'item'"):
         gm.ShardedEmbedding(SCHEMA, 4, dynamic={"item": gm.DynamicTable()}, world=ONE)
 
 

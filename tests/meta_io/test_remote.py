@@ -189,7 +189,9 @@ def test_a_folder_that_is_half_uploaded_is_refused(remote, tmp_path):
     (tmp_path / "records/schema.json").unlink()
     url = upload(remote, tmp_path / "records", "half")
     for function in (remote_calls.opened, remote_calls.verify):
-        with pytest.raises(FileNotFoundError, match=f"{url} is no records folder: expected {url}/"):
+        with pytest.raises(
+            FileNotFoundError, match=f"{url} is not a records folder: expected {url}/"
+        ):
             remote.call(function, url)
     remote.store.put("half/schema.json", text)
     assert remote.call(remote_calls.opened, url) == json.loads(text)
@@ -200,7 +202,9 @@ def test_a_folder_that_is_half_uploaded_is_refused(remote, tmp_path):
 
 @pytest.mark.parametrize("path", ["s3://made/none", "s3://no-such-bucket/records"])
 def test_records_that_are_not_there(remote, path):
-    with pytest.raises(FileNotFoundError, match=f"{path} is no records folder: expected {path}/s"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{path} is not a records folder: expected {path}/s"
+    ):
         remote.call(remote_calls.opened, path)
 
 

@@ -151,7 +151,7 @@ def test_a_table_that_one_rank_finds_full_stops_every_rank():
     many = [with_item(STEPS[0][0], WORLD.size * key) for key in range(20, 60)]
     data = made_batches.dataset(steps_where_rank_1(many), 40, schema=SCHEMA)
     step = tf.function(model.train_step, autograph=False)
-    with pytest.raises(tf.errors.InvalidArgumentError, match=r"dynamic table item has met"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="item: expected a row for every key"):
         step(next(iter(data)))
     for found, expected in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(np.array(found), expected)
@@ -172,7 +172,7 @@ def test_a_gradient_that_is_no_number_on_one_rank(non_finite, all_rules):
     if non_finite == "skip":
         assert step(data)["skipped_steps"] == 1
     else:
-        with pytest.raises(tf.errors.InvalidArgumentError, match="NaN or infinite"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="got NaN or Inf in"):
             step(data)
     for found, expected in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(np.array(found), expected)

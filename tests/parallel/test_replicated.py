@@ -413,7 +413,7 @@ def test_a_key_out_of_range_on_one_rank_stops_every_rank():
     before = numbers(model)
     keys = STEPS[0][0].keys.copy()
     keys[0, 0] = 13
-    with pytest.raises(tf.errors.InvalidArgumentError, match="outside its static table"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="item: expected keys from 0 to 12"):
         broken_step(model, dataclasses.replace(STEPS[0][0], keys=keys))
     assert_close(numbers(model), before, rtol=0, atol=0)
 
@@ -426,7 +426,7 @@ def test_a_gradient_that_is_no_number_on_one_rank(non_finite):
     if non_finite == "skip":
         assert broken_step(model, broken)["skipped_steps"] == 1
     else:
-        with pytest.raises(tf.errors.InvalidArgumentError, match="NaN or infinite"):
+        with pytest.raises(tf.errors.InvalidArgumentError, match="got NaN or Inf in"):
             broken_step(model, broken)
     assert_close(numbers(model), before, rtol=0, atol=0)
 

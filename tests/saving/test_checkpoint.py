@@ -107,7 +107,7 @@ def test_damage_is_named(records, tmp_path):
     rows.unlink()
     with pytest.raises(ValueError, match="damaged or incomplete"):
         gm.load_checkpoint(model, tmp_path / "c")
-    with pytest.raises(FileNotFoundError, match="is no checkpoint"):
+    with pytest.raises(FileNotFoundError, match="is not a checkpoint"):
         gm.load_checkpoint(model, tmp_path / "elsewhere")
 
 

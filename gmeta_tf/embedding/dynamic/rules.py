@@ -1,4 +1,4 @@
-"""What a user says of a table whose keys nobody listed beforehand."""
+"""The rules of a dynamic table, whose keys nobody listed beforehand."""
 
 from __future__ import annotations
 
@@ -24,34 +24,34 @@ class DynamicTable:
     key that gets a row starts from its initial row, a pure function of (seed, key), and the
     optimizer's slots from their start values, whether or not it had a row before.
 
-    Over SOK a table keeps some of these rules, and not all: `sok.dynamic.unkept_rule`.
+    Over SOK a table keeps only some of these rules: see `sok.dynamic.unkept_rule`.
 
     Attributes:
         capacity: the most keys of the table. Each of the W ranks holds at most
             `ceil(capacity / W)`. None is as many as the machines' memory holds.
-        when_full: what becomes of a key that would get a row and finds the rank full. `"evict"`:
-            the least recently seen keys give up theirs, a sixteenth of the rank's capacity at a
-            time, of keys last seen in one step the smallest first, never one seen in this step
-            (where this step's keys alone are too many, the last to come read the default row).
+        when_full: what happens to a key that would get a row where the rank is full. `"evict"`:
+            the least recently seen keys give their rows up, a sixteenth of the rank's capacity at
+            a time; among keys last seen in one step the smallest go first. Keys of this step keep
+            theirs (where they alone are too many, the last ones read the default row).
             `"default"`: it reads the default row. `"error"`: training stops.
         admit_after: a key gets a row in the step that is its n-th sighting; before that it reads
             the default row and its gradient is dropped. A sighting is a training step in which
             any rank reads the key, however often.
-        admit_probability: the share of the keys that may get a row at all; which ones is a pure
+        admit_probability: the share of the keys that may get a row at all, chosen by a pure
             function of (seed, key).
         forget_after: the sightings of a waiting key are forgotten once it was not seen for more
             than so many steps.
         max_waiting: the most waiting keys whose sightings are counted, over all ranks; beyond it
             those seen longest ago are forgotten.
-        time_to_live: a key gives up its row once it was not seen for more than so many training
+        time_to_live: a key gives its row up once it was not seen for more than so many training
             steps. None is never.
         unknown_in_training: what a key without a row does. `"insert"`: it gets one, by the rules
-            above. `"default"`: it reads the default row. `"bucket"`: it shares a row that its
-            hash picks, which is trained. `"error"`: training stops. With anything but `"insert"`
-            the table has the keys that were loaded.
+            above. `"default"`: it reads the default row. `"bucket"`: it shares a trained row that
+            its hash picks. `"error"`: training stops. Without `"insert"` the table keeps the keys
+            that were loaded.
         unknown_otherwise: the same in evaluation, prediction and serving, which change nothing:
             `"default"`, `"bucket"` or `"error"`.
-        num_buckets: the shared rows, of each rank its own. Used where a policy is `"bucket"`.
+        num_buckets: the shared rows of each rank. Used where a policy is `"bucket"`.
 
     Raises:
         ValueError: a number out of its range, an unknown policy.
@@ -123,7 +123,7 @@ def rules_of_tables(
     if others:
         raise ValueError(
             f"ShardedEmbedding: expected rules (dynamic=) of dynamic tables, which are "
-            f"{', '.join(names) or 'none'} here, got some of {others[0]!r}. A table is dynamic "
-            "whose keys are 'hash' or 'raw' and that states no num_rows."
+            f"{', '.join(names) or 'none'} here, got rules of {others[0]!r}. A table is dynamic if "
+            "its keys are 'hash' or 'raw' and it states no num_rows."
         )
     return {name: dynamic.get(name, DynamicTable()) for name in names}

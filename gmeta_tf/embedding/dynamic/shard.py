@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import final
 
 import tensorflow as tf
@@ -18,7 +18,7 @@ from gmeta_tf.embedding.dynamic.state import DynamicState
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.static_shard import LocatedKeys, initial_rows
 
-__all__ = ["NO_PROBLEM", "DynamicShard", "problem_message"]
+__all__ = ["NO_PROBLEM", "DynamicShard"]
 
 COUNTS = (
     "insertions",
@@ -37,30 +37,6 @@ NO_PROBLEM = (0, -(2**63), 0, -(2**63))
 def _unlimited_rows(width: int, at_once: int) -> Blocks:
     first = max(_FIRST_ROWS_BYTES // (4 * width), at_once)
     return blocks_of(rows_in_memory(width), first, growth=2)
-
-
-def problem_message(problem: Sequence[int], table: str, options: DynamicTable) -> str | None:
-    """What to raise for a step's problem (see `DynamicShard.locate`); None where nothing is wrong.
-
-    Args:
-        problem: reduced over the ranks.
-        table: its name.
-        options: its rules.
-    """
-    unknown, unknown_key, refused, refused_key = (int(number) for number in problem)
-    if unknown:
-        return (
-            f"the table {table!r} has no row for {unknown} keys of a step, such as {unknown_key}, "
-            "and its policy for unknown keys is 'error'. Check the data, load the table that has "
-            "them, or state another policy."
-        )
-    if refused:
-        return (
-            f"the table {table!r} is full (capacity {options.capacity}) and {refused} keys of a "
-            f"step found no place, such as {refused_key}. Raise the capacity, or state "
-            "when_full='evict' or 'default'."
-        )
-    return None
 
 
 @final

@@ -24,7 +24,7 @@ __all__ = ["SokExchange"]
 
 
 class SokExchange(ExchangeStrategy):
-    """Two AlltoAlls a group to fetch rows, and one to return gradients, all of SOK's.
+    """Exchanges by SOK: two AlltoAlls a group to fetch rows, and one to return gradients.
 
     Attributes:
         shards: group -> this rank's rows, in variables of SOK.

@@ -14,8 +14,8 @@ __all__ = ["SokStaticShard"]
 class SokStaticShard(SokShard):
     """The rows of known vocabularies that this rank owns: `key % W == rank`, at row `key // W`.
 
-    That is SOK's rule and that of `StaticShard` alike, which therefore does all that is local: the
-    initial rows, the slots and the updates, on a variable of SOK.
+    SOK and `StaticShard` share that rule. So a `StaticShard` does all that is local, on a variable
+    of SOK: the initial rows, the slots and the updates.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class SokStaticShard(SokShard):
         sok = start_sok(world)
 
         def make_rows(num_rows: int) -> tf.Variable:
-            # Of an initial value every rank would hold the whole table; an initializer is called
-            # for this rank's rows alone.
+            # With an initial value every rank would hold the whole table; an initializer is
+            # called for this rank's rows only.
             return sok.Variable(
                 shape=(num_rows, width),
                 initializer=lambda shape, dtype: tf.zeros(shape, dtype),
@@ -62,10 +62,10 @@ class SokStaticShard(SokShard):
 
     @property
     def slots(self) -> dict[str, tf.Variable]:
-        """What the row optimizer keeps: plain variables, a row for each of this rank's."""
+        """The slots of the row optimizer, in plain variables of as many rows."""
         return self._shard.slots
 
     @property
     def state_variables(self) -> dict[str, tf.Variable]:
-        """What a checkpoint holds of the shard: `rows`, and each slot as `slot_<name>`."""
+        """The shard's part of a checkpoint: `rows`, and each slot as `slot_<name>`."""
         return self._shard.state_variables

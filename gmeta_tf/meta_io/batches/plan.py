@@ -17,7 +17,7 @@ import numpy as np
 
 from gmeta_tf.meta_io.batches.task_samples import SAMPLE_MEMBERS, Cut, TaskSamples, draw, drawn_rows
 from gmeta_tf.meta_io.records.codec import TFRECORD_FRAME_BYTES
-from gmeta_tf.meta_io.records.records import index_chunks
+from gmeta_tf.meta_io.records.index_checks import index_chunks
 
 __all__ = ["EpochPlan", "Segment", "Window"]
 

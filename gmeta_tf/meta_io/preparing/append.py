@@ -12,7 +12,8 @@ import numpy as np
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.preparing.job import Previous, TimeCuts
 from gmeta_tf.meta_io.preparing.split import Split
-from gmeta_tf.meta_io.records.records import Records, index_chunks
+from gmeta_tf.meta_io.records.index_checks import index_chunks
+from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.schema import Schema
 
 __all__ = ["append_of", "check_same", "first_parts", "move_in"]

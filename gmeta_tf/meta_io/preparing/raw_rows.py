@@ -1,4 +1,4 @@
-"""Raw rows in DuckDB: loaded once, checked, and bad ones refused or dropped and counted."""
+"""Raw rows in DuckDB: loaded once and checked; bad ones are rejected, or dropped and counted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
     "RawRows",
     "check_some",
     "checks_of",
-    "judged",
+    "count_bad_rows",
     "load_rows",
     "loaded_columns",
     "parts_of",
@@ -229,7 +229,7 @@ def _check_rows(
         f"SELECT {problem} AS problem, count(*), min({row}) FROM loaded GROUP BY problem "
         "ORDER BY problem"
     ).fetchall()
-    dropped = judged(database, job, checks, counts)
+    dropped = count_bad_rows(database, job, checks, counts)
     if dropped:
         database.execute(f"DELETE FROM loaded WHERE {problem} IS NOT NULL")
     return dropped
@@ -241,7 +241,7 @@ def problem_of(checks: Sequence[Check]) -> str:
     return f"CASE {cases} END"
 
 
-def judged(
+def count_bad_rows(
     database: duckdb.DuckDBPyConnection,
     job: Job,
     checks: Sequence[Check],

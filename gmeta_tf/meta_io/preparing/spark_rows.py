@@ -18,7 +18,7 @@ from gmeta_tf.meta_io.preparing.raw_rows import (
     RawRows,
     check_some,
     checks_of,
-    judged,
+    count_bad_rows,
     load_rows,
     loaded_columns,
     parts_of,
@@ -55,7 +55,7 @@ def good_rows(run: SparkRun) -> tuple[RawRows, int]:
         kind, time = _time_of(run, type_of)
         checks = checks_of(run.job.schema, type_of, f"{trimmed('task')} IS NULL", time)
         found, num_good = _check_files(run, type_of, counts, checks, kind, time)
-        dropped = judged(run.database, run.job, checks, found)
+        dropped = count_bad_rows(run.database, run.job, checks, found)
     run.drop("loaded")
     return RawRows(type_of, "row", kind, "time", dropped), num_good
 
@@ -118,7 +118,7 @@ def _check_files(
     kind: str,
     time: str,
 ) -> tuple[list[tuple[int | None, int, int]], int]:
-    """Makes `good` of `loaded`; the counts as `judged` wants them, and how many rows are good."""
+    """Makes `good` of `loaded`; the counts for `count_bad_rows`, and how many rows are good."""
     problem = problem_of(checks)
     folder, commands = run.folder("good"), []
     firsts = (np.cumsum(counts) - counts).tolist()

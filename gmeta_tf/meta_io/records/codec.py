@@ -1,7 +1,7 @@
-"""Episode records: the words of one, and the index over them.
+"""Episode records: the int32 words of one, and the index over them.
 
 docs/meta_io.md describes every byte. A record is one episode, rows of one task, as little-endian
-32-bit words:
+int32 words ("words" from here on):
 
     word 0        the format, 0x474D0002
     word 1        n, the number of rows
@@ -49,14 +49,14 @@ IndexEntry = np.dtype(
 
 
 def num_planes(schema: Schema) -> int:
-    """C, the words that a row takes in a record."""
+    """C, the words of a row in a record."""
     return max(last for _, last in slot_ranges(schema)) if schema.fields else 1
 
 
 def slot_ranges(schema: Schema) -> list[tuple[int, int]]:
     """The planes `[first, last)` of each field of the schema, in the schema's order.
 
-    Key fields come first in a record and dense ones last. Where a key takes two words, the first
+    In a record key fields come first and dense ones last. Where a key takes two words, the first
     half of the planes holds the low words.
     """
     planes_of = {}

@@ -1,4 +1,4 @@
-"""What a records folder holds, for people: its schema, its counts and a few of its episodes."""
+"""A summary of a records folder for people: its schema, its counts and a few episodes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from gmeta_tf.meta_io.records.codec import (
     num_planes,
     slot_ranges,
 )
-from gmeta_tf.meta_io.records.records import Records, index_chunks
+from gmeta_tf.meta_io.records.index_checks import index_chunks
+from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.verification import read_episode
 from gmeta_tf.meta_io.records.word_checks import keys_of
 from gmeta_tf.meta_io.sql import sql_name, sql_parquet
@@ -35,15 +36,15 @@ _BAR = 40
 def overview(
     records: Records, splits: Sequence[str] | None = None, *, num_episodes: int = 3
 ) -> dict[str, Any]:
-    """What the folder holds, as JSON values.
+    """A summary of the folder, as JSON values.
 
     Args:
         records: the folder.
-        splits: whose counts and episodes; None is all of them.
-        num_episodes: how many episodes of each split are decoded, from all over it.
+        splits: the splits to summarize; None is all.
+        num_episodes: how many episodes of each split to decode, spread over it.
 
     Raises:
-        ValueError: no such split.
+        ValueError: an unknown split.
     """
     chosen = records.splits if splits is None else tuple(splits)
     indexes = {split: records.index(split) for split in chosen}
@@ -67,18 +68,18 @@ def overview(
 
 
 def named_values(path: str, number: str, numbers: Iterable[int]) -> dict[int, str]:
-    """What numbers stand for, from a Parquet file with a column of that name and one `value`.
+    """The values behind numbers, from a Parquet file with a column of that name and one `value`.
 
     Args:
         path: a vocabulary (`number` is "key"), or the file of the tasks ("task").
         number: the column's name.
-        numbers: which.
+        numbers: the numbers.
 
     Returns:
-        Those that the file has.
+        Number -> value, for the numbers that the file has.
 
     Raises:
-        ValueError: the file is missing or no such file.
+        ValueError: the file is missing or of another kind.
     """
     try:
         with (
@@ -202,7 +203,7 @@ def _episodes(
 
 
 def _decoded(records: Records, words: np.ndarray) -> list[dict[str, Any]]:
-    """Rows as what their keys stand for: one dict for each, the label first."""
+    """Rows with the values behind their keys: one dict for each, the label first."""
     schema = records.schema
     columns: dict[str, list[Any]] = {schema.label: _numbers(words[0])}
     values: dict[str, Mapping[int, str]] = {}
@@ -230,7 +231,7 @@ def _decoded(records: Records, words: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _numbers(plane: np.ndarray) -> list[float | str]:
-    """A plane of floats; JSON has no numbers that are not finite."""
+    """A plane of floats; JSON has neither NaN nor Inf."""
     return [one if math.isfinite(one) else str(one) for one in plane.view("<f4").tolist()]
 
 
@@ -246,7 +247,7 @@ def _keys(
 
 
 def _value(key: int, names: Mapping[int, str] | None, is_raw: bool) -> str | int:
-    """What a key stands for: `?` where it is unknown or missing, itself where nothing says it."""
+    """The value behind a key: `?` if it is unknown or missing, the key if it has no names."""
     if key == UNKNOWN_KEY and not is_raw:
         return "?"
     return key if names is None else names.get(key, f"?{key}")

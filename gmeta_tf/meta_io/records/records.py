@@ -1,6 +1,6 @@
-"""A records folder: what it holds, opened and checked.
+"""A records folder, opened and checked.
 
-docs/meta_io.md describes the folder; `codec` has the words of one record.
+docs/meta_io.md describes the folder, `codec` one record.
 """
 
 from __future__ import annotations
@@ -21,22 +21,20 @@ from gmeta_tf.allowed import COMPRESSIONS, check_word
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.records.codec import (
     FORMAT_VERSION,
-    HEADER_WORDS,
     TFRECORD_FRAME_BYTES,
     IndexEntry,
     decode_episode,
     num_planes,
 )
+from gmeta_tf.meta_io.records.index_checks import index_chunks, index_faults
 from gmeta_tf.schema import Schema
 
 __all__ = ["Records", "SplitFiles"]
 
-_INDEX_CHUNK = 1 << 20
-
 
 @dataclasses.dataclass(frozen=True)
 class SplitFiles:
-    """What a records folder holds of one split.
+    """One split of a records folder.
 
     Attributes:
         files: the names of the record files; `IndexEntry`'s `file` counts in it.
@@ -60,9 +58,9 @@ class Records:
     Attributes:
         path: the folder, local or of a remote file system (see `files`).
         schema: what a row is, table sizes included.
-        contents: what there is of each split.
+        contents: the files and counts of each split.
         vocabularies: table name -> the name of the Parquet file with its values and keys.
-        tasks: the name of the Parquet file that says what the task numbers stand for.
+        tasks: the name of the Parquet file with the values behind the task numbers.
         compression: of each record: "none" or "zlib".
         episode_rows: the most rows of an episode.
         generation: how often the folder was appended to.
@@ -89,14 +87,14 @@ class Records:
 
         Raises:
             FileNotFoundError: no such folder, or it lacks `schema.json` or a file.
-            ValueError: another format version or schema, an index that can not be true, or a file
+            ValueError: another format version or schema, an impossible index, or a file
                 of another length than the index says.
         """
         path = os.fspath(path)
         description = files.join(path, "schema.json")
         if not files.exists(description):
             raise FileNotFoundError(
-                f"{path} is no records folder: expected {description}. "
+                f"{path} is not a records folder: expected {description}. "
                 f"Make one with `gmeta-tf prepare --output {path}`."
             )
         records = cls.from_json(path, files.read_bytes(description))
@@ -115,7 +113,7 @@ class Records:
         """The records that a `schema.json` describes, unchecked.
 
         Raises:
-            ValueError: it is of another format version, or not a description of records.
+            ValueError: it has another format version, or does not describe records.
         """
         try:
             values = json.loads(text)
@@ -139,8 +137,7 @@ class Records:
             return cls(path, Schema.from_json(values["schema"]), contents, **described)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
-                f"{path}: schema.json lacks what describes records: {error!r}. "
-                "Prepare the data again."
+                f"{path}: schema.json does not describe records: {error!r}. Prepare the data again."
             ) from error
 
     def describe(self) -> dict[str, Any]:
@@ -159,7 +156,7 @@ class Records:
         return tuple(self.contents)
 
     def index(self, split: str) -> np.ndarray:
-        """The index of a split, `IndexEntry [episodes]`, mapped and not read where that can be.
+        """The index of a split, `IndexEntry [episodes]`, mapped into memory where possible.
 
         Raises:
             ValueError: no such split, or the index is missing or damaged.
@@ -207,7 +204,7 @@ class Records:
                         entry["part"],
                         entry["rows"],
                     ):
-                        raise ValueError("its task, part or rows are not those of the index")
+                        raise ValueError("its task, part or rows differ from the index")
                 except (ValueError, zlib.error, tf.errors.OpError, StopIteration) as error:
                     raise ValueError(
                         f"{name}: the record at offset {entry['offset']} is damaged: "
@@ -226,22 +223,15 @@ class Records:
         return self.contents[split]
 
     def _check_files(self, split: str) -> None:
+        index = self.index(split)
+        for fault in index_faults(self, split, index, thorough=False):
+            raise ValueError(
+                f"{files.join(self.path, self.contents[split].index)}: {fault}. Prepare the data "
+                "again."
+            )
         names = self.files(split)
         expected = np.zeros(len(names), np.int64)
-        planes = num_planes(self.schema)
-        index, num_rows = self.index(split), 0
         for entries in index_chunks(index):
-            words = HEADER_WORDS + planes * entries["rows"].astype(np.int64)
-            possible = np.isin(entries["file"], range(len(names))) & (entries["rows"] > 0)
-            possible &= entries["rows"] <= self.episode_rows
-            possible &= (entries["length"] == 4 * words) | (
-                (self.compression != "none") & (entries["length"] > 0)
-            )
-            if not possible.all():
-                raise ValueError(
-                    f"the index of the split {split!r} in {self.path} names files or rows that the "
-                    "records can not have. Prepare the data again."
-                )
             framed = entries["length"].astype(np.int64) + TFRECORD_FRAME_BYTES
             for file in np.unique(entries["file"]):
                 own = entries["file"] == file
@@ -252,14 +242,6 @@ class Records:
                         "Prepare the data again."
                     )
                 expected[file] += framed[own].sum()
-            num_rows += int(entries["rows"].sum(dtype=np.int64))
-        found_counts = (len(index), num_rows)
-        if found_counts != (self.contents[split].episodes, self.contents[split].rows):
-            raise ValueError(
-                f"the index of the split {split!r} in {self.path} has {found_counts[0]} records of "
-                f"{num_rows} rows, schema.json says {self.contents[split].episodes} of "
-                f"{self.contents[split].rows}. Prepare the data again."
-            )
         for name, length in zip(names, expected, strict=True):
             if not files.exists(name):
                 raise FileNotFoundError(f"{name} is missing. Prepare the data again.")
@@ -272,12 +254,6 @@ class Records:
 
 
 _DESCRIBED = ("vocabularies", "tasks", "compression", "episode_rows", "generation", "details")
-
-
-def index_chunks(index: np.ndarray) -> Iterator[np.ndarray]:
-    """An index in pieces of bounded size, so that one of any length takes little memory."""
-    for first in range(0, len(index), _INDEX_CHUNK):
-        yield np.asarray(index[first : first + _INDEX_CHUNK])
 
 
 @contextlib.contextmanager

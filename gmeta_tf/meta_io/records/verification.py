@@ -1,8 +1,8 @@
-"""Is what a records folder holds sound? Each damaged record, by its file and offset.
+"""Finds the damaged records of a folder, by file and offset.
 
-The framing of every record, its words and the index are held against one another. A damaged record
-hides none: the index says where the next one begins, and no length in a file is believed before its
-checksum and the index agree with it.
+The framing of every record, its int32 words and the index are compared with one another. A damaged
+record hides no other: the index says where the next one begins, and a length in a file counts only
+where its checksum and the index agree with it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from gmeta_tf.meta_io.records.codec import (
     decode_episode,
     num_planes,
 )
-from gmeta_tf.meta_io.records.records import Records, index_chunks
+from gmeta_tf.meta_io.records.index_checks import index_chunks, index_faults
+from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.word_checks import reasons_of_words
 
 __all__ = ["Damage", "Verification", "describe_damage", "read_episode", "verify"]
@@ -36,11 +37,11 @@ _BLOCK_BYTES = 4 << 20
 
 @dataclasses.dataclass(frozen=True)
 class Damage:
-    """What is wrong, and where.
+    """A fault, and where it is.
 
     Attributes:
         path: the file.
-        offset: where in it the record's frame begins; None where it is not about one record.
+        offset: where in it the record's frame begins; None for a fault of the whole file.
         reason: what was expected and what was found.
     """
 
@@ -58,7 +59,7 @@ class Verification:
     """What `verify` found.
 
     Attributes:
-        damages: each damaged record once, and what is wrong with files and indexes as a whole.
+        damages: each damaged record once, and the faults of files and indexes.
         records: how many records there should be.
     """
 
@@ -81,8 +82,8 @@ class Verification:
 def verify(path: str) -> Verification:
     """Reads all of a records folder.
 
-    A remote file is copied to a temporary folder first, one at a time, since only a copy tells a
-    damaged record from a broken connection.
+    Remote files are copied to a temporary folder first, one at a time: only a copy tells a damaged
+    record from a broken connection.
 
     Raises:
         FileNotFoundError: there is no `schema.json`.
@@ -90,7 +91,7 @@ def verify(path: str) -> Verification:
     """
     description = files.join(path, "schema.json")
     if not files.exists(description):
-        raise FileNotFoundError(f"{path} is no records folder: expected {description}.")
+        raise FileNotFoundError(f"{path} is not a records folder: expected {description}.")
     records = Records.from_json(path, files.read_text(description))
     damages: list[Damage] = []
     num_records = 0
@@ -103,7 +104,7 @@ def verify(path: str) -> Verification:
             num_records += records.contents[split].episodes
             continue
         num_records += len(index)
-        faults = _faults_of_index(records, split, index)
+        faults = index_faults(records, split, index, thorough=True)
         damages += [Damage(index_path, None, fault) for fault in faults]
         for number, name in enumerate(records.files(split)):
             entries = index[index["file"] == number]
@@ -112,9 +113,9 @@ def verify(path: str) -> Verification:
 
 
 def describe_damage(records: Records, split: str, error: BaseException) -> str | None:
-    """What an error of tf.data says about records, with the files' names.
+    """The damaged records behind an error of tf.data, with their files' names.
 
-    Only the records that the error can be about are read again.
+    Reads only those records again that the error may be about.
 
     Args:
         records: what was read.
@@ -134,7 +135,7 @@ def describe_damage(records: Records, split: str, error: BaseException) -> str |
         # The offset of the frame, or of the content in it.
         offsets = {int(framed[1]), int(framed[1]) - TFRECORD_HEAD_BYTES}
     elif named or "inflate()" in text:
-        return f"{records.path}: a record of the split {split!r} can not be decoded. {remedy}"
+        return f"{records.path}: a record of the split {split!r} cannot be decoded. {remedy}"
     else:
         return None
     suspects = [
@@ -149,15 +150,15 @@ def describe_damage(records: Records, split: str, error: BaseException) -> str |
         return f"{'; '.join(str(damage) for damage in damages)}. {remedy}"
     if not suspects:
         return None
-    places = "; ".join(f"{name} at offset {entries['offset'][0]}" for name, entries in suspects)
+    where = "; ".join(f"{name} at offset {entries['offset'][0]}" for name, entries in suspects)
     return (
-        f"a record was read wrong, one of {places}; read again it is sound: the file was being "
-        "written, or a connection broke. Train on from the last checkpoint."
+        f"a record was read wrong, one of {where}. Read again it is sound: the file was being "
+        "written, or a connection broke. Resume from the last checkpoint."
     )
 
 
 def read_episode(records: Records, split: str, position: int) -> np.ndarray:
-    """The planes, int32 `[C, n]`, of the record that stands at a position of the index.
+    """The planes, int32 `[C, n]`, of the record at a position of the index.
 
     Raises:
         ValueError: it is damaged; the message names its file and offset.
@@ -171,57 +172,19 @@ def read_episode(records: Records, split: str, position: int) -> np.ndarray:
         content = _unpacked(stored, records.compression, _num_bytes(records, entry)[0])
         _, _, words = decode_episode(content, num_planes(records.schema))
     except (ValueError, zlib.error, IndexError, tf.errors.DataLossError) as error:
-        reason = error if isinstance(error, ValueError | zlib.error) else "its checksum is another"
+        reason = (
+            error if isinstance(error, ValueError | zlib.error) else "its checksum does not match"
+        )
         raise ValueError(
             f"{name}: the record at offset {entry['offset'][0]} is damaged: {reason}."
         ) from error
     return words
 
 
-# ---- The index -----------------------------------------------------------------------------------
-
-
-def _faults_of_index(records: Records, split: str, index: np.ndarray) -> Iterator[str]:
-    contents = records.contents[split]
-    num_files = len(contents.files)
-    num_rows = 0
-    for entries in index_chunks(index):
-        num_rows += int(entries["rows"].sum(dtype=np.int64))
-        columns = {
-            "file": (0, num_files),
-            "rows": (1, records.episode_rows + 1),
-            "part": (0, None),
-            "task": (0, None),
-        }
-        for name, (least, limit) in columns.items():
-            wrong = entries[name] < least
-            if limit is not None:
-                wrong |= entries[name] >= limit
-            if wrong.any():
-                yield (
-                    f"{int(wrong.sum())} entries have a {name} that can not be, the first one "
-                    f"{int(entries[name][wrong][0])}"
-                )
-    order = np.lexsort([index["part"], index["task"]])
-    task, part = index["task"][order], index["part"][order]
-    begins = np.diff(task, prepend=-1) != 0
-    follows = np.where(begins, part == 0, part == np.roll(part, 1) + 1)
-    if not follows.all():
-        first = int(np.argmin(follows))
-        yield (
-            f"the episodes of the task {int(task[first])} are not numbered 0, 1, 2, ...: found "
-            f"{part[task == task[first]][:5].tolist()}"
-        )
-    found = {"episodes": len(index), "rows": num_rows, "tasks": int(begins.sum())}
-    for name, count in found.items():
-        if count != getattr(contents, name):
-            yield f"it has {count} {name}, schema.json says {getattr(contents, name)}"
-
-
 def _entries_at(
     records: Records, split: str, offsets: set[int]
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """The names of the files that have a record at one of the offsets, and its entry."""
+    """The files that have a record at one of the offsets, and the entries of those records."""
     names = records.files(split)
     for entries in index_chunks(records.index(split)):
         there = np.isin(entries["offset"], list(offsets)) & (entries["file"] < len(names))
@@ -239,7 +202,7 @@ def _same_name(name: str, shown: str) -> bool:
 def _damages_of_file(
     records: Records, path: str, entries: np.ndarray, *, is_whole: bool = False
 ) -> list[Damage]:
-    """What is wrong with the records of the entries, and with the file if they are all it has."""
+    """The damages of the entries' records, and of the file if these are all of its records."""
     damages: list[Damage] = []
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -261,7 +224,7 @@ def _damages_of_file(
 
 
 def _reasons_of_frames(path: str, entries: np.ndarray) -> dict[int, str]:
-    """What is wrong with where records are and how long they say to be, by position."""
+    """Faults in where records lie and in their stated lengths, by position."""
     reasons = {}
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -277,7 +240,7 @@ def _reasons_of_frames(path: str, entries: np.ndarray) -> dict[int, str]:
     stated, checksums = heads[:, :8].copy().view("<u8")[:, 0], heads[:, 8:].copy().view("<u4")[:, 0]
     is_true = _masked_crc32c(heads[:, :8]) == checksums
     for position in np.flatnonzero(~is_true | (stated != entries["length"].astype(np.uint64))):
-        reason = "the checksum of its length is another"
+        reason = "the checksum of its length does not match"
         if is_true[position]:
             reason = f"it is {stated[position]} bytes long, the index says {lengths[position]}"
         reasons.setdefault(int(position), reason)
@@ -285,21 +248,21 @@ def _reasons_of_frames(path: str, entries: np.ndarray) -> dict[int, str]:
 
 
 def _gaps(path: str, size: int, entries: np.ndarray) -> Iterator[Damage]:
-    """The first bytes of a file that no record of the index covers, or that two do."""
+    """The first bytes of a file that no record of the index covers, or two do."""
     order = np.argsort(entries["offset"], kind="stable")
     ends = entries["offset"] + entries["length"] + TFRECORD_FRAME_BYTES
     begins, ends = np.append(entries["offset"][order], size), np.append(0, ends[order])
-    for place in np.flatnonzero(begins != ends)[:1]:
-        what = "its end" if place == len(entries) else "the next one's begin"
+    for position in np.flatnonzero(begins != ends)[:1]:
+        what = "its end" if position == len(entries) else "the next one's begin"
         yield Damage(
             path,
             None,
-            f"by the index a record ends at {ends[place]}, and {what} is {begins[place]}",
+            f"by the index a record ends at {ends[position]}, and {what} is {begins[position]}",
         )
 
 
 def _blocks(entries: np.ndarray, sound: np.ndarray) -> list[np.ndarray]:
-    """Runs of records whose frames are sound that stand one after the other in the file."""
+    """Runs of adjacent records with sound frames."""
     positions = np.flatnonzero(sound)
     ends = entries["offset"] + entries["length"] + TFRECORD_FRAME_BYTES
     follows = entries["offset"][positions[1:]] == ends[positions[:-1]]
@@ -311,14 +274,14 @@ def _blocks(entries: np.ndarray, sound: np.ndarray) -> list[np.ndarray]:
 def _reasons_of_block(
     records: Records, path: str, entries: np.ndarray, block: np.ndarray
 ) -> dict[int, str]:
-    """What is wrong with the contents of records, by position."""
+    """Faults in the contents of records, by position."""
     reasons: dict[int, str] = {}
     contents = {}
     num_bytes = dict(zip(block.tolist(), _num_bytes(records, entries[block]), strict=True))
     for position, stored in _stored(path, entries, block):
         try:
             if stored is None:
-                raise ValueError("the checksum of its content is another")
+                raise ValueError("the checksum of its content does not match")
             content = _unpacked(stored, records.compression, num_bytes[position])
             if len(content) != num_bytes[position]:
                 raise ValueError(
@@ -332,14 +295,14 @@ def _reasons_of_block(
         positions = np.array(list(contents))
         words = np.frombuffer(b"".join(contents.values()), "<i4")
         found = reasons_of_words(records.schema, words, entries[positions])
-        reasons |= {int(positions[place]): reason for place, reason in found.items()}
+        reasons |= {int(positions[index]): reason for index, reason in found.items()}
     return reasons
 
 
 def _stored(
     path: str, entries: np.ndarray, block: np.ndarray
 ) -> Iterator[tuple[int, bytes | None]]:
-    """The bytes of each record of a block, None where their checksum is another."""
+    """The bytes of each record of a block, None where their checksum does not match."""
     offsets, lengths = entries["offset"][block].tolist(), entries["length"][block].tolist()
     with contextlib.suppress(tf.errors.DataLossError):
         num_bytes = offsets[-1] + lengths[-1] + TFRECORD_FRAME_BYTES - offsets[0]
@@ -355,10 +318,10 @@ def _stored(
 
 
 def _frames(path: str, offset: int, num_bytes: int, count: int) -> list[bytes]:
-    """The contents of records that stand one after the other.
+    """The contents of adjacent records.
 
     Raises:
-        tf.errors.DataLossError: the checksum of one is another, or the file ends.
+        tf.errors.DataLossError: a checksum does not match, or the file ends.
     """
     # In a function: tf.data's optimizer (TensorFlow 2.16) loses the offset of an eager one.
     records = tf.data.Dataset.from_tensors(tf.constant([offset, num_bytes], tf.int64)).flat_map(
@@ -376,13 +339,13 @@ def _frames(path: str, offset: int, num_bytes: int, count: int) -> list[bytes]:
 
 
 def _unpacked(stored: bytes, compression: str, num_bytes: int) -> bytes:
-    """A record's content; no more of it than one byte too many is unpacked."""
+    """A record's content, unpacked up to one byte too many."""
     if compression == "none":
         return stored
     stream = zlib.decompressobj()
     content = stream.decompress(stored, num_bytes + 1)
     if not stream.eof or stream.unused_data:
-        raise ValueError(f"what is compressed in it is not {num_bytes} bytes long")
+        raise ValueError(f"its compressed content is not {num_bytes} bytes long")
     return content
 
 

@@ -1,4 +1,4 @@
-"""The words of records: keys out of them, and whether they can be true."""
+"""The int32 words of records: the keys in them, and whether they are possible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def keys_of(planes: np.ndarray, words_per_key: int) -> np.ndarray:
 
 
 def reasons_of_words(schema: Schema, words: np.ndarray, entries: np.ndarray) -> dict[int, str]:
-    """What is wrong with records that stand one after the other in `words`, by position."""
+    """Faults of the adjacent records in `words`, by position."""
     rows = entries["rows"].astype(np.int64)
     planes = num_planes(schema)
     lengths = HEADER_WORDS + planes * rows
@@ -27,18 +27,18 @@ def reasons_of_words(schema: Schema, words: np.ndarray, entries: np.ndarray) -> 
     headers = words[starts[:, np.newaxis] + np.arange(HEADER_WORDS)]
     expected = episode_headers(entries["task"], rows, entries["part"]).view("<i4")
     reasons = {
-        int(place): _reason_of_header(headers[place], expected[place])
-        for place in np.flatnonzero((headers != expected).any(axis=1))
+        int(index): _reason_of_header(headers[index], expected[index])
+        for index in np.flatnonzero((headers != expected).any(axis=1))
     }
     first_row = np.cumsum(rows) - rows
     record_of_row = np.repeat(np.arange(len(rows)), rows)
     row = np.arange(rows.sum()) - first_row[record_of_row]
-    place = starts[record_of_row] + HEADER_WORDS + row
+    position = starts[record_of_row] + HEADER_WORDS + row
     stride = rows[record_of_row]
     ranges = dict(zip((field.name for field in schema.fields), slot_ranges(schema), strict=True))
 
     def planes_of(first: int, last: int) -> np.ndarray:
-        return words[place + np.arange(first, last)[:, np.newaxis] * stride]
+        return words[position + np.arange(first, last)[:, np.newaxis] * stride]
 
     label = planes_of(0, 1)[0].view("<f4")
     checks = [("the label", label, ~np.isfinite(label), "is not finite")]

@@ -27,25 +27,24 @@ __all__ = ["EpisodeWriter", "episode_sizes"]
 def episode_sizes(num_rows: int, episode_rows: int) -> list[int]:
     """The rows of the episodes that a task is cut into, in order.
 
-    Whole episodes first; what is then left, up to two episodes' worth, is halved, so that no
-    episode is a crumb.
+    Full episodes first; the rest, up to two episodes' worth, is halved, so that no episode is
+    tiny.
 
     Example:
         >>> [episode_sizes(n, 10) for n in (3, 10, 11, 25, 30)]
         [[3], [10], [6, 5], [10, 8, 7], [10, 10, 10]]
     """
-    whole = max(0, -(-num_rows // episode_rows) - 2)
-    rest = num_rows - whole * episode_rows
+    full = max(0, -(-num_rows // episode_rows) - 2)
+    rest = num_rows - full * episode_rows
     if rest <= episode_rows:
-        return [episode_rows] * whole + [rest]
-    return [episode_rows] * whole + [rest - rest // 2, rest // 2]
+        return [episode_rows] * full + [rest]
+    return [episode_rows] * full + [rest - rest // 2, rest // 2]
 
 
 class EpisodeWriter:
     """Writes one split's record files and its index.
 
-    Episodes are dealt to the files by rows, each to the file that has the fewest, so that the files
-    are even.
+    Each episode goes to the file with the fewest rows, so that files are even.
     """
 
     def __init__(
@@ -64,16 +63,16 @@ class EpisodeWriter:
         """Opens the files.
 
         Args:
-            folder: a local records folder, there already.
+            folder: an existing local records folder.
             split: the split's name.
-            schema: what the planes are.
+            schema: what the planes mean.
             num_files: how many files to write.
             episode_rows: the most rows of an episode.
             compression: of each record: "none" or "zlib".
             generation: of the folder; part of the files' names.
             first_part: int32 `[tasks]`, how many episodes the tasks of that number already have;
                 later tasks have none. For a folder that is appended to.
-            old: what the folder already holds of the split. The new index is that and the new.
+            old: the split's existing files. The new index covers them and the new ones.
 
         Raises:
             ValueError: an argument out of its range.

@@ -36,7 +36,7 @@ def check_whole(file: str) -> None:
     tells its size, so that its blocks are stepped over and their content is not looked at.
 
     Raises:
-        ValueError: the file was cut off, or is no such file.
+        ValueError: the file was cut off, or is not such a file.
     """
     compression = compression_of(file)
     if compression == "none" or os.path.getsize(file) == 0:

@@ -26,7 +26,7 @@ def expected_files(
         return tuple(folder / name for name in names)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     raise ValueError(
-        f"{folder} is no {data} folder: expected the files {', '.join(names)}; "
+        f"{folder} is not a folder of {data}: expected the files {', '.join(names)}; "
         f"found {', '.join(found[:10]) or 'nothing'}. {remedy}"
     )
 

@@ -124,7 +124,7 @@ def movielens_source(directory: str | os.PathLike[str]) -> Source:
     expected = ", or ".join(", ".join(names) for names, _ in layouts)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     raise ValueError(
-        f"{folder} is no MovieLens folder: expected the files {expected}; "
+        f"{folder} is not a folder of MovieLens: expected the files {expected}; "
         f"found {', '.join(found[:10]) or 'nothing'}. "
         "Name the folder that the archive of GroupLens was unpacked to."
     )

@@ -13,7 +13,7 @@ from made_data import steps_of
 
 from gmeta_tf.meta_io.batches.plan import EpochPlan, Segment
 from gmeta_tf.meta_io.batches.task_samples import Cut
-from gmeta_tf.meta_io.records import records as records_module
+from gmeta_tf.meta_io.records import index_checks
 from gmeta_tf.meta_io.records.codec import IndexEntry
 from gmeta_tf.meta_io.records.writer import episode_sizes
 
@@ -205,7 +205,7 @@ def test_an_epoch_of_anything_is_whole(options, size, coverage):
 def test_an_index_of_several_chunks(monkeypatch):
     whole = plan_of(size=3, coverage="all", buckets=2)
     expected = (whole.num_steps, whole.num_rows, whole.samples_of_ranks.tolist())
-    monkeypatch.setattr(records_module, "_INDEX_CHUNK", 4)
+    monkeypatch.setattr(index_checks, "_INDEX_CHUNK", 4)
     plan = plan_of(size=3, coverage="all", buckets=2)
     assert_epoch_is_whole(plan)
     assert (plan.num_steps, plan.num_rows, plan.samples_of_ranks.tolist()) == expected

@@ -173,7 +173,7 @@ class TestRefused:
 
     def test_what_is_no_records_folder(self, tmp_path):
         more = source_of(tmp_path, "more", small_rows("ab", "xy"))
-        with pytest.raises(FileNotFoundError, match="is no records folder"):
+        with pytest.raises(FileNotFoundError, match="is not a records folder"):
             prepare(more, SMALL, tmp_path / "out", append=True)
 
     def test_records_that_prepare_did_not_make(self, folder, tmp_path):
@@ -251,7 +251,7 @@ class TestInterrupted:
         assert done.returncode == -signal.SIGKILL, done.stderr
         left = [path for path in tmp_path.iterdir() if path.name != "first.csv"]
         assert [path.name[:5] for path in left] == [".out-"]
-        with pytest.raises(FileNotFoundError, match="no records folder"):
+        with pytest.raises(FileNotFoundError, match="not a records folder"):
             Records.open(tmp_path / "out")
         prepare(source, SMALL, tmp_path / "out")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["first.csv", "out"]

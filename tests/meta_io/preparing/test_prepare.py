@@ -570,7 +570,7 @@ class TestOutput:
             (output / "thesis.tex").write_text("x")
         else:
             output.write_text("x")
-        with pytest.raises(ValueError, match=r"precious is no records folder .*not overwritten"):
+        with pytest.raises(ValueError, match=r"precious is not a records folder .*not overwritten"):
             prepare(small_source(tmp_path), SMALL, output, overwrite=True)
         assert (output / "thesis.tex" if kind == "folder" else output).read_text() == "x"
 

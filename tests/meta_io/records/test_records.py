@@ -214,7 +214,7 @@ class TestOpen:
             Records.open(tmp_path, schema)
 
     def test_no_folder(self, tmp_path):
-        with pytest.raises(FileNotFoundError, match=r"is no records folder: .*gmeta-tf prepare"):
+        with pytest.raises(FileNotFoundError, match=r"is not a records folder: .*gmeta-tf prepare"):
             Records.open(tmp_path / "nowhere")
 
     @pytest.mark.parametrize("version", [1, 3, "2", None])
@@ -242,9 +242,9 @@ class TestOpen:
     @pytest.mark.parametrize(
         ("name", "match"),
         [
-            ("length", "names files or rows"),
-            ("rows", "names files or rows"),
-            ("file", "names files or rows"),
+            ("length", r"index-train-000\.npy: 1 entries have an impossible length"),
+            ("rows", "1 entries have an impossible length"),
+            ("file", "1 entries have an impossible file, the first one 5"),
             ("offset", "does not follow its records"),
         ],
     )

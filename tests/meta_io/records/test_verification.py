@@ -144,13 +144,13 @@ def test_read_episode(sound):
 def test_the_checksum_of_the_length(folder):
     entry, name = entry_and_file(folder, 3)
     flip(name, entry["offset"] + 9)
-    only(folder, entry, name, "the checksum of its length is another")
+    only(folder, entry, name, "the checksum of its length does not match")
 
 
 def test_the_length(folder):
     entry, name = entry_and_file(folder, 3)
     flip(name, entry["offset"] + 7)
-    only(folder, entry, name, "the checksum of its length is another")
+    only(folder, entry, name, "the checksum of its length does not match")
 
 
 def test_a_length_with_a_true_checksum_is_not_believed(folder):
@@ -170,7 +170,7 @@ def test_the_content_and_its_checksum(folder):
         end = entry["offset"] + entry["length"] + TFRECORD_FRAME_BYTES
         before = name.read_bytes()
         flip(name, end - 1 if at < 0 else entry["offset"] + at)
-        only(folder, entry, name, "the checksum of its content is another")
+        only(folder, entry, name, "the checksum of its content does not match")
         name.write_bytes(before)
 
 
@@ -270,7 +270,7 @@ def test_a_file_that_shrinks_while_it_is_read(folder, monkeypatch):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no records folder: expected .*schema\.json"):
+    with pytest.raises(FileNotFoundError, match=r"not a records folder: expected .*schema\.json"):
         verify(str(tmp_path))
 
 
@@ -357,9 +357,9 @@ def test_what_can_not_be_unpacked(tmp_path):
     before = shutil.copytree(tmp_path, tmp_path / "before")
     for change, match in (
         (lambda _: b"q" * 100, "incorrect header check"),
-        (lambda content: content[:-5], "what is compressed in it is not"),
-        (lambda content: content + b"x", "what is compressed in it is not"),
-        (lambda content: zlib.compress(bytes(10_000_000)), "what is compressed in it is not"),
+        (lambda content: content[:-5], "its compressed content is not"),
+        (lambda content: content + b"x", "its compressed content is not"),
+        (lambda content: zlib.compress(bytes(10_000_000)), "its compressed content is not"),
         (lambda _: zlib.compress(b"\0" * 8), r"it holds 8 bytes, its rows in the index need"),
     ):
         copy = shutil.copytree(before, tmp_path / "copy")
@@ -374,15 +374,15 @@ def test_what_can_not_be_unpacked(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "match"),
     [
-        ("file", 99, "1 entries have a file that can not be, the first one 99"),
-        ("rows", 0, "1 entries have a rows that can not be, the first one 0"),
-        ("rows", 2000, "1 entries have a rows that can not be, the first one 2000"),
-        ("part", -1, "1 entries have a part that can not be, the first one -1"),
-        ("task", -3, "1 entries have a task that can not be, the first one -3"),
+        ("file", 99, "1 entries have an impossible file, the first one 99"),
+        ("rows", 0, "1 entries have an impossible rows, the first one 0"),
+        ("rows", 2000, "1 entries have an impossible rows, the first one 2000"),
+        ("part", -1, "1 entries have an impossible part, the first one -1"),
+        ("task", -3, "1 entries have an impossible task, the first one -3"),
         ("part", 5, r"the episodes of the task \d+ are not numbered 0, 1, 2, ...: found"),
     ],
 )
-def test_an_index_that_can_not_be(folder, name, value, match):
+def test_an_impossible_index(folder, name, value, match):
     def change(index):
         index[name][3] = value
 
@@ -413,7 +413,7 @@ def test_an_index_that_lacks_a_record(folder):
     assert re.search(r"it has \d+ tasks, schema.json says", reasons)
 
 
-def test_an_index_that_can_not_be_read(folder):
+def test_an_impossible_index_read(folder):
     path = folder / gm.Records.open(folder).contents["train"].index
     episodes = gm.Records.open(folder).contents["train"].episodes
     path.write_bytes(b"none")
@@ -441,7 +441,7 @@ def test_an_error_of_the_framing_is_explained(folder, at, match):
     entry, name = entry_and_file(folder, 3)
     flip(name, entry["offset"] + at)
     said = describe_damage(gm.Records.open(folder), "train", error_of(folder))
-    assert re.match(rf"{name} at offset {entry['offset']}: the {match} is another\. Run", said)
+    assert re.match(rf"{name} at offset {entry['offset']}: the {match} does not match\. Run", said)
     assert f"`gmeta-tf inspect {folder} --verify`" in said
 
 
@@ -473,7 +473,7 @@ def test_an_error_of_compression_is_explained(tmp_path):
     made_data.make_records(tmp_path, 10, compression="zlib")
     rewrite(tmp_path, 3, lambda _: b"q" * 100)
     said = describe_damage(gm.Records.open(tmp_path), "train", error_of(tmp_path))
-    assert said.startswith(f"{tmp_path}: a record of the split 'train' can not be decoded. Run")
+    assert said.startswith(f"{tmp_path}: a record of the split 'train' cannot be decoded. Run")
 
 
 def test_a_record_that_was_read_wrong_once(folder):
@@ -630,7 +630,7 @@ def test_a_damaged_episode_is_said_to_be(folder):
     entry, name = entry_and_file(folder, 0)
     flip(name, entry["offset"] + HEAD)
     shown = overview(gm.Records.open(folder), ["train"], num_episodes=2)
-    where = f"{name}: the record at offset 0 is damaged: its checksum is another"
+    where = f"{name}: the record at offset 0 is damaged: its checksum does not match"
     assert shown["episodes"][0]["damage"].startswith(where)
     assert shown["episodes"][1]["rows"]
     assert where in describe(shown)
@@ -670,7 +670,9 @@ def test_the_command_with_damage(folder, capsys):
     for position in (3, 7):
         entry, name = entry_and_file(folder, position)
         flip(name, entry["offset"] + HEAD)
-        places.append(f"{name} at offset {entry['offset']}: the checksum of its content is another")
+        places.append(
+            f"{name} at offset {entry['offset']}: the checksum of its content does not match"
+        )
     with pytest.raises(SystemExit) as ended:
         cli.main(["inspect", str(folder), "--verify"])
     assert ended.value.code == 1
@@ -710,8 +712,8 @@ def test_the_command_as_json(folder, capsys):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["none"], "no records folder"),
-        (["none", "--verify"], "no records folder"),
+        (["none"], "not a records folder"),
+        (["none", "--verify"], "not a records folder"),
         (["none", "--episodes", "-1"], "--episodes of at least 0, got -1"),
     ],
 )

@@ -164,7 +164,9 @@ class TestAliCcp:
     def test_a_missing_file_is_named(self, name, tmp_path):
         files = self.files()
         del files[name]
-        message = rf"is no Ali-CCP folder: expected .*{name}.*; found {next(iter(files))}\. Name"
+        message = (
+            rf"is not a folder of Ali-CCP: expected .*{name}.*; found {next(iter(files))}\. Name"
+        )
         with pytest.raises(ValueError, match=message):
             ali_ccp_source(write_files(tmp_path, files))
 
@@ -353,5 +355,7 @@ class TestTaobao:
             taobao_ads_source(folder)
 
     def test_no_such_folder(self, tmp_path):
-        with pytest.raises(ValueError, match=r"nowhere is no Taobao ads folder: .*found nothing"):
+        with pytest.raises(
+            ValueError, match=r"nowhere is not a folder of Taobao ads: .*found nothing"
+        ):
             taobao_ads_source(tmp_path / "nowhere")

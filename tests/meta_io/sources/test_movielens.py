@@ -65,7 +65,9 @@ class TestLayouts:
     def test_a_missing_file_is_named(self, files, encoding, tmp_path):
         present = dict(list(files.items())[:2])
         folder = write_files(tmp_path / "part", present, encoding)
-        message = f"part is no MovieLens folder: .*{list(files)[2]}.*found {sorted(present)[0]}"
+        message = (
+            f"part is not a folder of MovieLens: .*{list(files)[2]}.*found {sorted(present)[0]}"
+        )
         with pytest.raises(ValueError, match=message):
             movielens_source(folder)
 
