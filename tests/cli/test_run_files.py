@@ -85,7 +85,7 @@ def test_of_two_processes_one_takes_a_new_folder(tmp_path, monkeypatch):
     """Both have seen that there is no run."""
     options = TrainOptions(records="r", run=str(tmp_path / "run"))
     claim_run_folder(options)
-    with pytest.raises(ValueError, match="exists. Choose another --run"):
+    with pytest.raises(ValueError, match=r"exists\. Choose another --run"):
         claim_run_folder(options)
     (tmp_path / "run" / "config.yaml").unlink()
     monkeypatch.setattr(run_files, "check_run_folder", lambda options: None)
