@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import yaml
 
 from gmeta_tf.cli.options import TrainOptions
+from gmeta_tf.meta_io.files import is_remote
 
 __all__ = ["check_run_folder", "claim_run_folder", "read_config"]
 
@@ -66,7 +67,7 @@ def check_run_folder(options: TrainOptions) -> None:
             f"{run} is not a run folder (it has no {_CONFIG}), so {flag} leaves it alone. "
             "Choose another --run."
         )
-    if options.overwrite and pathlib.Path(options.records).resolve().is_relative_to(run.resolve()):
+    if options.overwrite and _is_inside(options.records, run):
         raise ValueError(
             f"{run} holds the records {options.records}, which --overwrite would delete. "
             "Choose another --run."
@@ -103,6 +104,11 @@ def claim_run_folder(options: TrainOptions) -> None:
             _replace_config(run, text)
     else:
         _replace_config(run, text)
+
+
+def _is_inside(records: str, run: pathlib.Path) -> bool:
+    path = pathlib.Path(records).resolve()
+    return not is_remote(records) and path.is_relative_to(run.resolve())
 
 
 def _replace_config(run: pathlib.Path, text: str) -> None:

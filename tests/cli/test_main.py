@@ -12,7 +12,6 @@ import docstring_parser
 import numpy as np
 import pytest
 import yaml
-from made_log import SCHEMA, write_log
 
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli import options
@@ -22,38 +21,6 @@ from gmeta_tf.cli.runs import load_run
 from gmeta_tf.distributed.world import World
 from gmeta_tf.saving.checkpoint import latest_checkpoint
 from gmeta_tf.saving.run_folder import RunFolder
-
-SMALL = [
-    "--width",
-    "4",
-    "--hidden",
-    "6",
-    "--tasks",
-    "4",
-    "--support",
-    "3",
-    "--query",
-    "5",
-    "--checkpoint-every",
-    "1",
-]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A log and its schema, prepared, trained for two epochs, evaluated and exported."""
-    folder = tmp_path_factory.mktemp("cli")
-    write_log(folder / "log.csv", num_tasks=40)
-    (folder / "schema.yaml").write_text(yaml.safe_dump(SCHEMA.to_json()))
-    files = ["--input", str(folder / "log.csv"), "--schema", str(folder / "schema.yaml")]
-    records = str(folder / "records")
-    cli.main(
-        ["prepare", *files, "--output", records, "--valid-fraction", "0.1", "--num-files", "3"]
-    )
-    cli.main(["train", "--records", records, "--run", str(folder / "run"), "--epochs", "2", *SMALL])
-    cli.main(["evaluate", "--run", str(folder / "run")])
-    cli.main(["export", "--run", str(folder / "run")])
-    return folder
 
 
 def test_prepare_appends_and_tells_what_is_there(folder, tmp_path, capsys):
@@ -109,8 +76,8 @@ def test_a_run_folder_holds_what_the_readme_says(folder):
     assert any((run / "tensorboard").iterdir())
 
 
-def test_resume_goes_on_where_it_stopped(folder, tmp_path):
-    common = ["train", "--records", str(folder / "records"), *SMALL]
+def test_resume_goes_on_where_it_stopped(folder, small, tmp_path):
+    common = ["train", "--records", str(folder / "records"), *small]
     cli.main([*common, "--run", str(tmp_path / "straight"), "--epochs", "3"])
     cli.main([*common, "--run", str(tmp_path / "stopped"), "--epochs", "2"])
     cli.main([*common, "--run", str(tmp_path / "stopped"), "--epochs", "3", "--resume"])
@@ -190,8 +157,8 @@ def test_bad_input_ends_with_one_line_on_stderr(words, match, capsys, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_is_there_is_not_overwritten(folder, capsys, tmp_path):
-    words = ["train", "--records", str(folder / "records"), *SMALL]
+def test_a_run_that_is_there_is_not_overwritten(folder, small, capsys, tmp_path):
+    words = ["train", "--records", str(folder / "records"), *small]
     with pytest.raises(SystemExit):
         cli.main([*words, "--run", str(folder / "run")])
     assert "pass --resume or --overwrite" in capsys.readouterr().err

@@ -21,6 +21,7 @@ def read_vocabulary(records: str | os.PathLike[str], table: str) -> np.ndarray:
 
     Raises:
         FileNotFoundError: no such folder, or no table with a vocabulary of that name.
+        ValueError: its file is missing or damaged.
     """
     folder = os.fspath(records)
     description = files.join(folder, "schema.json")
@@ -35,4 +36,10 @@ def read_vocabulary(records: str | os.PathLike[str], table: str) -> np.ndarray:
     with tempfile.TemporaryDirectory() as local, contextlib.closing(duckdb.connect()) as database:
         path = files.local_copy(files.join(folder, found[table]), local)
         query = f"SELECT value FROM {sql_parquet(path)} ORDER BY key"
-        return np.asarray(database.execute(query).fetchnumpy()["value"], object)
+        try:
+            return np.asarray(database.execute(query).fetchnumpy()["value"], object)
+        except duckdb.Error as error:
+            raise ValueError(
+                f"{path}, the vocabulary of the table {table!r}, is missing or damaged: {error}. "
+                "Prepare the data again."
+            ) from error

@@ -1,0 +1,334 @@
+"""Each option of each command with a wrong value: the error comes, and nothing has changed."""
+
+import dataclasses
+import pathlib
+import shutil
+import subprocess
+import sys
+import typing
+
+import pytest
+import yaml
+from made_log import SCHEMA
+
+from gmeta_tf.cli import main as cli
+from gmeta_tf.cli import options
+from gmeta_tf.saving.checkpoint import latest_checkpoint
+
+
+@pytest.fixture(scope="module")
+def place(folder, tmp_path_factory):
+    """What the commands made, and what a wrong option may point at."""
+    place = tmp_path_factory.mktemp("wrong") / "place"
+    shutil.copytree(folder, place)
+    # A run knows its records by their path.
+    config = place / "run" / "config.yaml"
+    values = yaml.safe_load(config.read_text()) | {"records": str(place / "records")}
+    config.write_text(yaml.safe_dump(values))
+    shutil.copytree(place / "run", place / "unreadable")
+    checkpoint = latest_checkpoint(place / "unreadable" / "checkpoint")
+    (checkpoint / "dense.safetensors").write_bytes(b"cut off")
+    shutil.copytree(place / "records", place / "damaged")
+    for path in (place / "damaged" / "vocabulary").iterdir():
+        path.unlink()
+    shutil.copytree(place / "run", place / "run-of-damaged")
+    values |= {"records": str(place / "damaged")}
+    (place / "run-of-damaged" / "config.yaml").write_text(yaml.safe_dump(values))
+    (place / "precious").mkdir()
+    (place / "precious" / "mine.txt").write_text("mine")
+    (place / "file").write_text("mine")
+    (place / "no-label.csv").write_text("user,item,price,genre,liked\nu1,i1,0.5,Drama,i2\n")
+    (place / "no-item.csv").write_text("user,price,genre,liked,stars\nu1,0.5,Drama,i2,4\n")
+    schema = SCHEMA.to_json()
+    (place / "typo.yaml").write_text(yaml.safe_dump(schema | {"lable": schema.pop("label")}))
+    schema = SCHEMA.to_json() | {"label": "nowhere"}
+    (place / "other-column.yaml").write_text(yaml.safe_dump(schema))
+    (place / "timeless.yaml").write_text(yaml.safe_dump(SCHEMA.to_json() | {"time": None}))
+    return place
+
+
+def contents(folder):
+    """Each file's bytes; None for a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in folder.rglob("*")
+    }
+
+
+def assert_it_changes_nothing(place, words, match, capsys, status=1):
+    before = contents(place)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        cli.main([word.replace("@", f"{place}/") for word in words])
+    shown = capsys.readouterr().err
+    assert match in shown
+    assert ended.value.code == status
+    assert contents(place) == before
+
+
+def options_without(kind, *, cases, any_value):
+    """The options that neither cases nor a list of those that take any value name."""
+    hints = typing.get_type_hints(kind)
+    # A flag that is given or not has no wrong value.
+    fields = {field.name for field in dataclasses.fields(kind) if hints[field.name] is not bool}
+    return fields - {name for name, *_ in cases} - any_value
+
+
+TRAIN = [
+    ("records", ["--records", "@none"], "no records folder"),
+    ("records", ["--records", "@precious"], "no records folder"),
+    ("model", ["--model", "gpt"], "--model to be one of melu, maml_dlrm, got 'gpt'"),
+    ("hidden", ["--hidden", "6", "0"], "--hidden of at least 1, got 0"),
+    ("width", ["--width", "0"], "--width of at least 1, got 0"),
+    ("row_optimizer", ["--row-optimizer", "adam"], "--row-optimizer to be one of sgd"),
+    ("wire", ["--wire", "float8"], "--wire to be one of float32, bfloat16, float16, got 'float8'"),
+    ("replicate", ["--replicate", "nowhere"], "got 'nowhere'"),
+    ("tasks", ["--tasks", "0"], "--tasks of at least 1"),
+    ("tasks", ["--tasks", "1000"], "Lower tasks to"),
+    ("support", ["--support", "0"], "--support of at least 1"),
+    ("query", ["--query", "0"], "--query of at least 1"),
+    ("buckets", ["--buckets", "0"], "--buckets of at least 1"),
+    ("seed", ["--seed", "-1"], "--seed of at least 0"),
+    ("run", ["--run", "@precious"], "is not a run folder"),
+    ("run", ["--run", "@file"], "is not a folder"),
+    ("inner_steps", ["--inner-steps", "-1"], "--inner-steps of at least 0"),
+    ("inner_learning_rate", ["--inner-learning-rate", "-1"], "--inner-learning-rate to be"),
+    (
+        "embedding_inner_learning_rate",
+        ["--embedding-inner-learning-rate", ".nan"],
+        "--embedding-inner-learning-rate to be a finite number",
+    ),
+    ("order", ["--order", "3"], "--order to be 1 or 2, got 3"),
+    ("overlap", ["--overlap", "fresh"], "--overlap to be one of adapted, stale, got 'fresh'"),
+    ("epochs", ["--epochs", "0"], "--epochs of at least 1"),
+    ("optimizer", ["--optimizer", "adamant"], "adamant"),
+    ("learning_rate", ["--learning-rate", ".inf"], "--learning-rate to be a finite number"),
+    ("weight_decay", ["--weight-decay", "-0.1"], "--weight-decay to be a finite number"),
+    ("row_learning_rate", ["--row-learning-rate", "-1"], "--row-learning-rate to be a finite"),
+    ("non_finite", ["--non-finite", "ignore"], "--non-finite to be one of raise, skip"),
+    ("capacity", ["--capacity", "0"], "--capacity of at least 1"),
+    ("when_full", ["--when-full", "stop"], "--when-full to be one of evict, default, error"),
+    ("admit_after", ["--admit-after", "0"], "--admit-after of at least 1"),
+    ("time_to_live", ["--time-to-live", "0"], "--time-to-live of at least 1"),
+    ("embedding_scale", ["--embedding-scale", ".nan"], "--embedding-scale to be a finite number"),
+    ("loss", ["--loss", "mse"], "--loss to be one of binary_crossentropy"),
+    ("metrics", ["--metrics", "auc", "precision"], "precision"),
+    ("metrics", ["--metrics", "auc", "auc"], "each metric once"),
+    ("checkpoint_every", ["--checkpoint-every", "0"], "--checkpoint-every of at least 1"),
+    (
+        "checkpoint_every_steps",
+        ["--checkpoint-every-steps", "0"],
+        "--checkpoint-every-steps of at least 1",
+    ),
+]
+
+
+@pytest.mark.parametrize("mode", ["--overwrite", "--resume"])
+@pytest.mark.parametrize(("name", "wrong", "match"), TRAIN, ids=lambda value: str(value))
+def test_train(place, small, mode, name, wrong, match, capsys):
+    words = ["train", "--records", "@records", "--run", "@run", *small, mode, *wrong]
+    assert_it_changes_nothing(place, words, match, capsys)
+
+
+def test_every_option_of_train_has_a_wrong_value():
+    # Given or not, it has no wrong value: the parser takes yes, no and null alone.
+    assert not options_without(options.TrainOptions, cases=TRAIN, any_value={"adapt_embeddings"})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (["--width", "5"], "has width 4, the model has 5"),
+        (["--hidden", "7"], "does not fit the model"),
+        (["--learn-rates"], "does not fit the model"),
+        (["--optimizer", "sgd"], "does not fit the model"),
+        (["--row-optimizer", "lazy_adam"], "does not fit the model"),
+        (["--run", "@unreadable"], "is damaged or incomplete"),
+    ],
+    ids=str,
+)
+def test_train_resumes_with_what_fits_the_checkpoint(place, small, wrong, match, capsys):
+    words = ["train", "--records", "@records", "--run", "@run", *small, "--resume", *wrong]
+    assert_it_changes_nothing(place, words, match, capsys)
+
+
+def test_train_leaves_an_earlier_run_and_its_records(place, small, capsys):
+    words = ["train", "--records", "@records", *small, "--run"]
+    assert_it_changes_nothing(place, [*words, "@run"], "exists. Choose another --run", capsys)
+    assert_it_changes_nothing(
+        place, [*words, "@run", "--resume", "--overwrite"], "exclude each other", capsys
+    )
+    inside = ["train", "--records", "@run/records", "--run", "@run", "--overwrite"]
+    assert_it_changes_nothing(place, inside, "which --overwrite would delete", capsys)
+
+
+PREPARE = [
+    ("output", ["--output", "@precious"], "(it has no schema.json)|no records folder"),
+    ("output", ["--output", "@file"], "(it has no schema.json)|no records folder"),
+    ("input", ["--input", "@none.csv"], "none.csv"),
+    ("input", ["--input", "@no-label.csv"], "stars"),
+    ("schema", ["--schema", "@none.yaml"], "no schema"),
+    ("schema", ["--schema", "@typo.yaml"], "unknown entry 'lable'"),
+    ("schema", ["--schema", "@other-column.yaml"], "nowhere"),
+    ("movielens", ["--movielens", "@precious"], "either --movielens or --input, got both"),
+    ("test_fraction", ["--test-fraction", "1"], "--test-fraction of at least 0 and below 1"),
+    ("valid_fraction", ["--valid-fraction", "-1"], "--valid-fraction of at least 0 and below 1"),
+    ("seed", ["--seed", "-1"], "--seed of at least 0"),
+    ("split_by", ["--split-by", "user"], "--split-by to be one of task, time, both"),
+    ("num_files", ["--num-files", "0"], "--num-files of at least 1"),
+    ("episode_rows", ["--episode-rows", "1"], "--episode-rows of at least 2"),
+    ("compression", ["--compression", "lzma"], "--compression to be one of none, zlib"),
+    ("engine", ["--engine", "spork"], "--engine to be one of duckdb, spark"),
+    ("on_bad_row", ["--on-bad-row", "ignore"], "--on-bad-row to be one of error, drop"),
+    ("memory_limit", ["--memory-limit", "much"], "memory_limit to be a size"),
+    ("spill_folder", ["--spill-folder", "@file"], "file"),
+]
+
+
+@pytest.mark.parametrize("mode", ["--overwrite", "--append"])
+@pytest.mark.parametrize(("name", "wrong", "match"), PREPARE, ids=lambda value: str(value))
+def test_prepare(place, mode, name, wrong, match, capsys):
+    words = ["prepare", "--input", "@log.csv", "--schema", "@schema.yaml", "--output", "@records"]
+    match = match.split("|")[mode == "--append"] if "|" in match else match
+    assert_it_changes_nothing(place, [*words, mode, *wrong], match, capsys)
+
+
+def test_every_option_of_prepare_has_a_wrong_value():
+    assert not options_without(options.PrepareOptions, cases=PREPARE, any_value=set())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "match"),
+    [
+        (["--overwrite", "--append"], "exclude each other"),
+        ([], "exists. Pass overwrite=True"),
+        (["--overwrite", "--split-by", "time", "--schema", "@timeless.yaml"], "needs a time"),
+        (["--overwrite", "--test-fraction", "0.9", "--valid-fraction", "0.9"], "no task is left"),
+        (["--append", "--episode-rows", "16"], "expected episode_rows to be 1024, got 16"),
+        (["--append", "--schema", "@timeless.yaml"], "expected the schema to be"),
+    ],
+    ids=str,
+)
+def test_prepare_with_options_that_do_not_go_together(place, wrong, match, capsys):
+    words = ["prepare", "--input", "@log.csv", "--schema", "@schema.yaml", "--output", "@records"]
+    assert_it_changes_nothing(place, [*words, *wrong], match, capsys)
+
+
+def test_prepare_checks_the_output_before_it_downloads(place, capsys, monkeypatch):
+    from gmeta_tf.cli import prepare
+
+    def download():
+        raise AssertionError("it was downloaded")
+
+    monkeypatch.setattr(prepare, "movielens_100k", download)
+    words = ["prepare", "--movielens", "download", "--output"]
+    assert_it_changes_nothing(place, [*words, "@records"], "exists. Pass overwrite=True", capsys)
+
+
+EVALUATE = [
+    ("run", ["--run", "@none"], "is not a run folder"),
+    ("run", ["--run", "@precious"], "is not a run folder"),
+    ("run", ["--run", "@unreadable"], "is damaged or incomplete"),
+    ("split", ["--split", "dev"], "has no split 'dev'"),
+    ("support", ["--support", "0"], "--support of at least 1"),
+    ("item", ["--item", "nowhere"], "--item to be a categorical field"),
+    ("item", ["--item", "price"], "(item, liked), got 'price'"),
+    ("train_split", ["--train-split", "dev"], "--train-split to be one of train, test, valid"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "match"), EVALUATE, ids=lambda value: str(value))
+def test_evaluate(place, name, wrong, match, capsys, monkeypatch):
+    """What is wrong is told before anything is evaluated, too."""
+    monkeypatch.setattr("gmeta_tf.MetaModel.evaluate", None)
+    assert_it_changes_nothing(place, ["evaluate", "--run", "@run", *wrong], match, capsys)
+
+
+def test_every_option_of_evaluate_has_a_wrong_value():
+    assert not options_without(options.EvaluateOptions, cases=EVALUATE, any_value={"seed"})
+
+
+EXPORT = [
+    ("run", ["--run", "@none"], "is not a run folder"),
+    ("run", ["--run", "@unreadable"], "is damaged or incomplete"),
+    ("run", ["--run", "@run-of-damaged"], "vocabulary"),
+    ("output", ["--output", "@precious"], "is not an exported model"),
+    ("output", ["--output", "@run"], "is not an exported model"),
+    ("output", ["--output", "@file"], "is not an exported model"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "match"), EXPORT, ids=lambda value: str(value))
+def test_export(place, name, wrong, match, capsys):
+    assert_it_changes_nothing(place, ["export", "--run", "@run", *wrong], match, capsys)
+
+
+def test_every_option_of_export_has_a_wrong_value():
+    assert not options_without(options.ExportOptions, cases=EXPORT, any_value=set())
+
+
+PREDICT = [
+    ("saved_model", ["--saved-model", "@precious"], "is no exported model"),
+    ("query", ["--query", "@none.csv"], "none.csv"),
+    ("query", ["--query", "@no-item.csv"], "the query rows lack the column 'item'"),
+    ("output", ["--output", "@precious"], "is a folder"),
+    ("output", ["--output", "@none/p.csv"], "does not exist"),
+    ("output", ["--output", "@log.csv"], "is read, too"),
+    ("support", ["--support", "@none.csv"], "none.csv"),
+    ("support", ["--support", "@no-label.csv"], "the support rows lack the column 'stars'"),
+    ("tasks", ["--tasks", "0"], "--tasks of at least 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "match"), PREDICT, ids=lambda value: str(value))
+def test_predict(place, name, wrong, match, capsys):
+    words = ["predict", "--saved-model", "@run/saved_model", "--query", "@log.csv"]
+    # "file" is there already, and stays as it was.
+    words += ["--support", "@log.csv", "--output", "@file"]
+    assert_it_changes_nothing(place, [*words, *wrong], match, capsys)
+
+
+def test_every_option_of_predict_has_a_wrong_value():
+    assert not options_without(options.PredictOptions, cases=PREDICT, any_value=set())
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        (["train", "--records", "@records", "--run", "@run"], "exists. Choose another --run"),
+        (["train", "--records", "@records", "--run", "@new", "--wire", "float8"], "--wire"),
+        (["train", "--records", "@r", "--run", "@new", "--metrics", "precision"], "precision"),
+        (
+            ["prepare", "--input", "@log.csv", "--schema", "@typo.yaml", "--output", "@new"],
+            "unknown entry 'lable'",
+        ),
+        (
+            ["prepare", "--input", "@log.csv", "--schema", "@schema.yaml", "--output", "@records"],
+            "exists. Pass overwrite=True",
+        ),
+        (["evaluate", "--run", "@precious"], "is not a run folder"),
+        (["export", "--run", "@precious"], "is not a run folder"),
+        (
+            ["predict", "--saved-model", "@m", "--query", "@log.csv", "--output", "@precious"],
+            "is a folder",
+        ),
+    ],
+    ids=str,
+)
+def test_some_errors_do_not_wait_for_tensorflow(place, words, match):
+    code = (
+        "import sys; from gmeta_tf.cli.main import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit as ended: status = ended.code\n"
+        "sys.exit(3 if 'tensorflow' in sys.modules else status)"
+    )
+    words = [word.replace("@", f"{place}/") for word in words]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=pathlib.Path(__file__).parents[2],
+    )
+    assert match in done.stderr
+    assert done.returncode == 1, done.stderr
