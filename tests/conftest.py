@@ -1,5 +1,6 @@
 """What tests of several files ask for."""
 
+import gc
 import logging
 
 import keras
@@ -8,6 +9,19 @@ import sok_stub
 
 from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.sok import backend as sok_module
+
+
+# A traced graph is some hundred thousand objects in cycles. Looking through them again and again
+# took a third of the time of a test that traces.
+gc.set_threshold(100_000, 20, 20)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _garbage_is_collected_once_a_file():
+    """What a file leaves is collected at its end; what then is left is not looked through again."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

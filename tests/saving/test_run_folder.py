@@ -2,6 +2,7 @@
 
 import json
 import time
+import types
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import tensorflow as tf
 from made_data import make_records
 
 import gmeta_tf as gm
+from gmeta_tf.saving import run_folder
 from gmeta_tf.saving.checkpoint import latest_checkpoint
 
 ONE = gm.World()
@@ -228,11 +230,13 @@ def test_checkpoints_of_some_epochs_and_of_the_last(records, tmp_path):
 
 
 class SlowBatches(gm.TaskBatches):
-    """TaskBatches whose every step is late."""
+    """TaskBatches for whose every step `late()` is called when it is asked for."""
+
+    late = staticmethod(lambda: time.sleep(0.05))
 
     def dataset(self, first_epoch=None):
-        def late(step):
-            time.sleep(0.05)
+        def delayed(step):
+            self.late()
             return step
 
         return (
@@ -242,25 +246,58 @@ class SlowBatches(gm.TaskBatches):
                 lambda batch: {
                     **batch,
                     "task": tf.ensure_shape(
-                        tf.numpy_function(late, [batch["task"]], tf.int64), batch["task"].shape
+                        tf.numpy_function(delayed, [batch["task"]], tf.int64), batch["task"].shape
                     ),
                 }
             )
         )
 
 
-def test_input_wait_tells_slow_input_from_fast(records, tmp_path):
-    waits = {}
-    for kind in (gm.TaskBatches, SlowBatches):
-        batches = kind(records, "train", tasks=2, support=2, query=3, world=ONE)
-        callback = gm.RunFolder(tmp_path / kind.__name__, batches)
-        model = make_model(records)
-        model.fit(batches, epochs=3, verbose=0, callbacks=[callback])
-        values = [values["input_wait"] for _, values in log_of(tmp_path / kind.__name__)]
-        assert all(0 <= value <= 1 for value in values)
-        # The first epoch traces, which hides the wait.
-        waits[kind] = values[1:]
-    assert min(waits[SlowBatches]) > 2 * max(waits[gm.TaskBatches])
+class Clock(keras.callbacks.Callback):
+    """A clock in place of the library's two, which goes on only when it is told to.
+
+    Input takes `input_seconds` a step, and computing a step takes 3 seconds.
+    """
+
+    def __init__(self, monkeypatch, input_seconds):
+        super().__init__()
+        self.now, self.input_seconds = 100.0, input_seconds
+        fake = types.SimpleNamespace(perf_counter=lambda: self.now)
+        monkeypatch.setattr(run_folder, "time", fake)
+        monkeypatch.setattr(tf, "timestamp", self.timestamp)
+
+    def timestamp(self):
+        return tf.ensure_shape(tf.numpy_function(lambda: self.now, [], tf.float64), [])
+
+    def late(self):
+        self.now += self.input_seconds
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.now += 3.0
+
+
+@pytest.mark.parametrize(("input_seconds", "share"), [(0.0, 0.0), (1.0, 0.25), (9.0, 0.75)])
+def test_input_wait_is_the_share_of_the_seconds_spent_waiting(
+    records, tmp_path, monkeypatch, input_seconds, share
+):
+    clock = Clock(monkeypatch, input_seconds)
+    monkeypatch.setattr(SlowBatches, "late", clock.late)
+    batches = SlowBatches(records, "train", tasks=2, support=2, query=3, world=ONE)
+    callback = gm.RunFolder(tmp_path, batches)
+    make_model(records).fit(batches, epochs=2, verbose=0, callbacks=[clock, callback])
+    values = [values for _, values in log_of(tmp_path)]
+    assert [epoch["input_wait"] for epoch in values] == [share] * 2
+    speed = batches.samples_per_epoch / (8 * (3 + input_seconds))
+    assert [epoch["samples_per_second"] for epoch in values] == [pytest.approx(speed, rel=1e-3)] * 2
+
+
+def test_input_that_is_made_ahead_is_not_waited_for(records, tmp_path, monkeypatch):
+    """The clock stands still while batches are made, wherever that is."""
+    clock = Clock(monkeypatch, 0.0)
+    batches = batches_of(records)
+    callback = gm.RunFolder(tmp_path, batches)
+    make_model(records).fit(batches, epochs=1, verbose=0, callbacks=[clock, callback])
+    assert [values["input_wait"] for _, values in log_of(tmp_path)] == [0.0]
 
 
 def test_waited_seconds_are_those_of_the_steps(records):
