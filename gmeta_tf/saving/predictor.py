@@ -41,7 +41,7 @@ class Predictor:
         description = path / "assets.extra" / "schema.json"
         if not description.is_file():
             raise FileNotFoundError(
-                f"{path} is no exported model: expected {description}. "
+                f"{path} is not an exported model: expected {description}. "
                 "Make one with `gmeta-tf export`."
             )
         schema = Schema.from_json(json.loads(description.read_text()))
