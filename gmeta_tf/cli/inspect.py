@@ -18,7 +18,7 @@ def inspect(options: InspectOptions) -> None:
 
     Raises:
         FileNotFoundError: no records folder.
-        ValueError: it can not be read or, with `verify`, something in it is damaged.
+        ValueError: it cannot be read or, with `verify`, something in it is damaged.
     """
     verified = verify(options.path) if options.verify else None
     shown: dict[str, Any] = {"path": options.path}
@@ -30,7 +30,7 @@ def inspect(options: InspectOptions) -> None:
     except (ValueError, OSError) as error:
         if verified is None:
             raise
-        # Each damaged record is named although the folder can not be opened.
+        # Each damaged record is named although the folder cannot be opened.
         faults.append(str(error))
     if verified is not None:
         shown["damages"] = [str(damage) for damage in verified.damages]

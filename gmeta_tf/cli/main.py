@@ -74,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command: Any = importlib.import_module(f"gmeta_tf.cli.{name}")
         getattr(command, name)(command_options)
     except (ValueError, OSError, ImportError) as error:
-        print(f"gmeta-tf {name}: {error}", file=sys.stderr)
+        # Options name their command themselves.
+        print(f"gmeta-tf {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
         raise SystemExit(1) from error
 
 

@@ -20,12 +20,12 @@ def result_of_run(run: pathlib.Path, saved_model: pathlib.Path) -> dict[str, Any
         FileNotFoundError: the run was not trained, evaluated or exported.
     """
     metrics = json.loads((run / "metrics.json").read_text())
-    judged = json.loads((run / "evaluation-test.json").read_text())
+    evaluated = json.loads((run / "evaluation-test.json").read_text())
     if not (saved_model / "saved_model.pb").is_file():
-        raise FileNotFoundError(f"{saved_model} is no SavedModel. Run `gmeta-tf export` first.")
+        raise FileNotFoundError(f"{saved_model} is not a SavedModel. Run `gmeta-tf export` first.")
     names = ("auc_adapted", "auc_unadapted", "auc_baseline", "tasks")
     return {
-        **{name: judged[name] for name in names},
+        **{name: evaluated[name] for name in names},
         "samples_per_second": metrics["samples_per_second"],
         "run": str(run),
         "saved_model": str(saved_model),

@@ -117,7 +117,7 @@ def test_the_report_ends_in_json(folder, capsys, monkeypatch):
         *("run", "saved_model"),
     }
     assert f"{result['auc_adapted']:.4f}" in shown[1]
-    with pytest.raises(FileNotFoundError, match="no SavedModel"):
+    with pytest.raises(FileNotFoundError, match="is not a SavedModel"):
         report.result_of_run(run, folder)
 
 
@@ -143,7 +143,7 @@ def test_the_report_ends_in_json(folder, capsys, monkeypatch):
         ),
         (["evaluate", "--run", "none"], "is not a run folder"),
         (["export", "--run", "none"], "is not a run folder"),
-        (["predict", "--saved-model", "none", "--query", "q", "--output", "o"], "no exported"),
+        (["predict", "--saved-model", "none", "--query", "q", "--output", "o"], "not an exported"),
     ],
 )
 def test_bad_input_ends_with_one_line_on_stderr(words, match, capsys, tmp_path, monkeypatch):

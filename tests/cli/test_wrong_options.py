@@ -62,6 +62,7 @@ def assert_it_changes_nothing(place, words, match, capsys, status=1):
         cli.main([word.replace("@", f"{place}/") for word in words])
     shown = capsys.readouterr().err
     assert match in shown
+    assert f": {words[0]}: " not in shown
     assert ended.value.code == status
     assert contents(place) == before
 
@@ -268,7 +269,7 @@ def test_every_option_of_export_has_a_wrong_value():
 
 
 PREDICT = [
-    ("saved_model", ["--saved-model", "@precious"], "is no exported model"),
+    ("saved_model", ["--saved-model", "@precious"], "is not an exported model"),
     ("query", ["--query", "@none.csv"], "none.csv"),
     ("query", ["--query", "@no-item.csv"], "the query rows lack the column 'item'"),
     ("output", ["--output", "@precious"], "is a folder"),

@@ -172,8 +172,42 @@ def test_a_missing_or_foreign_vocabulary_is_refused(trained, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("kept", ["file", "folder", "half"])
+def test_what_is_not_an_export_is_left_alone(trained, tmp_path, kept):
+    path = tmp_path / "mine"
+    if kept == "file":
+        path.write_text("mine")
+    else:
+        path.mkdir()
+        (path / ("saved_model.pb" if kept == "half" else "notes.txt")).write_text("mine")
+    before = {found: found.is_dir() or found.read_text() for found in tmp_path.rglob("*")}
+    with pytest.raises(ValueError, match="mine exists and is not an exported model"):
+        gm.export_saved_model(trained[0], path, trained[1])
+    assert {found: found.is_dir() or found.read_text() for found in tmp_path.rglob("*")} == before
+
+
+def test_an_earlier_export_stays_until_the_new_one_is_complete(trained, tmp_path, monkeypatch):
+    path = tmp_path / "saved"
+    path.mkdir()  # an empty folder is nobody's work
+    gm.export_saved_model(trained[0], path, trained[1])
+    graph = (path / "saved_model.pb").read_bytes()
+    (path / "of the earlier one").touch()
+
+    def full(*_, **__):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(tf.saved_model, "save", full)
+        with pytest.raises(OSError, match="no space left"):
+            gm.export_saved_model(trained[0], path, trained[1])
+    assert (path / "saved_model.pb").read_bytes() == graph
+    gm.export_saved_model(trained[0], path, trained[1])
+    assert not (path / "of the earlier one").exists()
+    assert [found.name for found in tmp_path.iterdir()] == ["saved"]
+
+
 def test_predictor_errors(trained, predictor, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no exported model"):
+    with pytest.raises(FileNotFoundError, match="is not an exported model"):
         Predictor.load(tmp_path)
     rows = {name: values[:2] for name, values in trained[2].items()}
     with pytest.raises(ValueError, match="query rows lack the column 'genre'"):

@@ -311,8 +311,15 @@ def test_waited_seconds_are_those_of_the_steps(records):
 
 
 @pytest.mark.parametrize(
-    "options", [{"checkpoint_every": 0}, {"keep": 0}, {"checkpoint_every_steps": -1}], ids=str
+    "options", [{"checkpoint_every": 0}, {"keep": 0}, {"checkpoint_every_steps": 0}], ids=str
 )
 def test_sizes_below_one(options, records, tmp_path):
     with pytest.raises(ValueError, match="checkpoint_every_steps and keep of at least 1, got"):
         gm.RunFolder(tmp_path, batches_of(records), **options)
+
+
+def test_a_path_that_is_a_file(records, tmp_path):
+    (tmp_path / "run").write_text("mine")
+    with pytest.raises(ValueError, match="run to be a folder or new, got a file"):
+        gm.RunFolder(tmp_path / "run", batches_of(records))
+    assert (tmp_path / "run").read_text() == "mine"

@@ -1,0 +1,70 @@
+"""`gmeta-tf train` on several ranks: all of them raise, and rank 0 touches the run folder last."""
+
+import pathlib
+import tempfile
+
+import pytest
+from made_data import make_records
+
+import gmeta_tf as gm
+from gmeta_tf.cli.options import TrainOptions
+from gmeta_tf.cli.train import train
+from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
+from gmeta_tf.saving.checkpoint import latest_checkpoint
+
+WORLD = gm.World.detect()
+
+
+def options_of(folder, **changed):
+    small = {"width": 4, "hidden": [6], "tasks": 2, "support": 2, "query": 3, "epochs": 1}
+    return TrainOptions(
+        **{"records": str(folder / "records"), "run": str(folder / "run"), **small, **changed}
+    )
+
+
+@pytest.fixture(scope="module")
+def folder():
+    """Records and a run of one epoch."""
+    start(WORLD)
+    made = tempfile.mkdtemp() if WORLD.is_chief else None
+    folder = pathlib.Path(broadcast_json(made, WORLD, name="folder_train"))
+    if WORLD.is_chief:
+        make_records(folder / "records", 20, splits=("train",))
+    barrier(WORLD, name="train_records_made")
+    train(options_of(folder))
+    barrier(WORLD, name="train_trained")
+    return folder
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("changed", "match"),
+    [
+        ({}, "exists. Choose another --run"),
+        ({"overwrite": True, "replicate": "nowhere"}, "got 'nowhere'"),
+        ({"overwrite": True, "optimizer": "adamant"}, "adamant"),
+        ({"overwrite": True, "tasks": 1000}, "Lower tasks to"),
+        ({"resume": True, "width": 5}, "the model has 5"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_leaves_the_run_as_it_was(folder, changed, match):
+    before = contents(folder)
+    with pytest.raises(ValueError, match=match):
+        train(options_of(folder, **changed))
+    barrier(WORLD, name="train_rejected")
+    assert contents(folder) == before
+
+
+def test_a_run_goes_on_and_is_overwritten(folder):
+    train(options_of(folder, epochs=2, resume=True))
+    barrier(WORLD, name="train_resumed")
+    checkpoints = folder / "run" / "checkpoint"
+    assert latest_checkpoint(checkpoints).name == "epoch-000002"
+    barrier(WORLD, name="train_looked")
+    train(options_of(folder, overwrite=True))
+    barrier(WORLD, name="train_overwritten")
+    assert [path.name for path in checkpoints.iterdir()] == ["epoch-000001"]
