@@ -620,7 +620,7 @@ def test_save_is_refused():
         ({"loss": "mse"}, r"expected a loss of binary_crossentropy, mean_squared_error .*'mse'"),
         ({"row_optimizer": "adam"}, r"a row optimizer of sgd, .*, got 'adam'"),
         ({"optimizer": "adamant"}, r"adamant"),
-        ({"non_finite": "ignore"}, r"expected non_finite of raise, skip, got 'ignore'"),
+        ({"non_finite": "ignore"}, r"non_finite to be one of raise, skip, got 'ignore'"),
         ({"metrics": ["auroc"]}, r"metric: expected one of auc, .*received 'auroc'"),
     ],
     ids=str,
