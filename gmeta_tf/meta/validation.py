@@ -151,7 +151,9 @@ def range_text(
         num_others: float scalar, how many other ranks met such keys.
     """
     is_negative = tf.constant(True) if num_rows is None else largest < num_rows
-    key = tf.strings.join([tf.where(is_negative, "-", ""), tf.strings.as_string(largest)])
+    # The smallest int64 has no positive counterpart, and arrives as 0.
+    negative = tf.where(largest == 0, tf.constant(tf.int64.min, tf.int64), -largest)
+    key = tf.strings.as_string(tf.where(is_negative, negative, largest))
     expected = "0 on" if num_rows is None else f"0 to {num_rows - 1}"
     remedy = (
         "Prepare the data anew: raw keys are integers from 0."
@@ -169,7 +171,7 @@ def policy_text(
 
     Args:
         table: its name.
-        capacity: its most keys; None is no limit but the memory.
+        capacity: its most keys; None is limited by memory only.
         problem: int64 `[4]`, this rank's (see `DynamicShard.locate`).
         num_others: float scalar, how many other ranks met such keys.
     """

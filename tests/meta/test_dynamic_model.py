@@ -194,7 +194,7 @@ def test_a_negative_key_is_refused():
         keys = task.keys.copy()
         keys[0, 0] = key
         data = made_batches.dataset([[dataclasses.replace(task, keys=keys)]], 1, schema=schema)
-        message = f"table item: expected keys from 0 on, got {max(key, 1 - 2**63)}. Prepare"
+        message = f"table item: expected keys from 0 on, got {key}. Prepare"
         with pytest.raises(ValueError, match=message):
             model.evaluate(data, verbose=0)
         with pytest.raises(ValueError, match=message):

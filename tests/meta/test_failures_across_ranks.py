@@ -18,6 +18,7 @@ LIMIT_SECONDS = 120
 # A rank writes down what it met, then waits for the other to do so too: horovodrun kills the rest
 # when the first rank ends, and would hide a rank that hangs.
 SCRIPT = '''
+import dataclasses
 import pathlib
 import sys
 import time
@@ -59,11 +60,20 @@ def failing_pipeline():
     return both.map(lambda batch, step: batch)
 
 
+def key_out_of_range():
+    task = made_batches.made_tasks(0)[0]
+    keys = task.keys.copy()
+    keys[0, 0] = 13 if world.rank == 1 else 0
+    return made_batches.dataset([[dataclasses.replace(task, keys=keys)]], 7)
+
+
 schema = made_data.SCHEMA if failure == "record" else made_batches.SCHEMA
 embedding = gm.ShardedEmbedding(schema, 3, replicate=False, world=world)
 model = gm.MetaModel(gm.models.MeLU((4,)), embedding)
 model.compile()
-data = {"record": corrupted_record, "pipeline": failing_pipeline}[failure]()
+data = {
+    "record": corrupted_record, "pipeline": failing_pipeline, "key": key_out_of_range
+}[failure]()
 try:
     model.fit(data, epochs=3, verbose=0)
 except Exception as error:
@@ -83,6 +93,24 @@ except Exception as error:
     [("record", ".tfrecord at offset "), ("pipeline", "the price of step 3 is not a number")],
 )
 def test_a_failing_rank_ends_all_with_its_message(tmp_path, failure, message):
+    said, printed = said_by_ranks(tmp_path, failure)
+    assert message in said["rank-1"]
+    assert "rank 0 stopped because another rank did" in said["rank-0"]
+    assert message in printed
+
+
+def test_a_rejected_step_is_the_same_error_on_every_rank(tmp_path):
+    said, _ = said_by_ranks(tmp_path, "key")
+    assert said == {
+        f"rank-{rank}": "ValueError: a step was rejected: the table item: expected keys from 0 to "
+        f"12, got {got}. Prepare the data and build the tables from one schema. Nothing was "
+        "updated."
+        for rank, got in ((0, "such keys on 1 other rank(s)"), (1, "13"))
+    }
+
+
+def said_by_ranks(tmp_path, failure):
+    """What each rank raised, and what was printed, by a run that fails on two ranks."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
     paths = [str(pathlib.Path(__file__).parents[1] / "helpers"), os.environ.get("PYTHONPATH", "")]
@@ -101,6 +129,4 @@ def test_a_failing_rank_ends_all_with_its_message(tmp_path, failure, message):
     assert finished.returncode != 0, finished.stdout
     assert said.keys() == {"rank-0", "rank-1"}, finished.stdout
     assert not (tmp_path / "hangs").exists(), finished.stdout
-    assert message in said["rank-1"]
-    assert "rank 0 stopped because another rank did" in said["rank-0"]
-    assert message in finished.stdout
+    return said, finished.stdout

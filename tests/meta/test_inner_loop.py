@@ -371,6 +371,12 @@ def test_inner_loop_refuses(settings, message):
         gm.InnerLoop(**settings)
 
 
+def test_the_former_name_of_the_vectorized_fallback_warns():
+    with pytest.warns(DeprecationWarning, match="Use fast_weights='vectorized'"):
+        inner = gm.InnerLoop(fast_weights="whole")
+    assert inner == gm.InnerLoop(fast_weights="vectorized")
+
+
 def test_rate_of_embeddings_is_the_rate_unless_it_is_stated():
     assert gm.InnerLoop(1, 0.3).rate_of_embeddings == 0.3
     assert gm.InnerLoop(1, 0.3, embedding_learning_rate=0.0).rate_of_embeddings == 0.0

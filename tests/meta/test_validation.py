@@ -47,6 +47,7 @@ RAW = "Prepare the data anew: raw keys are integers from 0."
             f"{STATIC}",
         ),
         (None, 2**40, 0.0, f"the table item: expected keys from 0 on, got -{2**40}. {RAW}"),
+        (None, 0, 0.0, f"the table item: expected keys from 0 on, got -{2**63}. {RAW}"),
     ],
 )
 def test_keys_outside_a_table(num_rows, largest, others, expected):

@@ -443,7 +443,9 @@ class TestDamage:
         index = np.load(tmp_path / INDEX)
         index["rows"][0] = 2**30
         np.save(tmp_path / INDEX, index)
-        with pytest.raises(ValueError, match="names files or rows"):
+        with pytest.raises(
+            ValueError, match="1 entries have an impossible rows, the first one 1073741824"
+        ):
             Records.open(tmp_path)
 
     def test_nothing_is_left_out_of_the_copy(self, folder, expected, tmp_path):

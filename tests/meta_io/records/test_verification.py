@@ -481,7 +481,7 @@ def test_a_record_that_was_read_wrong_once(folder):
     error = tf.errors.DataLossError(None, None, f"corrupted record at {entry['offset'] + HEAD}")
     said = describe_damage(gm.Records.open(folder), "train", error)
     assert f"{name} at offset {entry['offset']}" in said
-    assert "read again it is sound" in said
+    assert "Read again it is sound" in said
 
 
 @pytest.mark.parametrize("text", ["a key outside its static table", "corrupted record at 7"])
