@@ -112,7 +112,9 @@ serial() { # serial PATH-OR-PYTEST-OPTION...
   local part="pytest tests" status=0 report=$scratch/serial.xml
   say "$part"
   # Files are dealt whole to two processes: some start a server or a session for all their tests.
+  # They are dealt in the order of tests/conftest.py, and not those of most tests first.
   limited .venv/bin/python -m pytest --ignore tests/parallel -q -rs -n 2 --dist loadfile \
+    --no-loadscope-reorder \
     --junit-xml "$report" "${dumps[@]}" "$@" || status=$?
   judge "$part" "$status" "$report"
 }

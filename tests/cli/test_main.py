@@ -55,6 +55,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_prepare_appends_and_tells_what_is_there(folder, tmp_path, capsys):
     records = str(tmp_path / "records")
     common = ["prepare", "--input", str(folder / "log.csv"), "--output", records]
@@ -108,6 +109,7 @@ def test_a_run_folder_holds_what_the_readme_says(folder):
     assert any((run / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_resume_goes_on_where_it_stopped(folder, tmp_path):
     common = ["train", "--records", str(folder / "records"), *SMALL]
     cli.main([*common, "--run", str(tmp_path / "straight"), "--epochs", "3"])
