@@ -24,7 +24,8 @@ quick_files=(
   tests/launch/test_test_script.py
   tests/meta/test_meta_model.py
   tests/meta/test_inner_loop.py
-  tests/meta_io/batches/test_task_batches.py
+  tests/meta_io/batches/test_plan.py
+  tests/meta_io/batches/test_task_samples.py
   tests/meta_io/preparing/test_prepare.py
   tests/meta_io/records/test_records.py
   tests/meta_io/sources/test_sources.py
