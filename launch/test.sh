@@ -24,7 +24,8 @@ quick_files=(
   tests/launch/test_test_script.py
   tests/meta/test_meta_model.py
   tests/meta/test_inner_loop.py
-  tests/meta_io/batches/test_task_batches.py
+  tests/meta_io/batches/test_plan.py
+  tests/meta_io/batches/test_task_samples.py
   tests/meta_io/preparing/test_prepare.py
   tests/meta_io/records/test_records.py
   tests/meta_io/sources/test_sources.py
@@ -112,7 +113,9 @@ serial() { # serial PATH-OR-PYTEST-OPTION...
   local part="pytest tests" status=0 report=$scratch/serial.xml
   say "$part"
   # Files are dealt whole to two processes: some start a server or a session for all their tests.
+  # They are dealt in the order of tests/conftest.py, and not those of most tests first.
   limited .venv/bin/python -m pytest --ignore tests/parallel -q -rs -n 2 --dist loadfile \
+    --no-loadscope-reorder \
     --junit-xml "$report" "${dumps[@]}" "$@" || status=$?
   judge "$part" "$status" "$report"
 }

@@ -1,5 +1,6 @@
 """What tests of several files ask for."""
 
+import collections
 import gc
 import logging
 
@@ -10,10 +11,19 @@ import sok_stub
 from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.sok import backend as sok_module
 
-
 # A traced graph is some hundred thousand objects in cycles. Looking through them again and again
 # took a third of the time of a test that traces.
 gc.set_threshold(100_000, 20, 20)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Deals the files with most slow tests first, so that two processes end nearly together."""
+    if not hasattr(config, "workerinput"):  # no process of pytest-xdist
+        return
+    slow = collections.Counter(
+        item.path for item in items if item.get_closest_marker("slow") is not None
+    )
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -219,6 +219,7 @@ def test_our_gradients_are_the_slopes_of_the_loss(shape):
             assert gradient[tuple(place)] == pytest.approx(slope, rel=1e-3, abs=1e-4)
 
 
+@pytest.mark.slow
 @TINY
 @pytest.mark.parametrize("form", ["python", "while", "map", "unrolled"])
 def test_the_tensorflow_loop_has_our_gradients(shape, form):

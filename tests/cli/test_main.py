@@ -23,6 +23,7 @@ from gmeta_tf.saving.checkpoint import latest_checkpoint
 from gmeta_tf.saving.run_folder import RunFolder
 
 
+@pytest.mark.slow
 def test_prepare_appends_and_tells_what_is_there(folder, tmp_path, capsys):
     records = str(tmp_path / "records")
     common = ["prepare", "--input", str(folder / "log.csv"), "--output", records]
@@ -76,6 +77,7 @@ def test_a_run_folder_holds_what_the_readme_says(folder):
     assert any((run / "tensorboard").iterdir())
 
 
+@pytest.mark.slow
 def test_resume_goes_on_where_it_stopped(folder, small, tmp_path):
     common = ["train", "--records", str(folder / "records"), *small]
     cli.main([*common, "--run", str(tmp_path / "straight"), "--epochs", "3"])

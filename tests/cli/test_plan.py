@@ -82,6 +82,7 @@ def test_tables_that_grow(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_the_seed_and_the_wire_matter(folder, capsys):
     first, seeded, half = (
         json.loads(run(folder, capsys, "--world-size", "2", "--json", *words))["sent_bytes"]["mean"]
@@ -142,6 +143,7 @@ def test_no_records(capsys, tmp_path):
     assert "not a records folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_needs_no_horovod(folder):
     code = (
         "import sys; from gmeta_tf.cli.main import main\n"

@@ -51,6 +51,7 @@ def test_it_is_thirty_lines():
     assert len(quick_start().strip().splitlines()) <= 30
 
 
+@pytest.mark.slow
 def test_alone(folder):
     done = run(folder, [], "alone")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -60,6 +61,7 @@ def test_alone(folder):
     assert re.search(r"table +rows +width.*\n +item ", done.stdout)
 
 
+@pytest.mark.slow
 def test_on_two_ranks(folder):
     horovodrun = shutil.which("horovodrun", path=str(pathlib.Path(sys.executable).parent))
     if horovodrun is None:

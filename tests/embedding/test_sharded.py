@@ -188,6 +188,7 @@ print((resident_bytes("VmHWM") - before) / (2 * 4 * 64 * 1_000_000))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_a_shard_takes_the_memory_of_its_rows_and_slots_and_no_more():
     """At the peak of building, of changing the optimizer and of a step: all is held once."""

@@ -142,6 +142,7 @@ def test_cached_horovod_without_tensorflow(clone, content):
     assert clone.files() == before
 
 
+@pytest.mark.slow
 def test_no_registry(clone):
     clone.add_python()
     alone = {"GMETA_WITHOUT_HOROVOD": "1"}
@@ -172,6 +173,7 @@ def test_foreign_venv_is_left_alone(clone):
     assert (clone.root / ".venv" / "mine").exists()
 
 
+@pytest.mark.slow
 def test_second_clone_uses_the_cache_and_then_has_nothing_to_do(clone):
     clone.add_python()
     for name in ("gmeta_tf", "models", "launch"):
@@ -237,6 +239,7 @@ def finished(clone):
     return clone
 
 
+@pytest.mark.slow
 def test_soks_source_is_fetched_once_and_kept_by_its_hash(finished, tmp_path):
     archive, digest = make_sdist(tmp_path / "registry")
     pin = finished.root / "launch/sok-requirements.txt"
@@ -257,6 +260,7 @@ def test_soks_source_is_fetched_once_and_kept_by_its_hash(finished, tmp_path):
     assert kept.exists()
 
 
+@pytest.mark.slow
 def test_another_source_of_sok_than_the_pinned_one_is_not_kept(finished, tmp_path):
     """One can train without it, so the set-up goes on, says so, and tries again the next time."""
     archive, digest = make_sdist(tmp_path / "registry")

@@ -106,6 +106,7 @@ def test_groups_and_inputs_of_dynamic_tables():
     assert gm.ShardedEmbedding(schema, 4, world=ONE).table_names == ("a", "b", "d", "c")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fixture", "rows"),
     [("both", gm.RowWiseAdagrad(0.3)), ("both_of_two_widths", gm.SGD(0.2, momentum=0.9))],
@@ -134,6 +135,7 @@ def test_a_dynamic_table_trains_as_a_static_one(fixture, rows, request):
         assert judged[1][name] == pytest.approx(value, rel=1e-4), name
 
 
+@pytest.mark.slow
 def test_evaluation_and_prediction_insert_nothing(both):
     model = make_model(both["dynamic"], dynamic=gm.DynamicTable(capacity=99))
     model.evaluate(batches_of(both["dynamic"]), verbose=0)
@@ -144,6 +146,7 @@ def test_evaluation_and_prediction_insert_nothing(both):
     assert counts["occupancy"] == counts["insertions"] > 10
 
 
+@pytest.mark.slow
 def test_an_unknown_key_reads_zeros_and_a_bucket_where_the_rules_say_so(both):
     outputs = {}
     for policy in ("default", "bucket"):
@@ -155,6 +158,7 @@ def test_an_unknown_key_reads_zeros_and_a_bucket_where_the_rules_say_so(both):
     assert not np.allclose(outputs["default"], outputs["bucket"])
 
 
+@pytest.mark.slow
 def test_the_policy_error_stops_a_step_before_anything_moves(both):
     records = both["dynamic"]
     rules = {"genre": gm.DynamicTable(unknown_in_training="error", unknown_otherwise="error")}
@@ -174,6 +178,7 @@ def test_the_policy_error_stops_a_step_before_anything_moves(both):
         model.predict(batches_of(records), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_full_table_that_says_error(both):
     rules = {"item": gm.DynamicTable(capacity=3, when_full="error")}
     model = make_model(both["dynamic"], dynamic=rules)
@@ -182,6 +187,7 @@ def test_a_full_table_that_says_error(both):
         model.fit(batches_of(both["dynamic"]), verbose=0)
 
 
+@pytest.mark.slow
 def test_a_negative_key_is_refused():
     schema = dataclasses.replace(
         made_batches.SCHEMA, tables=(gm.Table("item", keys="raw"), gm.Table("genre", 7))
@@ -201,6 +207,7 @@ def test_a_negative_key_is_refused():
             model.fit(data, verbose=0)
 
 
+@pytest.mark.slow
 def test_another_row_optimizer_takes_the_place_of_the_first(both):
     records = both["dynamic"]
     model = make_model(records, rows="ftrl", dynamic=gm.DynamicTable(capacity=99))
@@ -222,6 +229,7 @@ def test_rules_of_a_table_that_is_not_dynamic():
         gm.ShardedEmbedding(SCHEMA, 4, dynamic={"item": gm.DynamicTable()}, world=ONE)
 
 
+@pytest.mark.slow
 def test_resuming_equals_never_having_stopped(both, tmp_path):
     records = both["dynamic"]
     rules = gm.DynamicTable(capacity=12, admit_after=2, time_to_live=9)
@@ -254,6 +262,7 @@ def assert_same(found, expected):
             np.testing.assert_array_equal(row, expected[1][table][key])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_or_lacks_a_part_changes_nothing(both, tmp_path):
     records = both["dynamic"]
     rules = gm.DynamicTable(capacity=99)
@@ -275,6 +284,7 @@ def test_a_checkpoint_that_does_not_fit_or_lacks_a_part_changes_nothing(both, tm
             np.testing.assert_array_equal(row, before[table][key])
 
 
+@pytest.mark.slow
 def test_a_served_model_predicts_as_the_model_does(both, tmp_path):
     """Asked about keys of which some are unknown, to a table of each policy."""
     records = both["dynamic"]

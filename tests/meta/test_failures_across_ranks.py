@@ -88,6 +88,7 @@ except Exception as error:
 '''
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("failure", "message"),
     [("record", ".tfrecord at offset "), ("pipeline", "the price of step 3 is not a number")],

@@ -247,6 +247,7 @@ def test_tasks_side_by_side_are_tasks_one_by_one(body, adapt_dense, forms):
         np.testing.assert_allclose(found, expected, err_msg=form, **FLOAT32)
 
 
+@pytest.mark.slow
 def test_a_recurrent_layer():
     """By itself, since its loop takes long to trace."""
     tasks = task_learner(learner_of(recurrent))
@@ -260,6 +261,7 @@ def is_bias(variable):
     return variable.name in ("bias", "beta")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: body.__name__)
 @pytest.mark.usefixtures("float64")
@@ -546,6 +548,7 @@ def test_a_frozen_layer_is_refused():
         task_learner(learner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [mlp, normalized, holding], ids=lambda body: body.__name__)
 def test_mixed_precision_is_keras_own_policy(body):
     """Layers compute in bfloat16; weights, losses and what tasks are judged by are float32."""

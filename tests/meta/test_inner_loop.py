@@ -198,6 +198,7 @@ class OuterLoss:
 BY_DIFFERENCES = {"rtol": 1e-6, "atol": 1e-8}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "inner",
     [

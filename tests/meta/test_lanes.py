@@ -57,6 +57,7 @@ def of_any_size(spec):
     return tf.TensorSpec([*[None] * len(spec.shape[:2]), *spec.shape[2:]], spec.dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("known_sizes", [True, False])
 def test_training_in_lanes_is_training(known_sizes):
     weights, rows, losses = {}, {}, {}

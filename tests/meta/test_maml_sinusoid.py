@@ -84,6 +84,7 @@ def held_out_error(learner, num_steps):
     return float(tf.reduce_mean(query_losses(tasks, x, y, num_steps)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [1, 2])
 def test_one_step_fits_a_sinusoid_after_meta_training(order):
     """Seen: 6.4 to 0.96 (order 1) and 3.1 to 0.58 (order 2)."""

@@ -8,6 +8,7 @@ import made_batches
 import numpy as np
 import pytest
 import tensorflow as tf
+from reused_models import ReusedModel
 
 import gmeta_tf as gm
 from gmeta_tf.meta.losses import RowLoss, row_loss, task_losses
@@ -58,6 +59,12 @@ def meta_model(learner=functional, inner=None, *, scale=0.8, **compiled):
     compiled = {"optimizer": keras.optimizers.SGD(0.3), "row_optimizer": gm.SGD(0.3), **compiled}
     model.compile(**compiled)
     return model
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """Makes `meta_model()` as new, always the same one: see `ReusedModel`."""
+    return ReusedModel(meta_model)
 
 
 def state_of(model):
@@ -207,8 +214,8 @@ def test_two_steps_are_those_of_a_slow_loop_over_tasks(inner, optimizers):
     assert not moved[[12, 19]].any()  # item 12 and genre 6, which no task reads
 
 
-def test_padding_tasks_and_rows_change_nothing():
-    tight, wide = meta_model(), meta_model()
+def test_padding_tasks_and_rows_change_nothing(fresh):
+    tight, wide = fresh(), meta_model()
     tight.fit(made_batches.dataset(STEPS, 7), verbose=0)
     wide.fit(made_batches.dataset(STEPS, 11, support=6, query=9), verbose=0)
     assert_same(state_of(wide), state_of(tight), **FLOAT32)
@@ -374,8 +381,8 @@ def slow_metrics(judged):
     return results
 
 
-def test_evaluate_as_a_list_and_in_fit_is_evaluate():
-    model = meta_model()
+def test_evaluate_as_a_list_and_in_fit_is_evaluate(fresh):
+    model = fresh()
     data = made_batches.dataset(STEPS, 8)
     history = model.fit(data, validation_data=data, verbose=0).history
     as_dict = model.evaluate(data, return_dict=True, verbose=0)
@@ -383,10 +390,10 @@ def test_evaluate_as_a_list_and_in_fit_is_evaluate():
     assert {f"val_{name}": [value] for name, value in as_dict.items()}.items() <= history.items()
 
 
-def test_several_steps_an_execution_change_nothing():
+def test_several_steps_an_execution_change_nothing(fresh):
     """`steps_per_execution` is Keras' and only a matter of speed: here 2 of 3 steps, then 1."""
     data = made_batches.dataset(STEPS, 8)
-    one, two = meta_model(), meta_model(steps_per_execution=2)
+    one, two = fresh(), meta_model(steps_per_execution=2)
     one.fit(data, verbose=0)
     two.fit(data, verbose=0)
     assert_same(state_of(two), state_of(one), **FLOAT32)
@@ -404,9 +411,9 @@ def test_looking_ahead_is_nothing_to_one_rank():
         np.testing.assert_array_equal(state_of(ahead)[name], value)
 
 
-def test_run_eagerly_changes_nothing():
+def test_run_eagerly_changes_nothing(fresh):
     data = made_batches.dataset(STEPS[:1], 8)
-    graph, eager = meta_model(), meta_model(run_eagerly=True)
+    graph, eager = fresh(), meta_model(run_eagerly=True)
     graph.fit(data, verbose=0)
     eager.fit(data, verbose=0)
     assert_same(state_of(eager), state_of(graph), **FLOAT32)
@@ -493,12 +500,22 @@ def out_of_range(field, key):
     return [[*STEPS[0][1:], broken]]
 
 
+@pytest.fixture(scope="module")
+def fresh_with_slots():
+    """As `fresh`, with optimizers that keep slots."""
+    return ReusedModel(
+        lambda: meta_model(optimizer=keras.optimizers.Adam(0.1), row_optimizer="lazy_adam")
+    )
+
+
 @pytest.mark.parametrize(
     ("field", "key", "table", "num_rows"),
     [(0, 13, "item", 13), (2, 7, "genre", 7), (0, -5, "item", 13)],
 )
-def test_a_key_out_of_range_raises_and_updates_nothing(field, key, table, num_rows):
-    model = meta_model(optimizer=keras.optimizers.Adam(0.1), row_optimizer="lazy_adam")
+def test_a_key_out_of_range_raises_and_updates_nothing(
+    fresh_with_slots, field, key, table, num_rows
+):
+    model = fresh_with_slots()
     model.fit(made_batches.dataset(STEPS[:1], 7), verbose=0)
     before = state_of(model)
     broken = made_batches.dataset(out_of_range(field, key), 7)

@@ -140,6 +140,7 @@ def test_a_long_file_comes_piece_by_piece(monkeypatch):
 # ---- A store -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @needs_store
 @pytest.mark.parametrize("length", [0, 1, 11, 3_000_001])
 def test_remote_files(remote, length, tmp_path):
@@ -237,6 +238,7 @@ sys.exit(7)
 """
 
 
+@pytest.mark.slow
 @needs_store
 def test_the_process_ends_with_its_own_status(remote, tmp_path):
     process = subprocess.run(

@@ -96,6 +96,7 @@ def without_sources(content):
     return values
 
 
+@pytest.mark.slow
 def test_prepare_and_append_from_a_store_to_a_store(remote, proxy, logs, tmp_path):
     url = remote.store.url
     both = {"schema": str(logs / "schema.yaml"), "num_files": 2}
@@ -211,6 +212,7 @@ def test_records_that_are_not_there(remote, path):
 # ---- Batches -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compression", "size", "options"),
     [
@@ -253,6 +255,7 @@ def test_a_read_asks_for_its_own_bytes(remote, proxy, large):
     assert asked == blocks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cuts", "after_bytes"), [(1, 50_000), (3, 700)])
 def test_a_broken_line_gives_no_wrong_rows(remote, proxy, large, cuts, after_bytes):
     folder, url = large
@@ -284,6 +287,7 @@ print(len(history.history["loss"]))
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_trains_ends_well(remote, tmp_path):
     make_records(tmp_path / "records", 12)
     url = upload(remote, tmp_path / "records", "trained")

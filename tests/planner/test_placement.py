@@ -145,6 +145,7 @@ def counted_by_hand(records, world_size, steps, **options):
     return {name: count / steps for name, count in counts.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 @pytest.mark.parametrize("options", [{}, {"every_row": True, "seed": 5}])
 def test_requests_are_those_of_the_steps(records, world_size, options):
@@ -157,6 +158,7 @@ def test_requests_are_those_of_the_steps(records, world_size, options):
         np.testing.assert_array_equal(counted[name], expected)
 
 
+@pytest.mark.slow
 def test_requests_of_tables_of_two_widths(tmp_path):
     records = made_data.make_records(tmp_path, 20, schema=made_data.TWO_WIDTHS)
     counted = counted_requests(batches_of(records, 2), sizes_for(2, records.schema), 2)

@@ -38,6 +38,7 @@ def batches_of(records):
     return gm.TaskBatches(records, "train", tasks=4, support=2, query=3, seed=5, world=gm.World())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [LAZY_ADAM, gm.RowWiseAdagrad(0.3)], ids=repr)
 def test_resuming_equals_never_having_stopped(records, tmp_path, rows):
     straight, saved = make_model(records, rows=rows), []

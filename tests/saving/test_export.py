@@ -79,6 +79,7 @@ def predictor(trained):
     return Predictor.load(trained[3])
 
 
+@pytest.mark.slow
 def test_serving_equals_the_model_on_raw_rows(trained, drawn, predictor):
     columns, (predicted, support, query) = trained[2], drawn
     assert len(query) > 20
@@ -134,6 +135,7 @@ def plain(trained):
     return done
 
 
+@pytest.mark.slow
 def test_loading_warns_of_nothing(plain):
     """As TensorFlow does of custom gradients whose functions were not saved."""
     loading, loaded, _ = plain.stderr.partition("loaded\n")

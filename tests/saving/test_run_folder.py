@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from made_data import make_records
+from reused_models import ReusedModel
 
 import gmeta_tf as gm
 from gmeta_tf.saving import run_folder
@@ -30,6 +31,12 @@ def make_model(records, seed=0):
     return model
 
 
+@pytest.fixture(scope="module")
+def fresh(records):
+    """Makes a model as new of a seed, always the same one: see `ReusedModel`."""
+    return ReusedModel(lambda seed=0: make_model(records, seed))
+
+
 def batches_of(records, **options):
     options = {"tasks": 2, "support": 2, "query": 3, "seed": 5, "world": ONE, **options}
     return gm.TaskBatches(records, "train", **options)
@@ -41,9 +48,9 @@ def state_of(model):
     return dense + [v.numpy() for s in shards for v in (s.rows, *s.slots.values())]
 
 
-def assert_same_state(first, second):
-    for expected, found in zip(state_of(first), state_of(second), strict=True):
-        np.testing.assert_array_equal(found, expected)
+def assert_same_state(model, expected):
+    for found, value in zip(state_of(model), expected, strict=True):
+        np.testing.assert_array_equal(found, value)
 
 
 class StopAt(keras.callbacks.Callback):
@@ -61,9 +68,8 @@ class StopAt(keras.callbacks.Callback):
             raise InterruptedError
 
 
-def run(records, folder, *, epochs=2, stop_at=None, begin=None, seed=0, model=None, **options):
+def run(model, records, folder, *, epochs=2, stop_at=None, begin=None, **options):
     """A run of `fit` with a RunFolder, from `begin` on: the model."""
-    model = model or make_model(records, seed)
     batches = batches_of(records, **({"begin": begin} if begin else {}))
     callbacks = [gm.RunFolder(folder, batches, **options)]
     if stop_at:
@@ -74,13 +80,12 @@ def run(records, folder, *, epochs=2, stop_at=None, begin=None, seed=0, model=No
     return model
 
 
-def going_on(records, folder, **options):
-    """A new model with what the newest checkpoint holds, trained on from there."""
-    model = make_model(records, seed=9)
+def going_on(model, records, folder, **options):
+    """The model with what the newest checkpoint holds, trained on from there."""
     saved = gm.load_checkpoint(model, latest_checkpoint(folder / "checkpoint"))
     begin = gm.Progress.from_json(saved["progress"]) if "progress" in saved else None
     begin = begin or gm.Progress(saved["epoch"])
-    return run(records, folder, begin=begin, model=model, **options)
+    return run(model, records, folder, begin=begin, **options)
 
 
 def checkpoints(folder):
@@ -98,11 +103,11 @@ def log_of(folder):
 
 
 @pytest.fixture(scope="module")
-def straight(records, tmp_path_factory):
-    """A run of two epochs of 8 steps, never stopped: its model and its folder."""
+def straight(fresh, records, tmp_path_factory):
+    """A run of two epochs of 8 steps, never stopped: its model's state and its folder."""
     folder = tmp_path_factory.mktemp("straight")
-    model = run(records, folder, checkpoint_every_steps=3, keep=9)
-    return model, folder
+    model = run(fresh(), records, folder, checkpoint_every_steps=3, keep=9)
+    return state_of(model), folder
 
 
 def test_names_of_checkpoints(straight):
@@ -149,83 +154,85 @@ def test_the_log_of_a_run(straight):
 
 
 @pytest.mark.parametrize("place", [(0, 5), (1, 3), (1, 8)])
-def test_a_stopped_run_goes_on_to_the_same_weights(straight, records, tmp_path, place):
-    model, _ = straight
-    run(records, tmp_path, stop_at=place, checkpoint_every_steps=3)
-    again = going_on(records, tmp_path, checkpoint_every_steps=3)
-    assert_same_state(again, model)
+def test_a_stopped_run_goes_on_to_the_same_weights(fresh, straight, records, tmp_path, place):
+    expected, _ = straight
+    run(fresh(), records, tmp_path, stop_at=place, checkpoint_every_steps=3)
+    # One of them in a model that has never trained, as in another process.
+    model = make_model(records, seed=9) if place == (0, 5) else fresh(9)
+    assert_same_state(going_on(model, records, tmp_path, checkpoint_every_steps=3), expected)
     assert checkpoints(tmp_path)[-1] == "epoch-000002"
     assert json.loads((tmp_path / "metrics.json").read_text())["epochs"] == 2
 
 
-def test_begin_in_the_middle_gives_the_same_weights(straight, records):
+def test_begin_in_the_middle_gives_the_same_weights(fresh, straight, records):
     """Without checkpoints: one model, two calls of fit."""
-    model, _ = straight
+    expected, _ = straight
     for step in (1, 8):
-        other = make_model(records)
+        other = fresh()
         with pytest.raises(InterruptedError):
             other.fit(batches_of(records), epochs=1, verbose=0, callbacks=[StopAt(0, step)])
         begin = batches_of(records).progress(0, step)
         history = other.fit(batches_of(records, begin=begin), epochs=2, verbose=0)
-        assert_same_state(other, model)
+        assert_same_state(other, expected)
         assert history.epoch == ([0, 1] if step == 1 else [1])
         assert len(history.history["loss"]) == len(history.epoch)
 
 
-def test_begin_at_an_epoch(straight, records):
-    model, _ = straight
-    other = make_model(records)
+def test_begin_at_an_epoch(fresh, straight, records):
+    expected, _ = straight
+    other = fresh()
     other.fit(batches_of(records), epochs=1, verbose=0)
     other.fit(batches_of(records, begin=gm.Progress(1)), epochs=2, verbose=0)
-    assert_same_state(other, model)
+    assert_same_state(other, expected)
 
 
-def test_stopped_twice_in_an_epoch(straight, records, tmp_path):
-    model, _ = straight
-    run(records, tmp_path, stop_at=(0, 4), checkpoint_every_steps=3)
-    again = make_model(records, seed=9)
+def test_stopped_twice_in_an_epoch(fresh, straight, records, tmp_path):
+    expected, _ = straight
+    run(fresh(), records, tmp_path, stop_at=(0, 4), checkpoint_every_steps=3)
+    again = fresh(9)
     saved = gm.load_checkpoint(again, latest_checkpoint(tmp_path / "checkpoint"))
     begin = gm.Progress.from_json(saved["progress"])
     # Steps are counted from where the run goes on: its 3rd is the epoch's 6th.
-    run(records, tmp_path, stop_at=(0, 4), begin=begin, model=again, checkpoint_every_steps=3)
+    run(again, records, tmp_path, stop_at=(0, 4), begin=begin, checkpoint_every_steps=3)
     assert checkpoints(tmp_path) == ["epoch-000000-step-000003", "epoch-000000-step-000006"]
-    assert_same_state(going_on(records, tmp_path, checkpoint_every_steps=3), model)
+    model = going_on(fresh(9), records, tmp_path, checkpoint_every_steps=3)
+    assert_same_state(model, expected)
 
 
-def test_the_newest_checkpoint_is_the_last_in_name_after_another_world(records, tmp_path):
+def test_the_newest_checkpoint_is_the_last_in_name_after_another_world(fresh, records, tmp_path):
     """What is left of an epoch is counted anew at another W or T; names must go on growing."""
     done = batches_of(records, tasks=1).progress(0, 9)
-    model = make_model(records)
+    model = fresh()
     gm.save_checkpoint(model, tmp_path / "checkpoint" / "epoch-000000-step-000009", epoch=0)
-    run(records, tmp_path, epochs=1, begin=done, stop_at=(0, 3), checkpoint_every_steps=2)
+    run(fresh(), records, tmp_path, epochs=1, begin=done, stop_at=(0, 3), checkpoint_every_steps=2)
     newest = gm.load_checkpoint(make_model(records), latest_checkpoint(tmp_path / "checkpoint"))
     expected = batches_of(records, begin=done).progress(0, 2)
     assert len(expected.done) == 2
     assert gm.Progress.from_json(newest["progress"]) == expected
 
 
-def test_a_finished_run_is_left_as_it_is(records, tmp_path):
+def test_a_finished_run_is_left_as_it_is(fresh, records, tmp_path):
     """Going on to an epoch that was reached already neither trains nor writes."""
-    model = run(records, tmp_path, epochs=2)
+    expected = state_of(run(fresh(), records, tmp_path, epochs=2))
     before = {
         path: path.read_bytes()
         for path in [*tmp_path.glob("*.*"), *tmp_path.glob("checkpoint/*/*")]
         if path.is_file()
     }
-    again = going_on(records, tmp_path, epochs=2)
-    assert_same_state(again, model)
+    again = going_on(fresh(9), records, tmp_path, epochs=2)
+    assert_same_state(again, expected)
     assert checkpoints(tmp_path) == ["epoch-000001", "epoch-000002"]
     after = {path: path.read_bytes() for path in before}
     assert after == before
 
 
-def test_keep(records, tmp_path):
-    run(records, tmp_path, epochs=2, checkpoint_every_steps=3, keep=2)
+def test_keep(fresh, records, tmp_path):
+    run(fresh(), records, tmp_path, epochs=2, checkpoint_every_steps=3, keep=2)
     assert checkpoints(tmp_path) == ["epoch-000001-step-000006", "epoch-000002"]
 
 
-def test_checkpoints_of_some_epochs_and_of_the_last(records, tmp_path):
-    run(records, tmp_path, epochs=3, checkpoint_every=2, keep=9)
+def test_checkpoints_of_some_epochs_and_of_the_last(fresh, records, tmp_path):
+    run(fresh(), records, tmp_path, epochs=3, checkpoint_every=2, keep=9)
     assert checkpoints(tmp_path) == ["epoch-000002", "epoch-000003"]
 
 
@@ -278,32 +285,32 @@ class Clock(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(("input_seconds", "share"), [(0.0, 0.0), (1.0, 0.25), (9.0, 0.75)])
 def test_input_wait_is_the_share_of_the_seconds_spent_waiting(
-    records, tmp_path, monkeypatch, input_seconds, share
+    fresh, records, tmp_path, monkeypatch, input_seconds, share
 ):
     clock = Clock(monkeypatch, input_seconds)
     monkeypatch.setattr(SlowBatches, "late", clock.late)
     batches = SlowBatches(records, "train", tasks=2, support=2, query=3, world=ONE)
     callback = gm.RunFolder(tmp_path, batches)
-    make_model(records).fit(batches, epochs=2, verbose=0, callbacks=[clock, callback])
+    fresh().fit(batches, epochs=2, verbose=0, callbacks=[clock, callback])
     values = [values for _, values in log_of(tmp_path)]
     assert [epoch["input_wait"] for epoch in values] == [share] * 2
     speed = batches.samples_per_epoch / (8 * (3 + input_seconds))
     assert [epoch["samples_per_second"] for epoch in values] == [pytest.approx(speed, rel=1e-3)] * 2
 
 
-def test_input_that_is_made_ahead_is_not_waited_for(records, tmp_path, monkeypatch):
+def test_input_that_is_made_ahead_is_not_waited_for(fresh, records, tmp_path, monkeypatch):
     """The clock stands still while batches are made, wherever that is."""
     clock = Clock(monkeypatch, 0.0)
     batches = batches_of(records)
     callback = gm.RunFolder(tmp_path, batches)
-    make_model(records).fit(batches, epochs=1, verbose=0, callbacks=[clock, callback])
+    fresh().fit(batches, epochs=1, verbose=0, callbacks=[clock, callback])
     assert [values["input_wait"] for _, values in log_of(tmp_path)] == [0.0]
 
 
-def test_waited_seconds_are_those_of_the_steps(records):
+def test_waited_seconds_are_those_of_the_steps(fresh, records):
     """50 ms a step, one after the other: no clock is compared but with the sleep itself."""
     batches = SlowBatches(records, "train", tasks=2, support=2, query=3, world=ONE)
-    model = make_model(records)
+    model = fresh()
     began = time.perf_counter()
     model.fit(batches, epochs=2, verbose=0)
     seconds = time.perf_counter() - began

@@ -135,10 +135,18 @@ def made_shard(options, world=None, optimizer=ADAGRAD):
     return shard
 
 
-def training_step(shard, optimizer=ADAGRAD):
-    """A step in a graph, for any number of keys."""
+def step_of(shard, keys, gradients, step):
+    """One training step; its row indices, its problem and the rows that it read."""
+    row_indices, problem = shard.locate(keys, step, training=True)
+    rows = shard.gather(row_indices)
+    shard.update(row_indices, gradients, ADAGRAD, step)
+    return row_indices, problem, rows
 
-    @tf.function(
+
+def training_step(shard):
+    """A step in a graph, for any number of keys."""
+    return tf.function(
+        functools.partial(step_of, shard),
         input_signature=[
             tf.TensorSpec([None], tf.int64),
             tf.TensorSpec([None, WIDTH], tf.float32),
@@ -146,20 +154,17 @@ def training_step(shard, optimizer=ADAGRAD):
         ],
         autograph=False,
     )
-    def step_of(keys, gradients, step):
-        row_indices, problem = shard.locate(keys, step, training=True)
-        rows = shard.gather(row_indices)
-        shard.update(row_indices, gradients, optimizer, step)
-        return row_indices, problem, rows
-
-    return step_of
 
 
 def run(shard, *batches):
-    """Steps 0, 1, 2 ... of lists of keys with gradients of 1; the row_indices of the last."""
-    step_of = training_step(shard)
-    for step, keys in enumerate(batches):
-        row_indices, _, _ = step_of(tensor(keys), np.ones([len(keys), WIDTH], np.float32), step)
+    """Steps 0, 1, 2 ... of lists of keys with gradients of 1; the row indices of the last.
+
+    Few steps run op by op, since tracing them takes longer.
+    """
+    step = training_step(shard) if len(batches) > 20 else functools.partial(step_of, shard)
+    for number, keys in enumerate(batches):
+        ones = tf.ones([len(keys), WIDTH])
+        row_indices, _, _ = step(tensor(keys), ones, tf.constant(number, tf.int64))
     return row_indices.numpy().tolist()
 
 
@@ -225,6 +230,7 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(dynamic, "_FIRST_KEYS", 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rules", "num_ranks"),
     [*((rules, 1) for rules in RULES), ("all", 2), ("few wait", 2), ("all", 3), ("no limit", 3)],
@@ -235,10 +241,10 @@ def test_a_shard_is_a_dictionary(rules, num_ranks, small_blocks):
     twins = [Twin(options, num_ranks) for _ in shards]
     steps = [training_step(shard) for shard in shards]
     for step, (keys, gradients) in enumerate(batches(400, seed=num_ranks)):
-        for rank, (shard, twin, step_of) in enumerate(zip(shards, twins, steps, strict=True)):
+        for rank, (shard, twin, trained) in enumerate(zip(shards, twins, steps, strict=True)):
             which = [i for i, key in enumerate(keys) if key % num_ranks == rank]
             own = [keys[i] for i in which]
-            _, problem, rows = step_of(tensor(own), gradients[which], step)
+            _, problem, rows = trained(tensor(own), gradients[which], step)
             twin.see(own, step)
             expected = [twin.rows.get(key, ZERO) for key in own]
             np.testing.assert_allclose(
@@ -252,15 +258,15 @@ def test_a_shard_is_a_dictionary(rules, num_ranks, small_blocks):
         if step == 200:
             # What left must have come back, or the run would not test what is new of it.
             assert rules == "no limit" or any(sum(t.counts.values()) > 50 for t in twins)
-    assert all(step_of.experimental_get_tracing_count() == 1 for step_of in steps)
+    assert all(trained.experimental_get_tracing_count() == 1 for trained in steps)
 
 
 def test_the_same_calls_give_the_same_row_indices():
     def row_indices():
         shard = made_shard(RULES["all"])
-        step_of = training_step(shard)
+        trained = training_step(shard)
         return [
-            step_of(tensor(keys), gradients, step)[0].numpy().tolist()
+            trained(tensor(keys), gradients, step)[0].numpy().tolist()
             for step, (keys, gradients) in enumerate(batches(100, seed=4))
         ]
 
@@ -273,10 +279,10 @@ def test_the_same_calls_give_the_same_row_indices():
 def test_a_table_without_limit_grows_and_keeps_its_rows(small_blocks):
     shard = made_shard(DynamicTable())
     keys = list(range(-50, 50))
-    step_of = training_step(shard)
+    trained = training_step(shard)
     ones = np.ones([1, WIDTH], np.float32)
     for step, key in enumerate(keys):
-        step_of(tensor([key]), ones, step)
+        trained(tensor([key]), ones, step)
     assert int(shard.store.group.num_blocks) == 4
     assert int(shard.index.group.num_blocks) == 3
     rows, _ = held(shard)
@@ -448,6 +454,7 @@ def test_keys_that_come_faster_than_the_hand_do_not_pile_up(monkeypatch):
 # Export and load -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rules", "before", "after"),
     [("no limit", 1, 2), ("no limit", 3, 1), ("all", 2, 3), ("all", 3, 2), ("few wait", 1, 1)],

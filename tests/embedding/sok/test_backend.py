@@ -252,6 +252,7 @@ def weights_of(model):
     ]
 
 
+@pytest.mark.slow
 def test_fit_evaluate_and_predict_are_those_of_horovod(sok):
     models = {backend: meta_model(backend) for backend in ("sok", "horovod")}
     before = weights_of(models["sok"])
@@ -350,6 +351,7 @@ def test_no_tracker_sees_soks_variables(sok, tmp_path):
         assert (table in found) == (backend == "horovod")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_over_to_the_other_backend(sok, tmp_path):
     for first, second in (("sok", "horovod"), ("horovod", "sok")):
         saved, resumed = meta_model(first), meta_model(second)

@@ -431,6 +431,7 @@ def models(imported_sok):
     return models, judged
 
 
+@pytest.mark.slow
 def test_fit_and_evaluate_are_those_of_horovod(models):
     models, judged = models
     assert isinstance(models["sok"].embedding.shards[ITEM], SokDynamicShard)
@@ -496,6 +497,7 @@ def test_a_served_model_predicts_as_the_model_does(models, tmp_path):
     np.testing.assert_allclose(found["prediction"][0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_over_to_the_other_backend_and_on_there(models, sok, tmp_path):
     """Into models that have been trained: a traced step finds the loaded rows."""
     models, _ = models

@@ -500,6 +500,7 @@ def test_a_rank_without_a_record_runs_the_same_steps(tmp_path):
         assert not batch["query"]["weight"].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options", [{}, {"every_query": True}, {"every_row": True, "buckets": 3, "window_rows": 40}]
 )
@@ -518,6 +519,7 @@ def test_a_dataset_read_twice_gives_the_same_batches(records):
     assert same(first, second)
 
 
+@pytest.mark.slow
 def test_not_deterministic_is_another_order_within_an_epoch(records):
     options = {"every_row": True, "window_rows": 20, "tasks": 2}
     progress = task_batches(records, **options).progress(3, 4)
@@ -737,6 +739,7 @@ GOING_ON = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", GOING_ON)
 def test_the_same_world_goes_on_with_the_batches_that_would_have_followed(records, options):
     options = {"tasks": 2, **options}
@@ -764,6 +767,7 @@ def samples_in(steps):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stops", "options"),
     [
@@ -886,6 +890,7 @@ def test_no_batch_is_traced_anew(records):
     assert assembled.experimental_get_tracing_count() == 1
 
 
+@pytest.mark.slow
 def test_a_step_is_traced_once_whatever_the_buckets(records):
     traced = []
 

@@ -301,6 +301,7 @@ class TestFullDisk:
         assert files_of(folder) == before
         assert not list(tmp_path.glob(".out-*"))
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("keys", "largest_file_bytes", "file"),
         [("vocabulary", 100_000, "item-000.parquet"), ("hash", 300_000, "tfrecord")],

@@ -749,6 +749,7 @@ def logs(draw):
     return schema, split, draw(st.lists(log, min_size=1, max_size=2))
 
 
+@pytest.mark.slow
 @hypothesis.settings(
     max_examples=25,
     deadline=None,

@@ -124,6 +124,7 @@ def small_rows() -> list[dict[str, str]]:
 
 
 class TestSameRecords:
+    @pytest.mark.slow
     @pytest.mark.parametrize("layout", ["csv", "files", "jsonl", "parquet"])
     def test_of_every_format_and_kind_of_key(self, layout, tmp_path):
         rows = made_rows(120)
@@ -208,6 +209,7 @@ class TestSameRecords:
         both(files_source(tmp_path / "log.csv"), LOG_SCHEMA, tmp_path, **options)
         assert not list((tmp_path / "spill").iterdir())
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("by", ["task", "both"])
     def test_appended(self, by, tmp_path):
         """Either engine goes on with what the other one made."""
@@ -335,6 +337,7 @@ class TestSameTexts:
         records = both(source, RAW, tmp_path, on_bad_row="drop", split=Split(0.0))
         assert records.details["dropped_rows"] == {"field item": 8, "field seen": 8}
 
+    @pytest.mark.slow
     @settings(
         max_examples=4,
         deadline=None,
@@ -511,6 +514,7 @@ class TestSpark:
         with pytest.raises(OSError, match="Spark lost rows: expected 11, got 10"):
             prepare(source, SMALL, tmp_path / "out", engine="spark")
 
+    @pytest.mark.slow
     def test_the_running_session_goes_on_and_has_no_new_tables(self, session, tmp_path):
         source = files_source(write_rows(tmp_path / "rows.csv", small_rows()))
         prepare(source, SMALL, tmp_path / "out", engine="spark")
@@ -567,6 +571,7 @@ def _one_more(good_rows):
 
 
 class TestCommand:
+    @pytest.mark.slow
     def test_starts_spark_quietly_and_ends_it(self, tmp_path, tmp_path_factory):
         # Tasks run this Python, and not the first one on PATH.
         other_python = tmp_path_factory.mktemp("bin") / "python3"

@@ -95,6 +95,7 @@ class TestCodec:
             record = encode_episode(int(task), np.zeros([1, rows], np.int32), part)
             assert record[:20] == header.tobytes()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("damage", "match"),
         [

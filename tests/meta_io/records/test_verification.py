@@ -132,6 +132,7 @@ def test_a_file_without_records(tmp_path):
     assert not verify(str(tmp_path)).damages
 
 
+@pytest.mark.slow
 def test_read_episode(sound):
     records = gm.Records.open(sound)
     for position, (_, words) in enumerate(records.read("train")):
@@ -174,6 +175,7 @@ def test_the_content_and_its_checksum(folder):
         name.write_bytes(before)
 
 
+@pytest.mark.slow
 def test_each_damaged_record_is_named(folder):
     records = gm.Records.open(folder)
     expected = set()
@@ -189,6 +191,7 @@ def test_each_damaged_record_is_named(folder):
     assert found.summary == f"7 of {total} records are damaged"
 
 
+@pytest.mark.slow
 def test_every_flipped_bit_of_a_record_is_found(tmp_path):
     made_data.make_records(tmp_path, [1, 2], num_files=1, splits=("train",))
     (name,) = tmp_path.glob("*.tfrecord")
@@ -201,6 +204,7 @@ def test_every_flipped_bit_of_a_record_is_found(tmp_path):
         flip(name, at, mask)
 
 
+@pytest.mark.slow
 def test_fuzzed_bytes_never_crash(folder):
     records = gm.Records.open(folder)
     rng = np.random.default_rng(1)
@@ -490,6 +494,7 @@ def test_other_errors_are_not_explained(sound, text):
     assert describe_damage(gm.Records.open(sound), "train", error) is None
 
 
+@pytest.mark.slow
 def test_explaining_needs_no_duckdb():
     code = "import gmeta_tf.meta_io.records.verification, sys; sys.exit('duckdb' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=120)
