@@ -11,8 +11,7 @@ import tensorflow as tf
 from made_data import SCHEMA, TWO_WIDTHS
 
 import gmeta_tf as gm
-from gmeta_tf.distributed import collectives
-from gmeta_tf.distributed import packed_alltoall as parcels
+from gmeta_tf.distributed import collectives, packed_alltoall
 from gmeta_tf.embedding.exchange import (
     Route,
     departure_of,
@@ -391,7 +390,7 @@ def test_keys_travel_as_the_narrowest_integers_that_fit(monkeypatch, num_rows, k
         sent.append(tensor.dtype.name)
         return collectives.alltoall(tensor, splits, world, name=name)
 
-    monkeypatch.setattr(parcels, "alltoall", alltoall)
+    monkeypatch.setattr(packed_alltoall, "alltoall", alltoall)
     embedding = gm.ShardedEmbedding(SCHEMA, 3, replicate=False, world=WORLD)
     rows = embedding.all_rows("embedded").numpy()
     # A table that says it has so many: to make them would take their memory.
