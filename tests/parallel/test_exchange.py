@@ -1,6 +1,6 @@
 """Collectives and the exchange of rows between ranks, against what one process would compute.
 
-    HOROVOD_CYCLE_TIME=0.1 horovodrun -np 2 python -m pytest tests/parallel -q -x
+    HOROVOD_CYCLE_TIME=2 horovodrun -np 2 python -m pytest tests/parallel -q -x
 
 Every rank runs every test, and each knows what all ranks hold: data is a function of the rank.
 """
@@ -263,7 +263,6 @@ def test_steps_on_all_ranks_equal_steps_on_one(name):
     for embedding in (sharded, whole):
         embedding.make_slots(optimizer)
 
-    @tf.function(reduce_retracing=True)
     def step_of_all(keys, gradients, step):
         routes = sharded.routes(keys)
         located = sharded.locate(routes, step, training=True)
@@ -272,6 +271,8 @@ def test_steps_on_all_ranks_equal_steps_on_one(name):
         sharded.apply_gradients(updates, optimizer, step)
         return rows
 
+    if name == "momentum":  # a trace takes longer than all steps, and the exchange is the same
+        step_of_all = tf.function(step_of_all, reduce_retracing=True)
     for step in range(NUM_STEPS):
         number = tf.constant(step, tf.int64)
         before = {group: whole.all_rows(group).numpy() for group in widths}
@@ -292,8 +293,8 @@ def test_steps_on_all_ranks_equal_steps_on_one(name):
             for keys, of_rank in zip(wanted[group], gradients[group], strict=True):
                 np.add.at(sums, keys, of_rank)
             shard = whole.shards[group]
-            places = shard.locate(tf.constant(touched, tf.int64)).row_indices
-            shard.update(places, tf.constant(sums[touched]), optimizer, number)
+            row_indices = shard.locate(tf.constant(touched, tf.int64)).row_indices
+            shard.update(row_indices, tf.constant(sums[touched]), optimizer, number)
     for group in widths:
         np.testing.assert_allclose(sharded.all_rows(group), whole.all_rows(group), atol=2e-6)
         for slot, values in whole.shards[group].slots.items():

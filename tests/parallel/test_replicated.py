@@ -238,8 +238,8 @@ def test_rows_that_are_read_and_have_no_gradient_are_touched_on_all_ranks():
             updates[replicate] = returned.updates
             embedding.apply_gradients(returned.updates, optimizer, tf.constant(step, tf.int64))
         others = [5 + rank for rank in range(WORLD.size)]
-        places = updates[True]["embedded"][0].numpy().tolist()
-        assert places == ([2, 3] if step == 0 else [2, *others])
+        row_indices = updates[True]["embedded"][0].numpy().tolist()
+        assert row_indices == ([2, 3] if step == 0 else [2, *others])
         assert updates[True]["embedded_2"][0].shape == (0,)
     for group in tables[True].shards:
         expected = tables[False].all_rows(group)
@@ -320,8 +320,8 @@ def test_the_messages_of_groups_of_several_kinds(replicate, groups):
     everyones = [np.random.default_rng(rank) for rank in range(WORLD.size)]
     everyones = [[one.permutation(6)[:4] for _ in wanted] for one in everyones]
     genres = np.bincount(np.concatenate([one[1] for one in everyones]), minlength=6)
-    places, sums = returned.updates["embedded_2"]
-    np.testing.assert_array_equal(places, np.flatnonzero(genres))
+    row_indices, sums = returned.updates["embedded_2"]
+    np.testing.assert_array_equal(row_indices, np.flatnonzero(genres))
     np.testing.assert_array_equal(sums[:, 0], genres[genres > 0])
     counts = horovod_operations(lambda keys: step_of(mixed, keys)[1].updates, wanted)
     assert counts == {"HorovodAlltoall": 3}
