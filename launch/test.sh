@@ -125,8 +125,9 @@ parallel() { # parallel RANKS PYTEST-OPTION...
   local part="pytest tests/parallel on $1 ranks" logs=$scratch/ranks-$1 launcher=$scratch/launcher
   shift
   say "$part"
-  # The ranks share this host's cores. No cache provider: they would all write one file.
-  OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 \
+  # The ranks share this host's cores, which waking 10,000 times a second (the library's 0.1 ms)
+  # would keep busy by a third; tests make few steps. No cache provider: all would write one file.
+  OMP_NUM_THREADS=1 TF_NUM_INTRAOP_THREADS=1 TF_NUM_INTEROP_THREADS=1 HOROVOD_CYCLE_TIME=2 \
     HOROVOD_STALL_CHECK_TIME_SECONDS=30 \
     limited .venv/bin/horovodrun -np "$ranks" --output-filename "$logs" \
     .venv/bin/python -m pytest tests/parallel -q -x --color=no -p no:cacheprovider \

@@ -119,6 +119,7 @@ def batch(tasks, slots=None, *, schema=SCHEMA, support=SUPPORT, query=QUERY):
     return assemble_batch(tf.nest.map_structure(tf.constant, drawn), schema, support)
 
 
+@tf.autograph.experimental.do_not_convert
 def dataset(steps, slots, *, schema=SCHEMA, support=SUPPORT, query=QUERY):
     """The batches of steps of tasks, as a tf.data.Dataset whose U and P are left open."""
     drawn = [episodes(tasks, slots, schema, support, query) for tasks in steps]

@@ -109,6 +109,16 @@ def make_records(
     return gm.Records.open(folder)
 
 
+class SharedBatches(gm.TaskBatches):
+    """Makes a dataset once, for all that read it: that takes as long as many steps."""
+
+    def dataset(self, first_epoch=None):
+        made = self.__dict__.setdefault("made", {})
+        if first_epoch not in made:
+            made[first_epoch] = super().dataset(first_epoch)
+        return made[first_epoch]
+
+
 def made_words(rows, schema=SCHEMA):
     """The planes of rows: int32 `[C, n]`."""
     label, keys, dense = (np.asarray(part) for part in rows)

@@ -49,8 +49,15 @@ def meta_model(world, rules, **compiled):
 
 
 def stepping(model):
-    """The model's step of an iterator, whose batches leave U open: it is traced once."""
-    return tf.function(lambda batches: model.train_step(next(batches)), autograph=False)
+    """The model's step of an iterator, whose batches leave U open: it is traced once.
+
+    One rank alone is what ranks together are compared with: its step need not be traced.
+    """
+
+    def step(batches):
+        return model.train_step(next(batches))
+
+    return tf.function(step, autograph=False) if model.world.is_distributed else step
 
 
 def train(step, tasks):
@@ -133,9 +140,21 @@ def test_a_checkpoint_of_ranks_is_read_by_one(all_rules):
     barrier(WORLD, name="dynamic_checkpoint_end")
 
 
-def steps_where_rank_1(broken_tasks):
-    """Three tasks of the first step for each rank, of which rank 1's are others."""
-    return [broken_tasks if WORLD.rank == 1 else STEPS[0][:3]]
+MOST_TASKS = 40
+
+
+def step_where_rank_1(broken_tasks, slots):
+    """Batches of one step: three tasks of the first for each rank, of which rank 1's are others."""
+    tasks = [broken_tasks if WORLD.rank == 1 else STEPS[0][:3]]
+    return iter(made_batches.dataset(tasks, slots, schema=SCHEMA))
+
+
+@pytest.fixture(scope="module")
+def strict():
+    """A model of small tables that skips steps, and its step."""
+    rules = gm.DynamicTable(capacity=12 * WORLD.size, when_full="error")
+    model = meta_model(WORLD, rules, non_finite="skip")
+    return model, stepping(model)
 
 
 def with_item(task, key):
@@ -144,36 +163,32 @@ def with_item(task, key):
     return dataclasses.replace(task, keys=keys)
 
 
-def test_a_table_that_one_rank_finds_full_stops_every_rank():
-    capacity = 12 * WORLD.size
-    model = meta_model(WORLD, gm.DynamicTable(capacity=capacity, when_full="error"))
-    before = [np.array(variable) for variable in model.trainable_variables]
-    many = [with_item(STEPS[0][0], WORLD.size * key) for key in range(20, 60)]
-    data = made_batches.dataset(steps_where_rank_1(many), 40, schema=SCHEMA)
-    step = tf.function(model.train_step, autograph=False)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="item: expected a row for every key"):
-        step(next(iter(data)))
-    for found, expected in zip(model.trainable_variables, before, strict=True):
-        np.testing.assert_array_equal(np.array(found), expected)
-
-
 @pytest.mark.parametrize("non_finite", ["raise", "skip"])
-def test_a_gradient_that_is_no_number_on_one_rank(non_finite, all_rules):
+def test_a_non_finite_gradient_on_one_rank(non_finite, all_rules, strict):
     if non_finite == "skip":
-        model = meta_model(WORLD, gm.DynamicTable(capacity=99), non_finite=non_finite)
-        step = stepping(model)
+        (model, step), slots = strict, MOST_TASKS
     else:  # as models are by default
-        model, step = all_rules.together, all_rules.step_together
-        assert model.non_finite == non_finite
+        model, step, slots = all_rules.together, all_rules.step_together, SLOTS
+    assert model.non_finite == non_finite
     task = STEPS[0][0]
     broken = dataclasses.replace(task, dense=np.full_like(task.dense, np.nan))
-    data = iter(made_batches.dataset(steps_where_rank_1([broken]), SLOTS, schema=SCHEMA))
+    data = step_where_rank_1([broken], slots)
     before = [np.array(variable) for variable in model.trainable_variables]
     if non_finite == "skip":
         assert step(data)["skipped_steps"] == 1
     else:
         with pytest.raises(tf.errors.InvalidArgumentError, match="got NaN or Inf in"):
             step(data)
+    for found, expected in zip(model.trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(np.array(found), expected)
+
+
+def test_a_table_that_one_rank_finds_full_stops_every_rank(strict):
+    model, step = strict
+    before = [np.array(variable) for variable in model.trainable_variables]
+    many = [with_item(STEPS[0][0], WORLD.size * key) for key in range(20, 20 + MOST_TASKS)]
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"dynamic table item has met"):
+        step(step_where_rank_1(many, MOST_TASKS))
     for found, expected in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(np.array(found), expected)
 

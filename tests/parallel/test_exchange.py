@@ -1,6 +1,6 @@
 """Collectives and the exchange of rows between ranks, against what one process would compute.
 
-    HOROVOD_CYCLE_TIME=0.1 horovodrun -np 2 python -m pytest tests/parallel -q -x
+    HOROVOD_CYCLE_TIME=2 horovodrun -np 2 python -m pytest tests/parallel -q -x
 
 Every rank runs every test, and each knows what all ranks hold: data is a function of the rank.
 """
@@ -11,8 +11,7 @@ import tensorflow as tf
 from made_data import SCHEMA, TWO_WIDTHS
 
 import gmeta_tf as gm
-from gmeta_tf.distributed import collectives
-from gmeta_tf.distributed import packed_alltoall as parcels
+from gmeta_tf.distributed import collectives, packed_alltoall
 from gmeta_tf.embedding.exchange import (
     Route,
     departure_of,
@@ -264,7 +263,6 @@ def test_steps_on_all_ranks_equal_steps_on_one(name):
     for embedding in (sharded, whole):
         embedding.make_slots(optimizer)
 
-    @tf.function(reduce_retracing=True)
     def step_of_all(keys, gradients, step):
         routes = sharded.routes(keys)
         located = sharded.locate(routes, step, training=True)
@@ -273,6 +271,8 @@ def test_steps_on_all_ranks_equal_steps_on_one(name):
         sharded.apply_gradients(updates, optimizer, step)
         return rows
 
+    if name == "momentum":  # a trace takes longer than all steps, and the exchange is the same
+        step_of_all = tf.function(step_of_all, reduce_retracing=True)
     for step in range(NUM_STEPS):
         number = tf.constant(step, tf.int64)
         before = {group: whole.all_rows(group).numpy() for group in widths}
@@ -293,8 +293,8 @@ def test_steps_on_all_ranks_equal_steps_on_one(name):
             for keys, of_rank in zip(wanted[group], gradients[group], strict=True):
                 np.add.at(sums, keys, of_rank)
             shard = whole.shards[group]
-            places = shard.locate(tf.constant(touched, tf.int64)).row_indices
-            shard.update(places, tf.constant(sums[touched]), optimizer, number)
+            row_indices = shard.locate(tf.constant(touched, tf.int64)).row_indices
+            shard.update(row_indices, tf.constant(sums[touched]), optimizer, number)
     for group in widths:
         np.testing.assert_allclose(sharded.all_rows(group), whole.all_rows(group), atol=2e-6)
         for slot, values in whole.shards[group].slots.items():
@@ -391,7 +391,7 @@ def test_keys_travel_as_the_narrowest_integers_that_fit(monkeypatch, num_rows, k
         sent.append(tensor.dtype.name)
         return collectives.alltoall(tensor, splits, world, name=name)
 
-    monkeypatch.setattr(parcels, "alltoall", alltoall)
+    monkeypatch.setattr(packed_alltoall, "alltoall", alltoall)
     embedding = gm.ShardedEmbedding(SCHEMA, 3, replicate=False, world=WORLD)
     rows = embedding.all_rows("embedded").numpy()
     # A table that says it has so many: to make them would take their memory.

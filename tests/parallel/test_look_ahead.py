@@ -1,7 +1,7 @@
 """With the next step's keys exchanged ahead, training is the same to the last bit."""
 
 import collections
-import contextlib
+import functools
 import itertools
 import pathlib
 import tempfile
@@ -11,7 +11,7 @@ import made_batches
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_data import make_records
+from made_data import SharedBatches, make_records
 
 import gmeta_tf as gm
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
@@ -30,12 +30,13 @@ SPLITS = {
 
 
 class Counted(gm.MetaModel):
-    """Counts how often its step is traced."""
+    """Counts how often its step is traced, and how often of it with the next step's keys."""
 
-    traces = 0
+    traces = traces_with_next = 0
 
     def train_step(self, batch):
         self.traces += 1
+        self.traces_with_next += "next" in batch
         return super().train_step(batch)
 
 
@@ -84,33 +85,79 @@ def assert_equal(found, expected):
         np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
-@contextlib.contextmanager
-def counted_exchanges(model):
-    """How often steps exchange their own keys and the next step's, while they run."""
-    made = {name: tf.Variable(0) for name in ("keys", "next_keys")}
-    embedding, ahead = model.embedding, model.look_ahead
-    arrivals, following = embedding.arrivals, ahead.following if ahead else None
+class Exchanges:
+    """Counts how often steps exchange their own keys and the next step's, whenever they run."""
 
-    def counted_arrivals(departures):
-        # Behind the keys: a step that finds the data ended makes none.
-        with tf.control_dependencies([one.keys for one in departures.values()]):
-            made["keys"].assign_add(1)
-        return arrivals(departures)
+    def __init__(self, model):
+        self._made = {name: tf.Variable(0, trainable=False) for name in ("keys", "next_keys")}
+        embedding, ahead = model.embedding, model.look_ahead
+        arrivals, following = embedding.arrivals, ahead.following if ahead else None
 
-    def counted_following(batch):
-        with tf.control_dependencies(list(batch["keys"].values())):
-            made["next_keys"].assign_add(1)
-        return following(batch)
+        def counted_arrivals(departures):
+            # Behind the keys: a step that finds the data ended makes none.
+            with tf.control_dependencies([one.keys for one in departures.values()]):
+                self._made["keys"].assign_add(1)
+            return arrivals(departures)
 
-    embedding.arrivals = counted_arrivals
-    if ahead:
-        ahead.following = counted_following
-    counts = {}
-    yield counts
-    counts.update({name: int(count) for name, count in made.items()})
-    del embedding.arrivals
-    if ahead:
-        del ahead.following
+        def counted_following(batch):
+            with tf.control_dependencies(list(batch["keys"].values())):
+                self._made["next_keys"].assign_add(1)
+            return following(batch)
+
+        embedding.arrivals = counted_arrivals
+        if ahead:
+            ahead.following = counted_following
+
+    def restart(self):
+        for count in self._made.values():
+            count.assign(0)
+
+    def counts(self):
+        return {name: int(count) for name, count in self._made.items()}
+
+
+class Trained:
+    """A model that each test finds untrained. Its step is traced once for each kind of batch."""
+
+    def __init__(self, look_ahead, *arguments, **options):
+        self.model = meta_model(look_ahead, *arguments, **options)
+        self.exchanges = Exchanges(self.model)
+        self.untrained = numbers(self.model)
+
+    def restart(self):
+        for name, variable in changing(self.model).items():
+            variable.assign(self.untrained[name])
+        if self.model.look_ahead:
+            self.model.look_ahead.forget()
+        self.exchanges.restart()
+        return self
+
+    def steps(self, data):
+        """What `fit` calls for each step of the data; `fit` also leaves the world at an error."""
+        self.model.make_train_function()
+        batches = iter(data)
+        return lambda: self.model.train_function(batches)
+
+    def step_through(self, data, num_steps):
+        step = self.steps(data)
+        for _ in range(num_steps):
+            step()
+
+
+@functools.cache
+def shared(look_ahead):
+    """The model with or without, of one width, that tests share."""
+    return Trained(look_ahead)
+
+
+@pytest.fixture
+def ahead():
+    return shared(True).restart()
+
+
+@pytest.fixture
+def plain():
+    return shared(False).restart()
 
 
 @pytest.mark.parametrize(
@@ -132,24 +179,26 @@ def counted_exchanges(model):
 def test_two_fits_are_those_without(split, options):
     """Of a finite dataset, judged after each of its epochs; the two fits have one trace."""
     data = steps_of(split, options.get("schema", made_batches.SCHEMA))
-    plain, ahead = meta_model(False, **options), meta_model(True, **options)
-    assert plain.look_ahead is None
-    before = numbers(plain)
-    histories = {model: [] for model in (plain, ahead)}
-    for model, losses in histories.items():
-        with counted_exchanges(model) as exchanges:
-            for epochs in (2, 1):
-                history = model.fit(data, validation_data=data, epochs=epochs, verbose=0)
-                losses.append(history.history)
-        if model is ahead:
-            # Each of three epochs begins the data anew; `evaluate` exchanges its keys in each.
-            judged = 3 * len(STEPS)
-            assert model.traces == 1
-            assert exchanges == {"keys": 3 + judged, "next_keys": 3 * len(STEPS)}
+    plain, ahead = (
+        Trained(look_ahead, **options) if options else shared(look_ahead).restart()
+        for look_ahead in (False, True)
+    )
+    assert plain.model.look_ahead is None
+    histories = {trained: [] for trained in (plain, ahead)}
+    traces_before = ahead.model.traces
+    for trained, losses in histories.items():
+        for epochs in (2, 1):
+            history = trained.model.fit(data, validation_data=data, epochs=epochs, verbose=0)
+            losses.append(history.history)
+    # Each of three epochs begins the data anew; `evaluate` exchanges its keys in each.
+    judged = 3 * len(STEPS)
+    assert ahead.exchanges.counts() == {"keys": 3 + judged, "next_keys": 3 * len(STEPS)}
+    assert ahead.model.traces_with_next == 1
+    assert ahead.model.traces - traces_before <= 1
     assert histories[ahead] == histories[plain]
-    after = numbers(plain)
-    assert any((after[name] != value).any() for name, value in before.items())
-    assert_equal(numbers(ahead), after)
+    after = numbers(plain.model)
+    assert any((after[name] != value).any() for name, value in plain.untrained.items())
+    assert_equal(numbers(ahead.model), after)
 
 
 @pytest.fixture(scope="module")
@@ -167,69 +216,30 @@ def test_task_batches_go_on_over_epochs(records):
     """The last step of an epoch announces the first of the next; a new `fit` begins anew."""
 
     def batches(split="train", **more):
-        return gm.TaskBatches(records, split, tasks=2, support=3, query=4, world=WORLD, **more)
+        return SharedBatches(records, split, tasks=2, support=3, query=4, world=WORLD, **more)
 
     options = {"buckets": 2, "every_row": True}
     train, valid = batches(**options), batches("valid", every_query=True)
     rest = batches(**options, begin=train.progress(2, 1))
-    plain, ahead = meta_model(False, records.schema), meta_model(True, records.schema)
-    for model in (plain, ahead):
-        with counted_exchanges(model) as exchanges:
-            # Judging moves no weight: `plain` is spared it.
-            judged = {"validation_data": valid} if model is ahead else {}
-            model.fit(train, **judged, epochs=2, verbose=0)
-            # One epoch from its second step on, and then a whole one: two fits of Keras.
-            model.fit(rest, epochs=4, verbose=0)
+    plain, ahead = (Trained(look_ahead, records.schema) for look_ahead in (False, True))
+    for trained in (plain, ahead):
+        # Judging moves no weight: `plain` is spared it.
+        judged = {"validation_data": valid} if trained is ahead else {}
+        trained.model.fit(train, **judged, epochs=2, verbose=0)
+        # One epoch from its second step on, and then a whole one: two fits of Keras.
+        trained.model.fit(rest, epochs=4, verbose=0)
     steps = 4 * train.steps_per_epoch - 1
-    assert exchanges == {"keys": 3 + 2 * valid.steps_per_epoch, "next_keys": steps}
-    assert float(ahead.input_seconds) > 0
-    assert_equal(numbers(ahead), numbers(plain))
-
-
-class Stepped:
-    """A model that each test finds untrained. Its step is traced once for each kind of batch."""
-
-    def __init__(self, look_ahead):
-        self.model = meta_model(look_ahead)
-        self.untrained = numbers(self.model)
-        data = steps_of("uneven")
-        kinds = {"next": with_next_keys(data), "no next": data}
-        self.steps = {  # the batches of these specs leave U open
-            kind: tf.function(
-                self.model.train_step, autograph=False, input_signature=[of_kind.element_spec]
-            )
-            for kind, of_kind in kinds.items()
-        }
-
-    def restart(self):
-        for name, variable in changing(self.model).items():
-            variable.assign(self.untrained[name])
-        if self.model.look_ahead:
-            self.model.look_ahead.forget()
-        return self
-
-    def step(self, batch):
-        return self.steps["next" if "next" in batch else "no next"](batch)
-
-
-@pytest.fixture(scope="module")
-def both_kinds():
-    return {look_ahead: Stepped(look_ahead) for look_ahead in (True, False)}
-
-
-@pytest.fixture
-def ahead(both_kinds):
-    return both_kinds[True].restart()
-
-
-@pytest.fixture
-def plain(both_kinds):
-    return both_kinds[False].restart()
+    keys = 3 + 2 * valid.steps_per_epoch
+    assert ahead.exchanges.counts() == {"keys": keys, "next_keys": steps}
+    assert float(ahead.model.input_seconds) > 0
+    assert_equal(numbers(ahead.model), numbers(plain.model))
 
 
 def test_a_step_makes_two_collectives(ahead):
     """Rows; gradients, the next keys and the dense sums. The first step's branch has its keys'."""
-    graph = ahead.steps["next"].get_concrete_function().graph.as_graph_def()
+    spec = with_next_keys(steps_of("uneven")).element_spec
+    step = tf.function(ahead.model.train_step, autograph=False)
+    graph = step.get_concrete_function(spec).graph.as_graph_def()
     branches = [node for function in graph.library.function for node in function.node_def]
     counts = [
         collections.Counter(node.op for node in nodes if node.op.startswith("Horovod"))
@@ -246,46 +256,47 @@ def test_a_key_out_of_range_on_one_rank_stops_every_rank(ahead, plain):
     keys[0, 0] = 13 if WORLD.rank == 1 else 0
     refused = made_batches.Task(0, broken.num_support, keys, broken.dense, broken.label)
     data = made_batches.dataset([tasks[0], [refused], tasks[2]], SLOTS)
-    batches = iter(with_next_keys(data))
-    ahead.step(next(batches))
+    step = ahead.steps(with_next_keys(data))
+    step()
     before = numbers(ahead.model)
     with pytest.raises(tf.errors.InvalidArgumentError, match="item: expected keys from 0 to 12"):
-        ahead.step(next(batches))
+        step()
     assert_equal(numbers(ahead.model), before)
-    ahead.step(next(batches))
+    step()
 
-    for batch in made_batches.dataset([tasks[0], tasks[2]], SLOTS):
-        plain.step(batch)
+    plain.step_through(made_batches.dataset([tasks[0], tasks[2]], SLOTS), 2)
     assert_equal(numbers(ahead.model), numbers(plain.model))
 
 
 def test_a_step_of_other_keys_than_announced_is_refused(ahead):
-    first, second, *_ = with_next_keys(steps_of("uneven"))
-    ahead.step(first)
+    data = with_next_keys(steps_of("uneven"))
+    first, second = data.take(1), data.skip(1).take(1)
+    step = ahead.steps(first.repeat(3).concatenate(second))
+    step()
     before = numbers(ahead.model)
     with pytest.raises(tf.errors.InvalidArgumentError, match="not those that the step before"):
-        ahead.step(first)
+        step()
     assert_equal(numbers(ahead.model), before)
     ahead.model.look_ahead.forget()
-    ahead.step(first)
-    ahead.step(second)
+    step()
+    step()
 
 
 def test_a_batch_without_next_exchanges_its_own_keys_and_so_does_the_one_behind_it(ahead, plain):
-    first, second, *_ = with_next_keys(steps_of("uneven"))
-    for one in (ahead, plain):
-        one.step({name: value for name, value in first.items() if name != "next"})
-        one.step(second)
+    data = steps_of("uneven")
+    ahead.step_through(data, 1)
+    ahead.step_through(with_next_keys(data.skip(1)), 1)
+    plain.step_through(data, 2)
     assert_equal(numbers(ahead.model), numbers(plain.model))
 
 
 def test_data_that_can_not_be_looked_into_is_trained_on_all_the_same(ahead, plain):
     """By what `fit` calls: a list of batches stays as it is, and each step sends its own keys."""
-    batches = list(steps_of("uneven"))
+    data = steps_of("uneven")
+    batches = list(data)
     assert ahead.model._looking_ahead(batches) is batches
     for one in (ahead, plain):
-        for batch in batches[:3]:
-            one.step(batch)
+        one.step_through(data, 3)
     assert_equal(numbers(ahead.model), numbers(plain.model))
     assert any((numbers(ahead.model)[name] != v).any() for name, v in ahead.untrained.items())
 

@@ -5,8 +5,7 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.distributed import collectives
-from gmeta_tf.distributed import packed_alltoall as parcels
+from gmeta_tf.distributed import collectives, packed_alltoall
 from gmeta_tf.distributed.packed_alltoall import Payload, exchange_payloads
 
 WORLD = gm.World.detect()
@@ -127,7 +126,7 @@ def test_totals_without_parts_are_an_alltoall_of_their_own_where_that_is_quicker
 
 
 def test_totals_that_do_not_ride_are_summed_too(monkeypatch):
-    monkeypatch.setattr(parcels, "_MOST_PIGGYBACKED_BYTES", 0)
+    monkeypatch.setattr(packed_alltoall, "_MOST_PIGGYBACKED_BYTES", 0)
     _, sums = exchange_payloads(
         [part_of("float32", 0, told=False)],
         WORLD,
@@ -139,7 +138,7 @@ def test_totals_that_do_not_ride_are_summed_too(monkeypatch):
 
 def test_a_message_of_too_many_numbers(monkeypatch):
     """All ranks refuse here: one that refused alone would be left by the others' `fit`."""
-    monkeypatch.setattr(parcels, "_MOST_WORDS", 5)
+    monkeypatch.setattr(packed_alltoall, "_MOST_WORDS", 5)
     part = Payload(tf.zeros([2 * SIZE, 3]), tf.fill([SIZE], 2))
     with pytest.raises(
         tf.errors.InvalidArgumentError, match=r"too_long of this rank's step has more"
@@ -149,7 +148,7 @@ def test_a_message_of_too_many_numbers(monkeypatch):
 
 @pytest.mark.parametrize("most_riding", [0, 1 << 22])
 def test_totals_without_parts_are_summed(monkeypatch, most_riding):
-    monkeypatch.setattr(parcels, "_MOST_PIGGYBACKED_BYTES", most_riding)
+    monkeypatch.setattr(packed_alltoall, "_MOST_PIGGYBACKED_BYTES", most_riding)
     totals = [tf.constant([2.0]), tf.constant([[0.1 + RANK, 3.0]])]
     came, sums = exchange_payloads([], WORLD, name=f"no_parts_{most_riding}", totals=totals)
     assert came == []

@@ -1,4 +1,4 @@
-"""Tables that every rank has a copy of train as sharded ones do, in one collective."""
+"""Replicated tables train as sharded ones do, in one collective."""
 
 import collections
 import dataclasses
@@ -10,7 +10,7 @@ import made_batches
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_data import TWO_WIDTHS, make_records
+from made_data import TWO_WIDTHS, SharedBatches, make_records
 
 import gmeta_tf as gm
 from gmeta_tf.distributed import collectives
@@ -71,7 +71,7 @@ def records():
 
 
 def batches_of(records, split="train", **options):
-    return gm.TaskBatches(records, split, tasks=2, support=3, query=4, world=WORLD, **options)
+    return SharedBatches(records, split, tasks=2, support=3, query=4, world=WORLD, **options)
 
 
 def meta_model(schema, replicate, *, world=WORLD, seed=0, **compiled):
@@ -138,47 +138,47 @@ def first_steps(records):
     return list(batches_of(records).dataset().take(4))
 
 
-def assert_trained_alike(copied, other, before):
+def assert_trained_alike(replicated, other, before):
     """And moved: the rows that steps have read, and no others."""
     assert other.embedding.replicated == ()
-    assert copied.embedding.replicated == ("embedded", "embedded_2")
-    assert int(copied.optimizer.iterations) > 3
-    found = numbers(copied)
+    assert replicated.embedding.replicated == ("embedded", "embedded_2")
+    assert int(replicated.optimizer.iterations) > 3
+    found = numbers(replicated)
     assert_close(found, numbers(other))
-    for group in copied.embedding.replicated:
+    for group in replicated.embedding.replicated:
         moved = np.abs(found[f"{group} rows"] - before[f"{group} rows"]).max(axis=1)
         assert (moved > 1e-3).sum() > 4
         # The last key of a table is never read: its row stays as it was, whatever the optimizer.
         assert moved[-1] == 0
-    assert_equal_on_all_ranks(copied)
+    assert_equal_on_all_ranks(replicated)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_are_those_of_sharded_tables(records, first_steps, name):
     """Few keys are read by all ranks. Not traced, which takes seconds a model."""
-    copied, other = (
+    replicated, other = (
         meta_model(records.schema, replicate, row_optimizer=OPTIMIZERS[name])
         for replicate in (True, False)
     )
-    before = numbers(copied)
+    before = numbers(replicated)
     for batch in first_steps:
-        for model in (copied, other):
+        for model in (replicated, other):
             model.train_step(batch)
-    assert_trained_alike(copied, other, before)
+    assert_trained_alike(replicated, other, before)
 
 
 def test_fit_is_that_of_sharded_tables(records):
     """A rank steps on empty tasks at the end of an epoch; no keys are looked ahead to."""
     optimizer = OPTIMIZERS["lazy_adam"]
-    copied = meta_model(records.schema, True, row_optimizer=optimizer)
-    assert copied.look_ahead is None
-    before = numbers(copied)
-    copied.fit(batches_of(records, every_row=True), epochs=2, verbose=0)
-    other = meta_model(records.schema, False, row_optimizer=optimizer)
+    replicated = meta_model(records.schema, True, row_optimizer=optimizer)
+    assert replicated.look_ahead is None
+    before = numbers(replicated)
     batches = batches_of(records, every_row=True)
-    for batch in batches.dataset().take(2 * batches.steps_per_epoch):
+    replicated.fit(batches, epochs=2, verbose=0)
+    other = meta_model(records.schema, False, row_optimizer=optimizer)
+    for batch in batches.dataset(0).take(2 * batches.steps_per_epoch):
         other.train_step(batch)
-    assert_trained_alike(copied, other, before)
+    assert_trained_alike(replicated, other, before)
 
 
 def own_tasks(world):
@@ -192,24 +192,16 @@ def own_tasks(world):
     ]
 
 
-def fitted(schema, replicate):
-    model = meta_model(schema, replicate)
-    model.fit(made_batches.dataset(own_tasks(WORLD), SLOTS, schema=schema), epochs=2, verbose=0)
-    return model
-
-
-def stepped(schema, replicate, world=WORLD):
-    """As `fitted`, without a trace."""
-    model = meta_model(schema, replicate, world=world)
-    for _ in range(2):
-        for batch in made_batches.dataset(own_tasks(world), SLOTS, schema=schema):
-            model.train_step(batch)
+def fitted(schema, replicate, *, world=WORLD, epochs=2, **compiled):
+    model = meta_model(schema, replicate, world=world, **compiled)
+    data = made_batches.dataset(own_tasks(world), SLOTS, schema=schema)
+    model.fit(data, epochs=epochs, verbose=0)
     return model
 
 
 def test_fit_is_that_of_one_rank():
     together = fitted(made_batches.TWO_WIDTHS, True)
-    alone = stepped(made_batches.TWO_WIDTHS, True, ALONE)
+    alone = fitted(made_batches.TWO_WIDTHS, True, world=ALONE, run_eagerly=True)
     assert alone.embedding.replicated == ()
     assert_close(numbers(together), numbers(alone))
     judged = [
@@ -246,8 +238,8 @@ def test_rows_that_are_read_and_have_no_gradient_are_touched_on_all_ranks():
             updates[replicate] = returned.updates
             embedding.apply_gradients(returned.updates, optimizer, tf.constant(step, tf.int64))
         others = [5 + rank for rank in range(WORLD.size)]
-        places = updates[True]["embedded"][0].numpy().tolist()
-        assert places == ([2, 3] if step == 0 else [2, *others])
+        row_indices = updates[True]["embedded"][0].numpy().tolist()
+        assert row_indices == ([2, 3] if step == 0 else [2, *others])
         assert updates[True]["embedded_2"][0].shape == (0,)
     for group in tables[True].shards:
         expected = tables[False].all_rows(group)
@@ -266,7 +258,7 @@ def step_of(embedding, wanted, gradients=None):
 
 
 @pytest.mark.parametrize("wire", ["bfloat16", "float16"])
-def test_copies_are_not_rounded_on_the_wire(wire):
+def test_replicated_tables_are_not_rounded_on_the_wire(wire):
     embedding = gm.ShardedEmbedding(
         TWO_WIDTHS, 3, scale=0.9, wire=wire, replicate=True, world=WORLD
     )
@@ -287,10 +279,10 @@ def test_copies_are_not_rounded_on_the_wire(wire):
 # Groups of several kinds ----------------------------------------------------------------------
 
 
-def test_groups_of_several_kinds_are_as_without_copies():
-    """One grows, one is copied, one is sharded; keys of two are looked ahead to."""
-    expected = stepped(THREE_GROUPS, False)
-    model = fitted(THREE_GROUPS, {"genre"})
+def test_groups_of_several_kinds_train_as_sharded_ones():
+    """One grows, one is replicated, one is sharded; keys of two are looked ahead to."""
+    expected = fitted(THREE_GROUPS, False, epochs=1, run_eagerly=True, look_ahead=False)
+    model = fitted(THREE_GROUPS, {"genre"}, epochs=1)
     kinds = {group: type(shard).__name__ for group, shard in model.embedding.shards.items()}
     assert kinds == {
         "embedded:item": "DynamicShard",
@@ -328,8 +320,8 @@ def test_the_messages_of_groups_of_several_kinds(replicate, groups):
     everyones = [np.random.default_rng(rank) for rank in range(WORLD.size)]
     everyones = [[one.permutation(6)[:4] for _ in wanted] for one in everyones]
     genres = np.bincount(np.concatenate([one[1] for one in everyones]), minlength=6)
-    places, sums = returned.updates["embedded_2"]
-    np.testing.assert_array_equal(places, np.flatnonzero(genres))
+    row_indices, sums = returned.updates["embedded_2"]
+    np.testing.assert_array_equal(row_indices, np.flatnonzero(genres))
     np.testing.assert_array_equal(sums[:, 0], genres[genres > 0])
     counts = horovod_operations(lambda keys: step_of(mixed, keys)[1].updates, wanted)
     assert counts == {"HorovodAlltoall": 3}
@@ -343,7 +335,7 @@ def horovod_operations(function, *arguments):
     return dict(collections.Counter(n.op for n in nodes if n.op.startswith("Horovod")))
 
 
-def test_a_step_of_copies_makes_one_collective():
+def test_a_step_of_replicated_tables_makes_one_collective():
     model = meta_model(made_batches.TWO_WIDTHS, True)
     batch = made_batches.batch(STEPS[0], schema=made_batches.TWO_WIDTHS)
     assert horovod_operations(model.train_step, batch) == {"HorovodAlltoall": 1}
@@ -357,8 +349,8 @@ def rows_files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.glob("rows-*"))}
 
 
-@pytest.mark.parametrize("first", [True, False], ids=["from copies", "from shards"])
-def test_checkpoints_are_the_same_of_copies_and_shards(records, first_steps, first):
+@pytest.mark.parametrize("first", [True, False], ids=["from replicated", "from sharded"])
+def test_checkpoints_are_the_same_of_replicated_and_sharded_tables(records, first_steps, first):
     folder = folder_of_all(f"checkpoints_{first}")
     model = meta_model(records.schema, first)
     model.train_step(first_steps[0])
@@ -383,7 +375,7 @@ def test_checkpoints_are_the_same_of_copies_and_shards(records, first_steps, fir
     assert_close(numbers(again), expected, **exact)
 
 
-def test_rows_of_copies_are_read_without_a_collective(monkeypatch):
+def test_replicated_rows_are_read_without_a_collective(monkeypatch):
     model = meta_model(made_batches.TWO_WIDTHS, True)
 
     def refuse():
@@ -419,7 +411,7 @@ def test_a_key_out_of_range_on_one_rank_stops_every_rank():
 
 
 @pytest.mark.parametrize("non_finite", ["raise", "skip"])
-def test_a_gradient_that_is_no_number_on_one_rank(non_finite):
+def test_a_non_finite_gradient_on_one_rank(non_finite):
     model = meta_model(made_batches.TWO_WIDTHS, True, non_finite=non_finite)
     before = numbers(model)
     broken = dataclasses.replace(STEPS[0][0], dense=np.full_like(STEPS[0][0].dense, np.nan))
@@ -431,7 +423,7 @@ def test_a_gradient_that_is_no_number_on_one_rank(non_finite):
     assert_close(numbers(model), before, rtol=0, atol=0)
 
 
-def test_auto_copies_small_tables_and_no_large_ones():
+def test_auto_replicates_small_tables_and_no_large_ones():
     small = gm.ShardedEmbedding(TWO_WIDTHS, 3, world=WORLD)
     assert small.replicated == ("embedded", "embedded_2")
     assert all(isinstance(shard, ReplicatedShard) for shard in small.shards.values())
@@ -442,7 +434,7 @@ def test_auto_copies_small_tables_and_no_large_ones():
     assert large.exchanged == ("embedded", "embedded_2")
 
 
-def test_ranks_that_copy_and_others_are_refused_on_every_rank():
+def test_ranks_that_replicate_and_others_are_refused_on_every_rank():
     with pytest.raises(ValueError, match="replicate is True on rank 0 and False on rank 1"):
         gm.ShardedEmbedding(TWO_WIDTHS, 3, replicate=WORLD.rank == 0, world=WORLD)
 

@@ -86,13 +86,13 @@ def test_five_steps_are_those_of_horovod(sok, optimizer):
         outcomes[name] = made_sok.run_steps(embedding, optimizer, WORLD)
     for found, expected in zip(outcomes["sok"], outcomes["horovod"], strict=True):
         made_sok.assert_same(found[0], expected[0])
-        for group, (places, sums) in expected[1].items():
-            found_places, found_sums = found[1][group]
-            assert sorted(found_places) == sorted(places)
-            assert len(set(found_places.tolist())) == len(found_places)
-            assert (found_places < tables["sok"].shards[group].rows.shape[0]).all()
+        for group, (row_indices, sums) in expected[1].items():
+            found_indices, found_sums = found[1][group]
+            assert sorted(found_indices) == sorted(row_indices)
+            assert len(set(found_indices.tolist())) == len(found_indices)
+            assert (found_indices < tables["sok"].shards[group].rows.shape[0]).all()
             made_sok.assert_same(
-                made_sok.by_key(found_places, found_sums), made_sok.by_key(places, sums)
+                made_sok.by_key(found_indices, found_sums), made_sok.by_key(row_indices, sums)
             )
     after = made_sok.all_rows(tables["sok"])
     made_sok.assert_same(after, made_sok.all_rows(tables["horovod"]))
@@ -122,12 +122,12 @@ def test_sok_leaves_replicated_tables_alone(sok, replicate, groups):
     made_sok.assert_same(made_sok.all_rows(tables), made_sok.all_rows(expected))
 
 
-def test_auto_copies_nothing_where_sok_exchanges(sok):
+def test_auto_replicates_nothing_where_sok_exchanges(sok):
     assert made_sok.embedding("sok", WORLD, replicate="auto").replicated == ()
-    # Width 3 is none of SOK's, which copies do not need.
+    # Width 3 is none of SOK's, which replicated tables do not need.
     schema = made_batches.SCHEMA
-    copies = gm.ShardedEmbedding(schema, 3, replicate=True, world=WORLD, backend="sok")
-    assert copies.replicated == ("embedded",)
+    tables = gm.ShardedEmbedding(schema, 3, replicate=True, world=WORLD, backend="sok")
+    assert tables.replicated == ("embedded",)
 
 
 SLOTS = 7
@@ -202,9 +202,9 @@ def test_fit_is_that_of_horovod(trainees, split):
     assert found_judged == pytest.approx(judged, rel=1e-5)
 
 
-def test_a_step_makes_three_alltoalls_and_one_allreduce(sok):
+def test_a_step_makes_three_alltoalls_and_one_allreduce(trainees):
     """As over Horovod: keys there, rows back, gradients there."""
-    model = meta_model("sok")
+    model = trainees[0].model
     step = tf.function(model.train_step, autograph=False)
     graph = step.get_concrete_function(made_batches.batch(STEPS[0])).graph.as_graph_def()
     nodes = [*graph.node, *(node for inner in graph.library.function for node in inner.node_def)]

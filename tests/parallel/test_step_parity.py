@@ -5,6 +5,7 @@ together are compared with.
 """
 
 import collections
+import functools
 
 import keras
 import made_batches
@@ -45,6 +46,10 @@ def learner():
     return gm.models.MamlDLRM(bottom=(4,), top=(6,))
 
 
+def melu():
+    return gm.models.MeLU((5,))
+
+
 def meta_model(
     world, inner=None, row_optimizer="sgd", schema=made_batches.SCHEMA, make_learner=learner
 ):
@@ -52,7 +57,8 @@ def meta_model(
     embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, replicate=False, world=world)
     model = gm.MetaModel(make_learner(), embedding, inner or gm.InnerLoop(1, 0.4))
     optimizer = keras.optimizers.Adam(0.03, epsilon=1e-2)
-    model.compile(optimizer, ROW_OPTIMIZERS[row_optimizer])
+    # One rank alone is what ranks together are compared with: it need not be traced.
+    model.compile(optimizer, ROW_OPTIMIZERS[row_optimizer], run_eagerly=not world.is_distributed)
     return model
 
 
@@ -87,10 +93,15 @@ class Trainee:
         self.model = meta_model(world, schema=schema, **options)
         self.start = [variable.numpy() for variable in variables_of(self.model)]
 
-    def train(self, split):
-        """Dense weights, all rows of each group and the loss after five steps."""
+    def restart(self):
+        """The model, as it was made."""
         for variable, value in zip(variables_of(self.model), self.start, strict=True):
             variable.assign(value)
+        return self.model
+
+    def train(self, split):
+        """Dense weights, all rows of each group and the loss after five steps."""
+        self.restart()
         data = made_batches.dataset(own_tasks(split, self.world), SLOTS, schema=self.schema)
         (loss,) = self.model.fit(data, verbose=0).history["loss"]
         return {"loss": np.array(loss), **self.numbers()}
@@ -119,31 +130,41 @@ def assert_moved(after, before):
             assert change.max() > 1e-3, name
 
 
-@pytest.fixture(scope="module", params=[(2, "sgd"), (2, "lazy_adam"), (1, "adagrad")], ids=str)
-def trainees(request):
-    """One model alone, its numbers before and after, and one model over all ranks."""
-    order, row_optimizer = request.param
-    options = {"inner": gm.InnerLoop(1, 0.4, order=order), "row_optimizer": row_optimizer}
-    alone, together = Trainee(ALONE, **options), Trainee(WORLD, **options)
-    before = alone.numbers()
-    return before, alone.train("even"), together
+@functools.cache
+def trainee(world, order, row_optimizer):
+    """The one of these options: all tests of this file share it."""
+    return Trainee(world, inner=gm.InnerLoop(1, 0.4, order=order), row_optimizer=row_optimizer)
+
+
+@functools.cache
+def of_one_rank(order, row_optimizer):
+    """The numbers of one rank alone, before and after five steps."""
+    alone = trainee(ALONE, order, row_optimizer)
+    return alone.numbers(), alone.train("even")
 
 
 @pytest.mark.parametrize("split", list(SPLITS))
-def test_five_steps_are_those_of_one_rank(trainees, split):
-    before, expected, together = trainees
-    assert_same(together.train(split), expected)
+@pytest.mark.parametrize("options", [(2, "sgd"), (2, "lazy_adam"), (1, "adagrad")], ids=str)
+def test_five_steps_are_those_of_one_rank(options, split):
+    before, expected = of_one_rank(*options)
+    assert_same(trainee(WORLD, *options).train(split), expected)
     assert_moved(expected, before)
 
 
+@functools.cache
+def two_widths(world):
+    """A trainee of learned rates in two inner steps, and of tables of two widths."""
+    return Trainee(
+        world,
+        schema=made_batches.TWO_WIDTHS,
+        inner=gm.InnerLoop(2, 0.3, learn_rates=True),
+        row_optimizer="adagrad",
+        make_learner=melu,
+    )
+
+
 def test_learned_rates_and_two_widths_are_those_of_one_rank():
-    options = {
-        "inner": gm.InnerLoop(2, 0.3, learn_rates=True),
-        "schema": made_batches.TWO_WIDTHS,
-        "make_learner": lambda: gm.models.MeLU((5,)),
-        "row_optimizer": "adagrad",
-    }
-    alone, together = Trainee(ALONE, **options), Trainee(WORLD, **options)
+    alone, together = two_widths(ALONE), two_widths(WORLD)
     start = next(v for v in alone.model.trainable_variables if v.name == "inner_rates").numpy()
     assert_same(together.train("uneven"), alone.train("uneven"))
     rates = next(v for v in together.model.trainable_variables if v.name == "inner_rates")
@@ -186,9 +207,7 @@ def test_a_step_that_sends_its_own_keys_makes_three_alltoalls():
 
 
 def test_further_widths_make_no_more():
-    model = meta_model(
-        WORLD, schema=made_batches.TWO_WIDTHS, make_learner=lambda: gm.models.MeLU((5,))
-    )
+    model = two_widths(WORLD).restart()
     batch = made_batches.batch(STEPS[0], schema=made_batches.TWO_WIDTHS)
     assert horovod_operations(model.train_step, batch) == {"HorovodAlltoall": 3}
 
@@ -222,23 +241,25 @@ def test_ranks_with_different_tables_are_refused_on_every_rank():
 
 
 def test_a_key_out_of_range_on_one_rank_stops_every_rank():
-    """By `train_step` itself: `fit` would also leave the world, which other tests still need."""
-    model = meta_model(WORLD)
+    """By what `fit` calls, which itself would leave the world that other tests still need."""
+    model = trainee(WORLD, 2, "sgd").restart()
     task = STEPS[0][0]
     keys = task.keys.copy()
     keys[0, 0] = 13 if WORLD.rank == 1 else 0
     tasks = [made_batches.Task(0, task.num_support, keys, task.dense, task.label)]
     before = [variable.numpy() for variable in model.trainable_variables]
     rows = model.embedding.all_rows("embedded").numpy()
+    data = model._looking_ahead(made_batches.dataset([tasks], SLOTS))
+    step = model.make_train_function() or model.train_function
     with pytest.raises(tf.errors.InvalidArgumentError, match="item: expected keys from 0 to 12"):
-        tf.function(model.train_step, autograph=False)(made_batches.batch(tasks))
+        step(iter(data))
     for variable, value in zip(model.trainable_variables, before, strict=True):
         np.testing.assert_array_equal(variable, value)
     np.testing.assert_array_equal(model.embedding.all_rows("embedded"), rows)
 
 
 def test_evaluate_is_that_of_one_rank():
-    alone, together = meta_model(ALONE), meta_model(WORLD)
+    alone, together = (trainee(world, 2, "sgd").restart() for world in (ALONE, WORLD))
     expected = alone.evaluate(made_batches.dataset(STEPS, SLOTS), return_dict=True, verbose=0)
     assert expected["tasks"] == SLOTS * len(STEPS)
     for split in SPLITS:

@@ -7,8 +7,7 @@ import pytest
 
 import gmeta_tf as gm
 from benchmarks.distributed import count_traffic
-from gmeta_tf.distributed import collectives
-from gmeta_tf.distributed import packed_alltoall as parcels
+from gmeta_tf.distributed import collectives, packed_alltoall
 from gmeta_tf.planner.key_requests import counted_requests
 from gmeta_tf.planner.placement import place
 from gmeta_tf.planner.table_sizes import table_sizes
@@ -75,7 +74,7 @@ class Counted:
 
 def batches_in(folder, schema):
     records = made_data.make_records(folder, 40, schema=schema)
-    return gm.TaskBatches(
+    return made_data.SharedBatches(
         records, "train", tasks=4, support=3, query=5, every_row=True, seed=3, world=WORLD
     )
 
@@ -92,7 +91,7 @@ def test_a_plan_says_what_each_rank_sends_and_gets(schema, tmp_path, monkeypatch
     counted = Counted()
     batches = batches_in(tmp_path, schema)
     embedding = gm.ShardedEmbedding(batches.schema, WIDTH, replicate=False, world=WORLD)
-    monkeypatch.setattr(parcels, "alltoall", counted)
+    monkeypatch.setattr(packed_alltoall, "alltoall", counted)
     for batch in batches.dataset().take(NUM_STEPS):
         routes = embedding.routes(batch["keys"], batch["keys_of_rank"])
         located = embedding.locate(routes)
@@ -121,5 +120,5 @@ def test_a_plan_says_what_the_exchanges_of_training_steps_send(tmp_path):
     traffic = count_traffic(model, iter(batches.dataset()), steps=NUM_STEPS)
     plan = plan_of(batches, Wire())
     dense = (3 * WIDTH + 1) * 6 + 6 + 6 + 1
-    riding = (WORLD.size - 1) * 4 * (dense + 2 + 2 * len(embedding.table_names))
-    assert traffic["alltoall_bytes_a_rank_step"] == round(plan.sent.mean() + riding)
+    piggybacked = (WORLD.size - 1) * 4 * (dense + 2 + 2 * len(embedding.table_names))
+    assert traffic["alltoall_bytes_a_rank_step"] == round(plan.sent.mean() + piggybacked)

@@ -9,6 +9,7 @@ from gmeta_tf.batch import Batch, NextKeys
 __all__ = ["timed", "with_next_keys"]
 
 
+@tf.autograph.experimental.do_not_convert
 def timed(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The batches, each with `waited`: the seconds that its step waited, float64."""
     clock = tf.data.Dataset.from_tensors(0).repeat().map(lambda _: tf.timestamp())
@@ -23,6 +24,7 @@ def timed(dataset: tf.data.Dataset) -> tf.data.Dataset:
     )
 
 
+@tf.autograph.experimental.do_not_convert
 def with_next_keys(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """The batches, each with `next`: what is known of the following batch.
 

@@ -212,6 +212,8 @@ class TaskBatches:
         plan = self._plan(begin.epoch, self._dealt_before(begin))
         return plan.num_steps - self._steps_before(begin)
 
+    # The functions that it maps are TensorFlow's ops alone, and AutoGraph takes seconds for them.
+    @tf.autograph.experimental.do_not_convert
     def dataset(self, first_epoch: int | None = None) -> tf.data.Dataset:
         """The batches of an epoch, then those of the epochs after it, without end.
 
@@ -246,6 +248,7 @@ class TaskBatches:
         )
         return first.concatenate(later)
 
+    @tf.autograph.experimental.do_not_convert
     def picked(self, first_epoch: int | tf.Tensor | None = None) -> tf.data.Dataset:
         """The rows of each step's tasks, from which `dataset` makes batches.
 
