@@ -230,12 +230,9 @@ def small_blocks(monkeypatch):
     monkeypatch.setattr(dynamic, "_FIRST_KEYS", 4)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("rules", "num_ranks"),
-    [*((rules, 1) for rules in RULES), ("all", 2), ("few wait", 2), ("all", 3), ("no limit", 3)],
-)
-def test_a_shard_is_a_dictionary(rules, num_ranks, small_blocks):
+@functools.cache
+def as_dictionaries(rules, num_ranks):
+    """The ranks' shards after 400 steps, each of which was compared with that of its twin."""
     options = RULES[rules]
     shards = [made_shard(options, gm.World(rank, num_ranks)) for rank in range(num_ranks)]
     twins = [Twin(options, num_ranks) for _ in shards]
@@ -259,6 +256,16 @@ def test_a_shard_is_a_dictionary(rules, num_ranks, small_blocks):
             # What left must have come back, or the run would not test what is new of it.
             assert rules == "no limit" or any(sum(t.counts.values()) > 50 for t in twins)
     assert all(trained.experimental_get_tracing_count() == 1 for trained in steps)
+    return shards, twins
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rules", "num_ranks"),
+    [*((rules, 1) for rules in RULES), ("all", 2), ("few wait", 2), ("all", 3), ("no limit", 3)],
+)
+def test_a_shard_is_a_dictionary(rules, num_ranks, small_blocks):
+    as_dictionaries(rules, num_ranks)
 
 
 def test_the_same_calls_give_the_same_row_indices():
@@ -461,35 +468,23 @@ def test_keys_that_come_faster_than_the_hand_do_not_pile_up(monkeypatch):
 )
 def test_states_are_read_at_another_number_of_ranks(rules, before, after, small_blocks):
     options = RULES[rules]
-    old = [made_shard(options, gm.World(rank, before)) for rank in range(before)]
-    twins = [Twin(options, before) for _ in old]
-    for step, (keys, gradients) in enumerate(batches(60, seed=9)):
-        for rank, (shard, twin) in enumerate(zip(old, twins, strict=True)):
-            which = [i for i, key in enumerate(keys) if key % before == rank]
-            own = [keys[i] for i in which]
-            training_of(shard)(tensor(own), gradients[which], step)
-            twin.see(own, step)
-            twin.update(own, gradients[which])
+    old, twins = as_dictionaries(rules, before)
     for rank in range(after):
         shard = made_shard(options, gm.World(rank, after))
         run(shard, [rank + 5 * after])
-        states = [state for one in old for state in export(one, 59, keys_at_a_time=5)]
+        states = [state for one in old for state in export(one, 399, keys_at_a_time=5)]
         load(shard, states)
         twin = merged(options, twins, rank, after)
-        assert_same(shard, twin, 59)
-        for step, (keys, gradients) in enumerate(batches(60, seed=10), 60):
+        assert_same(shard, twin, 399)
+        trained = training_step(shard)
+        for step, (keys, gradients) in enumerate(batches(60, seed=10), 400):
             which = [i for i, key in enumerate(keys) if key % after == rank]
             own = [keys[i] for i in which]
-            training_of(shard)(tensor(own), gradients[which], step)
+            trained(tensor(own), gradients[which], step)
             twin.see(own, step)
             twin.update(own, gradients[which])
-        assert_same(shard, twin, 119)
+        assert_same(shard, twin, 459)
         assert metrics(shard) == {"occupancy": len(twin.rows), **twin.counts}
-
-
-@functools.cache
-def training_of(shard):
-    return training_step(shard)
 
 
 def merged(options, twins, rank, num_ranks):
