@@ -173,7 +173,7 @@ def test_a_missing_or_foreign_vocabulary_is_refused(trained, tmp_path):
 
 
 def test_predictor_errors(trained, predictor, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no exported model"):
+    with pytest.raises(FileNotFoundError, match="not an exported model"):
         Predictor.load(tmp_path)
     rows = {name: values[:2] for name, values in trained[2].items()}
     with pytest.raises(ValueError, match="query rows lack the column 'genre'"):
