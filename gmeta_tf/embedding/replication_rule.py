@@ -94,7 +94,7 @@ def choose_replicated(
         return choice(named, "replicate names them")
     if grows:
         return choice({}, f"the table {grows[0]!r} grows, so rows are exchanged in any case")
-    limit = f"the {_MOST_SENT_BYTES:,} that take as long as the saved collective"
+    limit = f"the {_MOST_SENT_BYTES:,} that take as long as the collective that this saves"
     told = f"for the sums of all rows a rank sends {sent_bytes:,} bytes in a step"
     if sent_bytes > _MOST_SENT_BYTES:
         return choice({}, f"{told}, more than {limit}")

@@ -6,7 +6,7 @@ through plain Python. What tensorflow-io 0.37 does on `s3://`, and what follows 
 - The SDK takes up a broken download at the wrong place: after a dropped connection a read has the
   right length and wrong bytes. TFRecord files have checksums and fail; nothing else would. So a
   file on s3:// is read twice, in pieces that begin at different places, until both agree.
-- `exists` and `stat` call a store that can not be reached "not found". So NotFoundError is
+- `exists` and `stat` call a store that cannot be reached "not found". So NotFoundError is
   reported as missing *or* unreachable, once the retries are over.
 - `rename` moves every object whose name begins so, and stops at empty ones. So there is none here:
   an object appears whole or not at all; write the one that tells that a folder is whole last.
@@ -105,7 +105,7 @@ def require(path: Path) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is such a file or folder. A store that can not be reached may look empty."""
+    """Whether there is such a file or folder. A store that cannot be reached may look empty."""
     if not is_remote(path):
         return os.path.exists(path)
     return _retried(path, lambda gfile: gfile.exists(os.fspath(path)))
@@ -115,7 +115,7 @@ def size(path: Path) -> int:
     """The bytes of a file.
 
     Raises:
-        FileNotFoundError: no such file, or its store can not be reached.
+        FileNotFoundError: no such file, or its store cannot be reached.
     """
     if not is_remote(path):
         return os.path.getsize(path)
@@ -133,7 +133,7 @@ def read_bytes(path: Path) -> bytes:
     """All of a file. A remote one is read twice and compared; it must fit into memory.
 
     Raises:
-        FileNotFoundError: no such file, or its store can not be reached.
+        FileNotFoundError: no such file, or its store cannot be reached.
         OSError: the attempts are over and no two readings agreed, or the store refuses.
     """
     if not is_remote(path):
@@ -262,7 +262,7 @@ def _retried(path: Path, attempt: Callable[[Any], Result]) -> Result:
             return attempt(tf.io.gfile)
         except tf.errors.NotFoundError as error:
             raise FileNotFoundError(
-                f"{name} is not there, or its store can not be reached: {error.message} "
+                f"{name} is not there, or its store cannot be reached: {error.message} "
                 "Check the path, the endpoint and the credentials."
             ) from error
         except (_ShortError, *transient) as error:

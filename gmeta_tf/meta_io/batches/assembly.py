@@ -183,7 +183,8 @@ def _group_keys(
         tf.cast(bound(by_slot, axis=0), tf.int64) for bound in (tf.reduce_min, tf.reduce_max)
     )
     largest = tf.maximum(
-        tf.where(least < PADDING_KEY, tf.abs(least), -1), tf.where(most >= limits, most, -1)
+        tf.where(least < PADDING_KEY, tf.maximum(tf.abs(least), 0), -1),
+        tf.where(most >= limits, most, -1),
     )
     if words.shape[1] is not None:
         # In the full length of the keys: broadcasting short ones is slow.

@@ -170,7 +170,7 @@ def matching_files(
     `**` matches folders within folders on local paths alone.
 
     Raises:
-        FileNotFoundError: no such file, nothing matches, or a store can not be reached.
+        FileNotFoundError: no such file, nothing matches, or a store cannot be reached.
         ValueError: no path.
     """
     patterns = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)

@@ -339,6 +339,20 @@ def test_a_key_of_two_words_without_a_row():
     assert batch["out_of_range"].numpy().tolist() == [2**63 - 1, 2**40]
 
 
+def test_the_smallest_key_of_two_words_is_not_taken_for_missing():
+    """It has no positive counterpart, and is reported as 0."""
+    keys = {
+        "page": np.array([[1, 2, 3, 0]]),
+        "word": np.array([[0, 5, 1, 2], [-1, 0, 0, 0]]),
+        "ad": np.array([[-(2**63), 4, 0, 1]]),
+    }
+    words = np.concatenate([np.zeros([1, 4], np.int32), wide_planes(WIDE, keys)])
+    drawn = {"words": words.T[np.newaxis], "task": np.array([7])}
+    drawn |= {"num_support": np.array([2], np.int32), "num_query": np.array([2], np.int32)}
+    batch = assemble_batch(tf.nest.map_structure(tf.constant, drawn), WIDE, 2)
+    assert sorted(batch["out_of_range"].numpy().tolist()) == [-1, 0]
+
+
 @pytest.mark.parametrize("compression", ["none", "zlib"])
 def test_keys_of_two_words_from_records_to_batches(tmp_path, compression):
     keys = {

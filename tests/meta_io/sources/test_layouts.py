@@ -343,7 +343,9 @@ class TestTaobao:
     @pytest.mark.parametrize("name", list(TAOBAO))
     def test_a_missing_file_is_named(self, name, tmp_path):
         files = {other: content for other, content in TAOBAO.items() if other != name}
-        message = rf"no Taobao ads folder: expected .*{name}.*found {min(files)}, {max(files)}\."
+        message = (
+            rf"not a folder of Taobao ads: expected .*{name}.*found {min(files)}, {max(files)}\."
+        )
         with pytest.raises(ValueError, match=message):
             taobao_ads_source(write_files(tmp_path, files))
 
