@@ -76,8 +76,8 @@ def options_without(kind, *, cases, any_value):
 
 
 TRAIN = [
-    ("records", ["--records", "@none"], "no records folder"),
-    ("records", ["--records", "@precious"], "no records folder"),
+    ("records", ["--records", "@none"], "not a records folder"),
+    ("records", ["--records", "@precious"], "not a records folder"),
     ("model", ["--model", "gpt"], "--model to be one of melu, maml_dlrm, got 'gpt'"),
     ("hidden", ["--hidden", "6", "0"], "--hidden of at least 1, got 0"),
     ("width", ["--width", "0"], "--width of at least 1, got 0"),
@@ -164,8 +164,8 @@ def test_train_leaves_an_earlier_run_and_its_records(place, small, capsys):
 
 
 PREPARE = [
-    ("output", ["--output", "@precious"], "(it has no schema.json)|no records folder"),
-    ("output", ["--output", "@file"], "(it has no schema.json)|no records folder"),
+    ("output", ["--output", "@precious"], "(it has no schema.json)|not a records folder"),
+    ("output", ["--output", "@file"], "(it has no schema.json)|not a records folder"),
     ("input", ["--input", "@none.csv"], "none.csv"),
     ("input", ["--input", "@no-label.csv"], "stars"),
     ("schema", ["--schema", "@none.yaml"], "no schema"),

@@ -22,7 +22,6 @@ import tensorflow as tf
 import gmeta_tf as gm
 from gmeta_tf.distributed.collectives import alltoall, barrier, start
 from gmeta_tf.distributed.gpus import physical_gpus, pin_gpu
-from gmeta_tf.embedding.dynamic import state as dynamic_state
 from gmeta_tf.embedding.sok.backend import SokRoute, start_sok
 from gmeta_tf.embedding.sok.dynamic import SokDynamicShard
 from gmeta_tf.embedding.static_shard import initial_rows
@@ -135,7 +134,7 @@ def dynamic(world: gm.World) -> str:
             same(shard.gather(keys).numpy(), held["sok"][group]["rows"], f"{name}: rows read")
             unknown = SokRoute(tf.constant([made_sok.FAR + 5000 + world.rank], tf.int64))
             same(shard.fetch(unknown).numpy(), np.zeros([1, shard.width]), f"{name}: unknown keys")
-            dynamic_state.load(shard, dynamic_state.export(tables["horovod"].shards[group], 0))
+            shard.load_state(tables["horovod"].shards[group].export_state(0))
         loaded = made_sok.held_by_key(tables["sok"])
         for group, arrays in held["horovod"].items():
             for what, values in arrays.items():

@@ -29,7 +29,7 @@ def check_output(output: str | os.PathLike[str], *, overwrite: bool, append: boo
     if append:
         if not described:
             raise FileNotFoundError(
-                f"{name} is no records folder: expected {files.join(output, 'schema.json')}. "
+                f"{name} is not a records folder: expected {files.join(output, 'schema.json')}. "
                 f"Make one with `gmeta-tf prepare --output {name}`."
             )
     elif files.is_remote(output):
@@ -46,7 +46,7 @@ def check_output(output: str | os.PathLike[str], *, overwrite: bool, append: boo
             )
         if not described:
             raise ValueError(
-                f"{name} is no records folder (it has no schema.json), so it is not overwritten. "
+                f"{name} is not a records folder (it has no schema.json) and is not overwritten. "
                 "Move it away or choose another output."
             )
 

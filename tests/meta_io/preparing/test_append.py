@@ -239,7 +239,7 @@ class TestInterrupted:
         source = source_of(tmp_path, "first", small_rows("abcd", "xxyz"))
         code = (
             "import sys, os, signal\n"
-            "from gmeta_tf.meta_io import prepare as module\n"
+            "from gmeta_tf.meta_io.preparing import prepare as module\n"
             "from gmeta_tf.meta_io.sources.sources import files_source\n"
             "from gmeta_tf.schema import Field, Schema\n"
             "module.replace_folder = lambda *_: os.kill(os.getpid(), signal.SIGKILL)\n"

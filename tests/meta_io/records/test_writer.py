@@ -319,10 +319,16 @@ def test_append_leaves_the_old_and_numbers_on(tmp_path, compression):
 
 
 @pytest.mark.parametrize(
-    "options", [{"num_files": 0}, {"episode_rows": 1}, {"compression": "gzip"}], ids=str
+    ("options", "message"),
+    [
+        ({"num_files": 0}, r"expected num_files of at least 1 .*, got 0 and 1024\."),
+        ({"episode_rows": 1}, r"episode_rows of at least 2, got 1 and 1\."),
+        ({"compression": "gzip"}, r"compression to be one of none, zlib, got 'gzip'"),
+    ],
+    ids=str,
 )
-def test_arguments_out_of_range(options, tmp_path):
-    with pytest.raises(ValueError, match=r"expected num_files of at least 1, .* none, zlib, got"):
+def test_arguments_out_of_range(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
         EpisodeWriter(tmp_path, "train", SCHEMA, **{"num_files": 1, **options})
 
 
