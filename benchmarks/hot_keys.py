@@ -81,6 +81,8 @@ def without_hottest(
         A function of H: how many keys each rank (row) asks of each owner (column) when the H
         hottest are not asked for, int64 `[W, W]`. And how many keys there are.
     """
+    from gmeta_tf.distributed.ownership import owner_of
+
     keys_of: list[list[np.ndarray]] = [[] for _ in range(world_size)]
     for rank, keys in requests:
         keys_of[rank].append(keys)
@@ -94,7 +96,7 @@ def without_hottest(
         matrix = np.zeros([world_size, world_size], np.int64)
         for rank, (keys, count) in enumerate(counted):
             is_left = place[np.searchsorted(distinct, keys)] >= hottest
-            owners = keys[is_left] % world_size
+            owners = owner_of(keys[is_left], world_size)
             matrix[rank] = np.bincount(owners, weights=count[is_left], minlength=world_size)
         return matrix
 

@@ -1,16 +1,18 @@
-"""Modules under the names that they had before they were sorted into rooms; for one release."""
+"""Modules and attributes under the names that they had before; for one release."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.abc
 import importlib.machinery
+import operator
 import sys
 import types
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["MOVED", "install", "warn_of"]
+__all__ = ["MOVED", "install", "renamed", "warn_of"]
 
 MOVED = {
     "gmeta_tf.baseline": "gmeta_tf.evaluation.baseline",
@@ -42,6 +44,22 @@ def warn_of(old: str, new: str) -> None:
         DeprecationWarning,
         stacklevel=3,
     )
+
+
+def renamed(owner: str, old: str, new: str) -> property:
+    """An attribute under its earlier name.
+
+    Args:
+        owner: the class.
+        old: the earlier name.
+        new: today's; with dots where it is an attribute of an attribute.
+    """
+
+    def found(self: object) -> Any:
+        warn_of(f"{owner}.{old}", f"{owner}.{new}")
+        return operator.attrgetter(new)(self)
+
+    return property(found, doc=f"`{new}` by its earlier name; for one release.")
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):

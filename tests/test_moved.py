@@ -35,3 +35,18 @@ def test_what_were_modules_and_are_rooms_now():
 def test_other_names_are_not_found():
     with pytest.raises(ModuleNotFoundError, match=r"gmeta_tf\.parcel"):
         importlib.import_module("gmeta_tf.parcel")
+
+
+def test_attributes_by_their_earlier_names():
+    schema = gm.Schema((gm.Field("item"),), "label", "user", tables=(gm.Table("item", num_rows=5),))
+    tables = gm.ShardedEmbedding(schema, 2, world=gm.World())
+    with pytest.warns(DeprecationWarning, match=r"ShardedEmbedding\.copied is .*\.replicated now"):
+        assert tables.copied == tables.replicated
+    model = gm.MetaModel(gm.models.MeLU((3,)), tables)
+    for old, new in (
+        ("adapted_outputs", "outputs"),
+        ("adapted_lane", "outputs_in_one_lane"),
+        ("unadapted_outputs", "unadapted_outputs"),
+    ):
+        with pytest.warns(DeprecationWarning, match=rf"MetaModel\.{old} is .*\.adapter\.{new} now"):
+            assert getattr(model, old) == getattr(model.adapter, new)

@@ -15,7 +15,15 @@ from gmeta_tf.cli.run_files import read_config
 from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.saving.checkpoint import latest_checkpoint
 
-__all__ = ["build_learner", "build_model"]
+__all__ = [
+    "TRAIN_SPLIT",
+    "build_learner",
+    "build_model",
+    "evaluation_batches",
+    "load_run",
+    "say",
+    "training_batches",
+]
 
 _EVALUATED_QUERY_ROWS = 64
 _EVALUATED_TASKS = 16
@@ -137,5 +145,6 @@ def evaluation_batches(
 
 
 def say(world: gm.World, text: str) -> None:
+    """Prints a line on rank 0."""
     if world.is_chief:
         print(text, flush=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from gmeta_tf import _moved
 from gmeta_tf.allowed import WIRES, check_word
 from gmeta_tf.batch import Rows
 from gmeta_tf.distributed.collectives import agree, start
@@ -165,6 +166,8 @@ class ShardedEmbedding(tf.Module):
         both = {**self.indexed, **self.keyed}
         return {group: both[group] for group in self.groups}
 
+    copied = _moved.renamed("ShardedEmbedding", "copied", "replicated")
+
     # A step, in the order of its calls.
 
     @property
@@ -256,8 +259,6 @@ class ShardedEmbedding(tf.Module):
         shards = self.shards
         for group, (row_indices, summed) in updates.items():
             shards[group].update(row_indices, summed, optimizer, step)
-
-    # Beside the steps.
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
         """Makes the slots of the optimizer."""

@@ -1,4 +1,4 @@
-"""Layers that adapt: each overrides for its own calls with every task's own weights."""
+"""Layers that adapt: each overrides its own calls with every task's own weights."""
 
 from __future__ import annotations
 

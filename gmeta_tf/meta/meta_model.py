@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gmeta_tf import _moved
 from gmeta_tf.allowed import NON_FINITE, check_word
 from gmeta_tf.batch import Batch, Rows
 from gmeta_tf.distributed.collectives import agree, broadcast
@@ -292,6 +293,12 @@ class MetaModel(RankedModel):
         )
         for line in size_lines(sizes):
             show(f" {line}")
+
+    adapted_outputs = _moved.renamed("MetaModel", "adapted_outputs", "adapter.outputs")
+    adapted_lane = _moved.renamed("MetaModel", "adapted_lane", "adapter.outputs_in_one_lane")
+    unadapted_outputs = _moved.renamed(
+        "MetaModel", "unadapted_outputs", "adapter.unadapted_outputs"
+    )
 
     # What the steps are made of.
 
