@@ -22,8 +22,9 @@ quick_files=(
   tests/embedding/test_replicated.py
   tests/evaluation/test_metrics.py
   tests/launch/test_test_script.py
-  tests/meta/test_meta_model.py
   tests/meta/test_inner_loop.py
+  tests/meta/test_lanes.py
+  tests/meta/test_validation.py
   tests/meta_io/batches/test_plan.py
   tests/meta_io/batches/test_task_samples.py
   tests/meta_io/preparing/test_prepare.py
