@@ -3,6 +3,7 @@
 import pathlib
 
 import pytest
+from rank_failures import end_all_ranks_at_a_failure
 
 from gmeta_tf.distributed.world import World
 
@@ -16,3 +17,8 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(alone)
+
+
+def pytest_runtest_logreport(report):
+    if World.detect().is_distributed:
+        end_all_ranks_at_a_failure(report)
