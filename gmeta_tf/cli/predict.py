@@ -11,8 +11,11 @@ import numpy as np
 
 from gmeta_tf.cli.first_checks import check_predict
 from gmeta_tf.cli.options import PredictOptions
+from gmeta_tf.meta_io.preparing.raw_rows import kept_value
 from gmeta_tf.meta_io.sources.sources import files_source
+from gmeta_tf.meta_io.sql import sql_name
 from gmeta_tf.saving.predictor import Predictor
+from gmeta_tf.schema import Schema
 
 __all__ = ["predict", "read_rows"]
 
@@ -26,13 +29,14 @@ def predict(options: PredictOptions) -> None:
     """
     check_predict(options)
     predictor = Predictor.load(options.saved_model)
-    query = read_rows(options.query)
+    query = read_rows(options.query, predictor.schema)
     support = (
         {name: values[:0] for name, values in query.items()} | {predictor.schema.label: np.zeros(0)}
         if options.support is None
-        else read_rows(options.support)
+        else read_rows(options.support, predictor.schema)
     )
-    predictions = predictor(query, support, tasks=options.tasks)
+    names = (options.query, options.support or "no support rows")
+    predictions = predictor(query, support, tasks=options.tasks, names=names)
     output = pathlib.Path(options.output)
     partial = output.with_name(output.name + ".partial")
     try:
@@ -46,11 +50,31 @@ def predict(options: PredictOptions) -> None:
     print(f"{output}: {len(predictions)} rows")
 
 
-def read_rows(path: str) -> dict[str, np.ndarray]:
-    """Every column of a CSV, TSV or Parquet file, text as text, in the file's order."""
+def read_rows(path: str, schema: Schema) -> dict[str, np.ndarray]:
+    """Every column of a CSV, TSV or Parquet file, in the file's order; None is a missing value.
+
+    The task and what is looked up are the texts that `prepare` makes of them.
+    """
+    source = files_source(path)
+    looked_up = [schema.task, *(field.column_name for field in schema.key_fields)]
     with contextlib.closing(duckdb.connect()) as database:
-        columns = database.execute(files_source(path).query).fetchnumpy()
-    return {
-        name: np.ma.filled(values, "") if values.dtype == object else np.asarray(values)
-        for name, values in columns.items()
-    }
+        database.execute("SET TimeZone='UTC'")
+        described = database.execute(f"DESCRIBE {source.query}").fetchall()
+        type_of = {column[0]: column[1] for column in described}
+        kept = [
+            f"{kept_value(name, type_of)} AS {sql_name(name)}"
+            for name in looked_up
+            if name in type_of
+        ]
+        replaced = f" REPLACE ({', '.join(dict.fromkeys(kept))})" if kept else ""
+        columns = database.execute(f"SELECT *{replaced} FROM ({source.query})").fetchnumpy()
+    return {name: _with_none(values) for name, values in columns.items()}
+
+
+def _with_none(values: np.ndarray) -> np.ndarray:
+    mask = np.ma.getmaskarray(values)
+    if not mask.any():
+        return np.asarray(values)
+    objects = np.ma.getdata(values).astype(object)
+    objects[mask] = None
+    return objects

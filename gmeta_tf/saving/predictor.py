@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.saving.input_names import input_names
+from gmeta_tf.saving.raw_columns import numbers_of, tasks_of, texts_of
 from gmeta_tf.schema import Schema
 
 __all__ = ["Predictor", "Rows"]
@@ -51,52 +53,79 @@ class Predictor:
         predict.keep_alive = loaded
         return cls(schema, predict)
 
-    def __call__(self, query: Rows, support: Rows, *, tasks: int = 64) -> np.ndarray:
+    def __call__(
+        self,
+        query: Rows,
+        support: Rows,
+        *,
+        tasks: int = 64,
+        names: tuple[str, str] = ("the query rows", "the support rows"),
+    ) -> np.ndarray:
         """Adapts to each task's support rows and predicts its query rows.
+
+        Values are read as `prepare` reads them: tasks and values to be looked up may be texts,
+        integers or truth values, a multi-valued field's lists too; None is a missing value; white
+        space around a task or value does not count.
 
         Args:
             query: column -> array `[n]`: the task's column and each field's.
             support: the same and the label's; may have no rows. Tasks that only one of the two has
                 are allowed.
             tasks: how many tasks to predict at once.
+            names: what messages call the query and the support rows, such as their files.
 
         Returns:
             float32 `[n]`, in the order of the query rows.
 
         Raises:
-            ValueError: a column that is missing.
+            ValueError: a column that is missing or of another length, a row without a task, a label
+                or dense value that is no finite number, a value of a type that `prepare` does not
+                know. It names the row.
         """
-        schema = self.schema
-        columns = [schema.task, *(field.column_name for field in schema.fields)]
-        _check_columns("query", query, columns)
-        _check_columns("support", support, [*columns, schema.label])
-        rows_of_query = _rows_of_tasks(query[schema.task])
-        rows_of_support = _rows_of_tasks(support[schema.task])
-        predictions = np.zeros(len(query[schema.task]), np.float32)
+        query_tasks, query_inputs = self._inputs(query, names[0], labelled=False)
+        support_tasks, support_inputs = self._inputs(support, names[1], labelled=True)
+        rows_of_query = _rows_of_tasks(query_tasks)
+        rows_of_support = _rows_of_tasks(support_tasks)
+        predictions = np.zeros(len(query_tasks), np.float32)
         nothing = np.zeros(0, np.int64)
         for batch in _batches(list(rows_of_query), tasks):
             query_rows = [rows_of_query[task] for task in batch]
             support_rows = [rows_of_support.get(task, nothing) for task in batch]
             inputs = {
-                **self._inputs("query", query, query_rows),
-                **self._inputs("support", support, support_rows),
-                f"support_{schema.label}": _padded(
-                    np.asarray(support[schema.label], np.float32), support_rows
-                ),
-                "support_count": tf.constant([len(rows) for rows in support_rows], tf.int32),
+                f"{part}_{name}": _padded(values, rows_of)
+                for part, columns, rows_of in (
+                    ("query", query_inputs, query_rows),
+                    ("support", support_inputs, support_rows),
+                )
+                for name, values in columns.items()
             }
+            inputs["support_count"] = tf.constant([len(rows) for rows in support_rows], tf.int32)
             output = self.predict(**inputs)["prediction"].numpy()
             for rows, values in zip(query_rows, output, strict=True):
                 predictions[rows] = values[: len(rows)]
         return predictions
 
-    def _inputs(self, part: str, rows: Rows, rows_of: Sequence[np.ndarray]) -> dict[str, tf.Tensor]:
+    def _inputs(
+        self, rows: Rows, what: str, *, labelled: bool
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The task of each row, and the values of each input: texts or float32, `[n]`."""
+        schema = self.schema
+        label = [schema.label] if labelled else []
+        columns = [schema.task, *(field.column_name for field in schema.fields), *label]
+        _check_columns(what, rows, columns)
+        place = {column: f"{what}, column {column!r}" for column in columns}
+        names = input_names(schema)
         inputs = {}
-        for field in self.schema.fields:
-            column = rows[field.column_name]
-            dtype = np.float32 if field.kind == "dense" else object
-            inputs[f"{part}_{field.name}"] = _padded(np.asarray(column, dtype), rows_of)
-        return inputs
+        for field in schema.fields:
+            values, where = rows[field.column_name], place[field.column_name]
+            inputs[names.fields[field.name]] = (
+                numbers_of(values, where)
+                if field.kind == "dense"
+                else texts_of(values, where, field.separator if field.kind == "multi" else None)
+            )
+        if labelled:
+            inputs[names.label] = numbers_of(rows[schema.label], place[schema.label])
+        return tasks_of(rows[schema.task], place[schema.task]), inputs
 
 
 def _padded(column: np.ndarray, rows_of: Sequence[np.ndarray]) -> tf.Tensor:
@@ -126,6 +155,9 @@ def _check_columns(what: str, rows: Rows, expected: Sequence[str]) -> None:
     missing = [column for column in expected if column not in rows]
     if missing:
         raise ValueError(
-            f"the {what} rows lack the column {missing[0]!r}: expected {', '.join(expected)}, "
+            f"{what} lack the column {missing[0]!r}: expected {', '.join(expected)}, "
             f"got {', '.join(rows)}."
         )
+    lengths = {column: len(rows[column]) for column in expected}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"{what}: expected columns of one length, got {lengths}.")

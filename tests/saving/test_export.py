@@ -15,7 +15,6 @@ import gmeta_tf as gm
 from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 from gmeta_tf.meta_io.sources.sources import files_source
-from gmeta_tf.saving.export import first_distinct
 from gmeta_tf.saving.predictor import Predictor
 
 
@@ -156,13 +155,6 @@ def test_the_graph_holds_stock_ops_only(predictor):
     ops |= {node.op for function in graph.library.function for node in function.node_def}
     assert "ResourceGather" in ops
     assert not any("Horovod" in op or "PyFunc" in op for op in ops)
-
-
-def test_first_distinct_is_what_prepare_writes():
-    keys = tf.constant([[5, 0, 5, 2], [0, 0, 0, 0], [1, 2, 3, 4]])
-    expected = [[5, 2, -1], [0, -1, -1], [1, 2, 3]]
-    assert first_distinct(keys, 3).numpy().tolist() == expected
-    assert first_distinct(keys[:, :0], 2).numpy().tolist() == [[0, -1]] * 3
 
 
 def test_a_missing_or_foreign_vocabulary_is_refused(trained, tmp_path):

@@ -18,6 +18,7 @@ __all__ = [
     "check_some",
     "checks_of",
     "count_bad_rows",
+    "kept_value",
     "load_rows",
     "loaded_columns",
     "parts_of",
@@ -95,7 +96,7 @@ def loaded_columns(source: Source, schema: Schema, type_of: Mapping[str, str]) -
         ValueError: the source lacks one.
     """
     _check_columns(source, schema, type_of)
-    columns = [f"{_kept(schema.task, type_of)} AS task", f"{sql_name(schema.label)} AS label"]
+    columns = [f"{kept_value(schema.task, type_of)} AS task", f"{sql_name(schema.label)} AS label"]
     if source.row is not None:
         columns.append(f"{sql_name(source.row)} AS row")
     if schema.time is not None:
@@ -103,7 +104,7 @@ def loaded_columns(source: Source, schema: Schema, type_of: Mapping[str, str]) -
     for position, field in enumerate(schema.fields):
         kept = sql_name(field.column_name)
         if field.kind != "dense":
-            kept = _kept(field.column_name, type_of)
+            kept = kept_value(field.column_name, type_of)
         columns.append(f"{kept} AS field_{position}")
     return ", ".join(columns)
 
@@ -118,7 +119,7 @@ def check_some(source: Source, num_rows: int) -> None:
         raise ValueError(f"{source.description} has no rows.")
 
 
-def _kept(column: str, type_of: Mapping[str, str]) -> str:
+def kept_value(column: str, type_of: Mapping[str, str]) -> str:
     """A column whose values are looked up: its values are equal where their texts are."""
     kind, name = type_of[column], sql_name(column)
     if kind in (*_INTEGERS, *_LARGE_INTEGERS, "VARCHAR"):

@@ -1,0 +1,109 @@
+"""Columns of raw rows as a served model takes them, by the rules of `prepare`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import numpy as np
+
+__all__ = ["numbers_of", "tasks_of", "texts_of"]
+
+# What `prepare` cuts off, and nothing else that Unicode knows.
+_WHITE_SPACE = " \t\n\r\x0b\x0c"
+
+
+def texts_of(values: np.ndarray, place: str, separator: str | None = None) -> np.ndarray:
+    """The texts that stand for values to be looked up.
+
+    Args:
+        values: texts, integers, truth values, None or NaN (missing), `[n]`; with a separator
+            also lists of those.
+        place: for messages, such as `query.csv, column 'item'`.
+        separator: what the values of a list are joined with.
+
+    Returns:
+        str objects `[n]`; an empty one is a missing value.
+
+    Raises:
+        ValueError: a value of another type, or a separator in a value of a list.
+    """
+    values = np.asarray(values)
+    if values.dtype.kind in "iu":
+        return values.astype(str).astype(object)
+    texts = np.empty(len(values), object)
+    for row, value in enumerate(values.tolist()):
+        where = f"{place}, row {row + 1} (counted from 1, without headers)"
+        if isinstance(value, list | tuple | np.ndarray) and separator is not None:
+            texts[row] = _joined([_text(part, where) for part in value], separator, where)
+        else:
+            texts[row] = _text(value, where)
+    return texts
+
+
+def tasks_of(values: np.ndarray, place: str) -> np.ndarray:
+    """The texts that name tasks, without white space around them.
+
+    Raises:
+        ValueError: a row without a task, or a value that is no text and no integer.
+    """
+    texts = texts_of(values, place)
+    for row, text in enumerate(texts):
+        texts[row] = text.strip(_WHITE_SPACE)
+        if not texts[row]:
+            raise ValueError(
+                f"{place}, row {row + 1} (counted from 1, without headers): expected a task, got "
+                f"{values[row]!r}. Leave the row out, or say whose it is."
+            )
+    return texts
+
+
+def numbers_of(values: np.ndarray, place: str) -> np.ndarray:
+    """Finite numbers, float32 `[n]`.
+
+    Raises:
+        ValueError: a value that is missing, no number, or not finite as a float32.
+    """
+    values = np.asarray(values)
+    numbers = np.full(len(values), np.nan, np.float32)
+    with np.errstate(over="ignore"):
+        if values.dtype.kind in "iufb":
+            numbers = values.astype(np.float32)
+        else:
+            for row, value in enumerate(values.tolist()):
+                with contextlib.suppress(TypeError, ValueError):
+                    numbers[row] = float(value)
+    (bad,) = np.nonzero(~np.isfinite(numbers))
+    if bad.size:
+        raise ValueError(
+            f"{place}, row {bad[0] + 1} (counted from 1, without headers): expected a finite "
+            f"number, got {values[bad[0]]!r}. Correct the row, or leave it out."
+        )
+    return numbers
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, str):
+        return value
+    if value is None or value != value:  # pandas writes a missing text as NaN
+        return ""
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, bool | np.bool_):
+        return "true" if value else "false"
+    if isinstance(value, int | np.integer):
+        return str(value)
+    raise ValueError(
+        f"{where}: expected a text, an integer, true or false, or None for a missing value, got "
+        f"{type(value).__name__} {value!r}. Give the text that `gmeta-tf prepare` read."
+    )
+
+
+def _joined(parts: list[str], separator: str, where: str) -> str:
+    for part in parts:
+        if separator in part:
+            raise ValueError(
+                f"{where}: expected values without the field's separator {separator!r}, got "
+                f"{part!r}. Change the separator in the schema, and prepare and train anew."
+            )
+    return separator.join(parts)

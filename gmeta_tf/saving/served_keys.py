@@ -1,0 +1,135 @@
+"""Raw values to keys in TensorFlow ops: the rules of `meta_io.preparing.encode`, in the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from gmeta_tf.meta_io.preparing.hashing import hash_buckets
+from gmeta_tf.schema import LARGEST_KEY, PADDING_KEY, UNKNOWN_KEY, Field, Schema, Table
+
+__all__ = ["ServedKeys", "first_distinct", "raw_keys"]
+
+_LOW_DIGITS = 18  # every number of so many digits is an int64
+_HIGH, _LOW = divmod(LARGEST_KEY, 10**_LOW_DIGITS)
+
+
+class ServedKeys(tf.Module):
+    """Makes the keys that `prepare` makes, of texts.
+
+    A value that no row was prepared with has a key too: one outside the vocabulary and one that is
+    no key of a table with raw keys read row 0; in a multi-valued field they are left out.
+    """
+
+    def __init__(self, schema: Schema, vocabularies: Mapping[str, np.ndarray]) -> None:
+        """Puts the vocabularies into the graph.
+
+        Args:
+            schema: what a row is.
+            vocabularies: table -> its values, str `[num_rows - 1]`; value i has the key i + 1.
+        """
+        super().__init__(name="keys")
+        self._schema = schema
+        self.vocabularies = {
+            table: _lookup_table(values, f"vocabulary_{place}")
+            for place, (table, values) in enumerate(vocabularies.items())
+        }
+
+    def __call__(self, field: Field, text: tf.Tensor) -> tf.Tensor:
+        """The keys of a field's values.
+
+        Args:
+            field: categorical or multi-valued.
+            text: string `[T, R]`; several values share one string, with the field's separator.
+
+        Returns:
+            int64 `[T, R, L]`, -1 after the last.
+        """
+        table = self._schema.table(field.table_name)
+        if field.kind == "categorical":
+            keys, is_known = self._looked_up(table, tf.strings.strip(text))
+            return tf.where(is_known, keys, UNKNOWN_KEY)[:, :, tf.newaxis]
+        parts = tf.strings.split(tf.reshape(text, [-1]), field.separator)
+        parts = tf.strings.strip(parts).to_tensor("")
+        keys, is_known = self._looked_up(table, parts)
+        # Of a vocabulary, values are distinct where their keys are, and numbers compare faster.
+        values = keys if table.keys == "vocabulary" else parts
+        keys = first_distinct(values, keys, is_known, field.num_slots)
+        return tf.reshape(keys, [tf.shape(text)[0], tf.shape(text)[1], field.num_slots])
+
+    def _looked_up(self, table: Table, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """The keys of single stripped values, int64, and which of the values have one."""
+        if table.keys == "vocabulary":
+            keys = self.vocabularies[table.name].lookup(value)
+            return keys, keys != UNKNOWN_KEY
+        if table.keys == "hash":
+            return 1 + tf.strings.to_hash_bucket_fast(value, hash_buckets(table)), value != ""
+        return raw_keys(value, LARGEST_KEY if table.num_rows is None else table.num_rows - 1)
+
+
+def raw_keys(value: tf.Tensor, largest: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Texts that are keys themselves.
+
+    Args:
+        value: strings.
+        largest: the largest key, at most 2^63 - 1.
+
+    Returns:
+        The keys, int64; and which texts are integers from 0 to the largest.
+    """
+    # The last 18 digits are read alone: a number that no int64 holds would fail the request.
+    digits = tf.strings.regex_replace(value, "^0+([0-9])", r"\1")
+    is_number = tf.strings.regex_full_match(digits, "[0-9]{1,19}")
+    digits = tf.where(is_number, digits, "0")
+    low = tf.strings.to_number(
+        tf.strings.regex_replace(digits, "^[0-9]*?([0-9]{1,18})$", r"\1"), tf.int64
+    )
+    high = tf.strings.regex_replace(digits, "^([0-9]*?)[0-9]{1,18}$", r"0\1")
+    high = tf.strings.to_number(high, tf.int64)
+    fits = (high < _HIGH) | ((high == _HIGH) & (low <= _LOW))
+    keys = tf.where(fits, high, 0) * 10**_LOW_DIGITS + low
+    return keys, is_number & fits & (keys <= largest)
+
+
+def first_distinct(
+    values: tf.Tensor, keys: tf.Tensor, is_known: tf.Tensor, count: int
+) -> tf.Tensor:
+    """The keys of each row's first `count` distinct known values, as `prepare` writes them.
+
+        count 3, keys of the values: [5 _ 5 2] -> [5 2 -1];  [_ _ _ _] -> [0 -1 -1]
+
+    Args:
+        values: what is to be distinct, `[N, M]`.
+        keys: of the values, int64 `[N, M]`.
+        is_known: which of the values have a key, bool `[N, M]`; equal values all or none.
+        count: L.
+
+    Returns:
+        `[N, L]`, -1 after the last; a row without a known value holds one 0.
+    """
+    same = values[:, :, tf.newaxis] == values[:, tf.newaxis, :]
+    earlier = tf.linalg.band_part(tf.cast(same, tf.int32), -1, 0) - tf.eye(
+        tf.shape(values)[1], dtype=tf.int32
+    )
+    new = (tf.reduce_sum(earlier, axis=2) == 0) & is_known
+    keys = tf.where(new, keys, PADDING_KEY)
+    order = tf.argsort(tf.cast(~new, tf.int32), axis=1, stable=True)
+    picked = tf.gather(keys, order, batch_dims=1)
+    picked = tf.pad(picked, [[0, 0], [0, count]], constant_values=PADDING_KEY)[:, :count]
+    none = tf.reduce_all(picked == PADDING_KEY, axis=1, keepdims=True)
+    only_unknown = tf.one_hot(0, count, UNKNOWN_KEY, PADDING_KEY, dtype=keys.dtype)
+    return tf.where(none, only_unknown, picked)
+
+
+def _number(digits: tf.Tensor) -> tf.Tensor:
+    return tf.strings.to_number(digits, tf.int64)
+
+
+def _lookup_table(values: np.ndarray, name: str) -> tf.lookup.StaticHashTable:
+    keys = tf.range(1, len(values) + 1, dtype=tf.int64)
+    entries = tf.lookup.KeyValueTensorInitializer(
+        tf.constant(list(values), tf.string, shape=[len(values)]), keys
+    )
+    return tf.lookup.StaticHashTable(entries, UNKNOWN_KEY, name=name)
