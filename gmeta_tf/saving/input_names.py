@@ -32,6 +32,7 @@ def input_names(schema: Schema) -> InputNames:
     that another input has already gets a number, from 2; `count` is the number of support rows.
 
     Example:
+        >>> from gmeta_tf.schema import Field
         >>> schema = Schema((Field("Book-Rating"), Field("Book Rating"), Field("count")), "y", "u")
         >>> input_names(schema).fields
         {'Book-Rating': 'Book_Rating', 'Book Rating': 'Book_Rating_2', 'count': 'count_2'}

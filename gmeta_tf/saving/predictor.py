@@ -155,7 +155,7 @@ def _check_columns(what: str, rows: Rows, expected: Sequence[str]) -> None:
     missing = [column for column in expected if column not in rows]
     if missing:
         raise ValueError(
-            f"{what} lack the column {missing[0]!r}: expected {', '.join(expected)}, "
+            f"{what}: no column {missing[0]!r}; expected {', '.join(expected)}, "
             f"got {', '.join(rows)}."
         )
     lengths = {column: len(rows[column]) for column in expected}

@@ -35,7 +35,9 @@ def texts_of(values: np.ndarray, place: str, separator: str | None = None) -> np
     for row, value in enumerate(values.tolist()):
         where = f"{place}, row {row + 1} (counted from 1, without headers)"
         if isinstance(value, list | tuple | np.ndarray) and separator is not None:
-            texts[row] = _joined([_text(part, where) for part in value], separator, where)
+            # What is masked in an array is None in a list.
+            parts = value.tolist() if isinstance(value, np.ndarray) else value
+            texts[row] = _joined([_text(part, where) for part in parts], separator, where)
         else:
             texts[row] = _text(value, where)
     return texts

@@ -8,9 +8,10 @@ import pytest
 
 import gmeta_tf as gm
 from gmeta_tf.cli.predict import read_rows
-from gmeta_tf.meta_io.preparing.prepare import prepare
+from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 from gmeta_tf.meta_io.sources.sources import files_source
+from gmeta_tf.saving.raw_columns import texts_of
 
 TYPED = """
 SELECT * FROM (VALUES
@@ -46,15 +47,13 @@ def test_typed_columns_are_the_texts_of_prepare(typed, tmp_path):
     assert rows["seen"].tolist() == ["true", "false", None]
     assert rows["day"].tolist() == ["2024-02-29", "2023-01-01", None]
     assert rows["size"].tolist() == ["0.5", "-2.25", None]
-    assert [None if tags is None else list(tags) for tags in rows["tags"]] == [
-        ["a", None, "b"],
-        ["b"],
-        None,
-    ]
+    assert texts_of(rows["tags"], "tags", "|").tolist() == ["a||b", "b", ""]
     assert rows["user"].tolist() == [1, 2, None]
     assert rows["item"].tolist() == [3, 4, None]
     assert rows["price"].tolist() == [0.25, 1.5, None]
-    records = prepare(files_source(typed), SCHEMA, tmp_path / "records", on_bad_row="drop")
+    records = prepare(
+        files_source(typed), SCHEMA, tmp_path / "records", split=Split(0.0), on_bad_row="drop"
+    )
     for name in ("seen", "day", "size"):
         assert set(read_vocabulary(records.path, name)) == set(rows[name][:2])
 

@@ -271,12 +271,12 @@ def test_every_option_of_export_has_a_wrong_value():
 PREDICT = [
     ("saved_model", ["--saved-model", "@precious"], "is not an exported model"),
     ("query", ["--query", "@none.csv"], "none.csv"),
-    ("query", ["--query", "@no-item.csv"], "the query rows lack the column 'item'"),
+    ("query", ["--query", "@no-item.csv"], "no-item.csv: no column 'item'"),
     ("output", ["--output", "@precious"], "is a folder"),
     ("output", ["--output", "@none/p.csv"], "does not exist"),
     ("output", ["--output", "@log.csv"], "is read, too"),
     ("support", ["--support", "@none.csv"], "none.csv"),
-    ("support", ["--support", "@no-label.csv"], "the support rows lack the column 'stars'"),
+    ("support", ["--support", "@no-label.csv"], "no-label.csv: no column 'stars'"),
     ("tasks", ["--tasks", "0"], "--tasks of at least 1"),
 ]
 

@@ -204,7 +204,7 @@ def test_predictor_errors(trained, predictor, tmp_path):
     with pytest.raises(FileNotFoundError, match="is not an exported model"):
         Predictor.load(tmp_path)
     rows = {name: values[:2] for name, values in trained[2].items()}
-    with pytest.raises(ValueError, match="query rows lack the column 'genre'"):
+    with pytest.raises(ValueError, match="the query rows: no column 'genre'"):
         predictor({n: v for n, v in rows.items() if n != "genre"}, rows)
-    with pytest.raises(ValueError, match="support rows lack the column 'stars'"):
+    with pytest.raises(ValueError, match="the support rows: no column 'stars'"):
         predictor(rows, {n: v for n, v in rows.items() if n != "stars"})

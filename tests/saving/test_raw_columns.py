@@ -26,9 +26,10 @@ def test_texts(values, expected):
 
 
 def test_lists_of_a_multi_valued_field():
-    values = np.empty(4, object)
-    values[:] = [["a", "b"], (1, None, 2), np.array(["c"]), "a|b"]
-    assert texts_of(values, "x", "|").tolist() == ["a|b", "1||2", "c", "a|b"]
+    values = np.empty(5, object)
+    masked = np.ma.masked_array(["d", "e"], [True, False], object)
+    values[:] = [["a", "b"], (1, None, 2), np.array(["c"]), "a|b", masked]
+    assert texts_of(values, "x", "|").tolist() == ["a|b", "1||2", "c", "a|b", "|e"]
 
 
 @pytest.mark.parametrize(
