@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
+import difflib
 import json
-from collections.abc import Mapping, Sequence
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gmeta_tf.allowed import FIELD_KINDS, KEYS, check_word
@@ -36,8 +41,8 @@ class Table:
             `"raw"`: the value is the key, an integer from 0 to `num_rows - 1`, or to `2**63 - 1`.
 
     Raises:
-        ValueError: an empty name or one with a slash, a size below 1, hashed keys with fewer than
-            2 rows, an unknown kind of keys.
+        ValueError: a value of another type, an empty name or one with a slash, a size below 1,
+            hashed keys with fewer than 2 rows, an unknown kind of keys.
     """
 
     name: str
@@ -46,8 +51,7 @@ class Table:
     keys: str = "vocabulary"
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("Table: expected a name, got an empty one.")
+        check_types(self)
         if "/" in self.name or "\\" in self.name or self.name in (".", ".."):
             raise ValueError(
                 f"the table {self.name!r} names a file of the records folder: expected a name "
@@ -95,7 +99,8 @@ class Field:
             (of a table with a vocabulary).
 
     Raises:
-        ValueError: an unknown kind, a dense field with a table, a count below 1.
+        ValueError: a value of another type, an empty name, an unknown kind, a dense field with a
+            table, a count below 1.
     """
 
     name: str
@@ -107,6 +112,7 @@ class Field:
     min_count: int = 1
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_word(f"Field {self.name!r}: kind", self.kind, FIELD_KINDS)
         if self.kind == "dense" and self.table is not None:
             raise ValueError(
@@ -151,7 +157,8 @@ class Schema:
         tables: the tables. Those that fields name and that are not listed are added.
 
     Raises:
-        ValueError: no field, a name that stands twice, a table that no field reads.
+        ValueError: a value of another type, no field, a name that stands twice, a table that no
+            field reads.
 
     Example:
         >>> fields = (Field("item"), Field("genre", "multi", max_values=3))
@@ -170,7 +177,15 @@ class Schema:
     tables: tuple[Table, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fields", tuple(self.fields))
+        check_types(self)
+        for member, kind in (("fields", Field), ("tables", Table)):
+            object.__setattr__(self, member, tuple(getattr(self, member)))
+            for entry in getattr(self, member):
+                if not isinstance(entry, kind):
+                    raise ValueError(
+                        f"Schema: expected {member} of {kind.__name__} objects, got "
+                        f"{_described(entry)}."
+                    )
         if not self.fields:
             raise ValueError("Schema: expected at least one field, got none.")
         _no_twice("field", [field.name for field in self.fields])
@@ -220,16 +235,31 @@ class Schema:
             values: `fields` (a list of `Field`'s values), `label`, `task`, and the optional rest.
 
         Raises:
-            ValueError: a name that is not known, or a required one that is missing.
+            ValueError: a name that is not known, a required one that is missing, or a value that
+                does not fit. It names the place, such as `fields[2]`.
         """
+        _check_names("the schema", values, cls, required=("fields", "label", "task"))
         values = dict(values)
-        _only_known("schema", values, cls, required=("fields", "label", "task"))
         for member, kind in (("fields", Field), ("tables", Table)):
-            entries: Sequence[Mapping[str, Any]] = values.get(member) or ()
-            for entry in entries:
-                _only_known(member[:-1], entry, kind, required=("name",))
-            values[member] = tuple(kind(**entry) for entry in entries)
+            values[member] = tuple(_entries(values.get(member), member, kind))
         return cls(**values)
+
+
+def _entries(entries: object, member: str, kind: type[Field] | type[Table]) -> Iterator[Any]:
+    """The fields or tables of JSON values, each made; an error names the entry."""
+    if entries is None:
+        return
+    if not isinstance(entries, list | tuple):
+        raise ValueError(
+            f"{member}: expected a list, such as [{{name: item}}], got {_described(entries)}."
+        )
+    for place, entry in enumerate(entries):
+        where = f"{member}[{place}]"
+        _check_names(where, entry, kind, required=("name",))
+        try:
+            yield kind(**entry)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
 
 
 def _no_twice(what: str, names: Sequence[str]) -> None:
@@ -238,16 +268,68 @@ def _no_twice(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"Schema: the {what} {twice[0]!r} stands twice. Give each its own name.")
 
 
-def _only_known(what: str, values: Mapping[str, Any], kind: type, required: Sequence[str]) -> None:
+def _check_names(where: str, values: object, kind: type, required: Sequence[str]) -> None:
     known = [member.name for member in dataclasses.fields(kind)]
-    unknown = [name for name in values if name not in known]
-    missing = [name for name in required if name not in values]
-    if unknown:
+    if not isinstance(values, Mapping):
         raise ValueError(
-            f"the {what} has an unknown entry {unknown[0]!r}; known are {', '.join(known)}."
+            f"{where}: expected {', '.join(required)} and what else it has, each with its value, "
+            f"got {_described(values)}."
         )
-    if missing:
-        raise ValueError(
-            f"the {what} {values.get('name', '')!r} lacks {missing[0]!r}; "
-            f"required are {', '.join(required)}."
-        )
+    for name in values:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            raise ValueError(
+                f"{where}: there is no {name!r} in it; known are {', '.join(known)}."
+                + (f" Did you mean {near[0]!r}?" if near else "")
+            )
+    for name in required:
+        if values.get(name) is None:
+            raise ValueError(f"{where}: {name} is missing; required are {', '.join(required)}.")
+
+
+def check_types(made: Field | Table | Schema) -> None:
+    """Checks that the values of a field, a table or a schema are of their types.
+
+    Raises:
+        ValueError: one that is not, or an empty text.
+    """
+    hints = typing.get_type_hints(type(made))
+    owner = type(made).__name__
+    if isinstance(name := getattr(made, "name", None), str) and name:
+        owner = f"{owner} {name!r}"
+    for member in dataclasses.fields(made):
+        value, hint = getattr(made, member.name), hints[member.name]
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        if value is None and type(None) in kinds:
+            continue
+        for kind, expected in _EXPECTED.items():
+            if kind in kinds and not _is_a(value, kind):
+                raise ValueError(
+                    f"{owner}: expected {member.name} to be {expected}, got {_described(value)}."
+                    + _remedy(value, kind)
+                )
+
+
+_EXPECTED = {str: "a text", int: "an integer", float: "a finite number"}
+
+
+def _is_a(value: object, kind: type) -> bool:
+    if kind is str:
+        return isinstance(value, str) and value != ""
+    if isinstance(value, bool):
+        return False
+    if kind is int:
+        return isinstance(value, int)
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _described(value: object) -> str:
+    return "an empty text" if value == "" else f"{value!r} (of type {type(value).__name__})"
+
+
+def _remedy(value: object, kind: type) -> str:
+    if kind is str and isinstance(value, int | float | datetime.date):
+        return f" In YAML put it in quotes: {str(value)!r}."
+    if kind is not str and isinstance(value, str) and value:
+        return " Write it without quotes."
+    return ""

@@ -1,5 +1,7 @@
 """Schema: its errors, its derived names, and its way through JSON."""
 
+import copy
+import datetime
 import json
 
 import pytest
@@ -14,7 +16,7 @@ quick = settings(deadline=None, max_examples=80, derandomize=True)
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Table(""), r"Table: expected a name, got an empty one"),
+        (lambda: Table(""), r"Table: expected name to be a text, got an empty text"),
         (lambda: Table("t", num_rows=0), r"Table 't': expected num_rows .* at least 1, got 0"),
         (lambda: Table("t", width=-2), r"Table 't': expected width .* at least 1, got -2"),
         (lambda: Table("a/b"), r"the table 'a/b' names a file .* expected a name without slashes"),
@@ -49,7 +51,7 @@ quick = settings(deadline=None, max_examples=80, derandomize=True)
         (lambda: Field("f", min_count=0), r"Field 'f': expected min_count .* at least 1, got 0"),
         (
             lambda: Field("f", "multi", separator=""),
-            r"Field 'f': expected a separator, got an empty one",
+            r"Field 'f': expected separator to be a text, got an empty text",
         ),
         (lambda: Schema((), "label", "user"), r"expected at least one field, got none"),
         (
@@ -78,11 +80,14 @@ def test_what_is_refused(make, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"lable": "x"}, r"the schema has an unknown entry 'lable'; known are fields, label"),
-        ({"fields": [{"name": "a", "knd": "multi"}]}, r"the field has an unknown entry 'knd'"),
-        ({"tables": [{"name": "a", "rows": 3}]}, r"the table has an unknown entry 'rows'"),
-        ({"fields": [{"kind": "multi"}]}, r"the field '' lacks 'name'; required are name"),
-        ({"tables": [{"width": 3}]}, r"the table '' lacks 'name'"),
+        (
+            {"lable": "x"},
+            r"the schema: there is no 'lable' in it; known are .*Did you mean 'label'",
+        ),
+        ({"fields": [{"name": "a", "knd": "multi"}]}, r"fields\[0\]: there is no 'knd' in it"),
+        ({"tables": [{"name": "a", "rows": 3}]}, r"tables\[0\]: there is no 'rows' in it"),
+        ({"fields": [{"kind": "multi"}]}, r"fields\[0\]: name is missing; required are name"),
+        ({"tables": [{"width": 3}]}, r"tables\[0\]: name is missing"),
         ({"fields": [{"name": "a", "kind": "text"}]}, r"Field 'a': expected kind"),
     ],
 )
@@ -96,8 +101,104 @@ def test_what_from_json_refuses(values, message):
 def test_from_json_names_what_is_missing(missing):
     values = {"fields": [{"name": "a"}], "label": "rating", "task": "user"}
     del values[missing]
-    with pytest.raises(ValueError, match=f"the schema '' lacks '{missing}'"):
+    with pytest.raises(ValueError, match=f"the schema: {missing} is missing; required are"):
         Schema.from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"task": 101}, r"Schema: expected task to be a text, got 101 .*in quotes: '101'"),
+        ({"label": True}, r"expected label to be a text, got True \(of type bool\).*in quotes"),
+        ({"time": datetime.date(2024, 1, 2)}, r"expected time to be a text, .*'2024-01-02'"),
+        ({"positive_from": "4"}, r"positive_from to be a finite number, got '4'.*without quotes"),
+        ({"positive_from": float("nan")}, r"positive_from to be a finite number, got nan"),
+        ({"fields": "item"}, r"fields: expected a list, such as .*, got 'item'"),
+        ({"fields": {"name": "item"}}, r"fields: expected a list"),
+        ({"fields": ["item"]}, r"fields\[0\]: expected name and what else it has, .* got 'item'"),
+        ({"fields": [{"name": 205}]}, r"fields\[0\]: Field: expected name to be a text, got 205"),
+        (
+            {"fields": [{"name": "a"}, {"name": "b", "max_values": 2.5}]},
+            r"fields\[1\]: Field 'b': expected max_values to be an integer, got 2.5",
+        ),
+        ({"fields": [{"name": "a", "kind": ["multi"]}]}, r"expected kind to be a text, got \["),
+        (
+            {"tables": [{"name": "a", "num_rows": "9"}]},
+            r"tables\[0\]: Table 'a': expected num",
+        ),
+        ({"tables": [{"name": "a", "keys": None}]}, r"expected keys to be a text, got None"),
+    ],
+)
+def test_values_of_another_type(values, message):
+    whole = {"fields": [{"name": "a"}], "label": "rating", "task": "user"}
+    with pytest.raises(ValueError, match=message):
+        Schema.from_json({**whole, **values})
+
+
+def test_a_schema_is_not_a_mapping():
+    with pytest.raises(ValueError, match="the schema: expected fields, label, task and what else"):
+        Schema.from_json(["fields"])
+
+
+def test_python_callers_are_told_too():
+    with pytest.raises(ValueError, match="expected fields of Field objects, got 'item'"):
+        Schema(("item",), "label", "user")
+    with pytest.raises(ValueError, match="Field: expected name to be a text, got 5"):
+        Field(5)
+
+
+WHOLE = {
+    "fields": [
+        {"name": "item", "min_count": 2},
+        {"name": "tags", "kind": "multi", "table": "tag", "separator": ",", "max_values": 3},
+        {"name": "price", "kind": "dense", "column": "cost"},
+    ],
+    "label": "rating",
+    "task": "user",
+    "time": "at",
+    "positive_from": 4,
+    "tables": [{"name": "item", "num_rows": 9, "keys": "raw"}, {"name": "tag", "width": 8}],
+}
+ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-2, 2**70),
+    st.floats(),
+    st.text(max_size=3),
+    st.dates(),
+    st.lists(st.integers(), max_size=2),
+    st.dictionaries(st.one_of(st.text(max_size=2), st.integers(), st.none()), st.text(max_size=2)),
+    st.sampled_from(["item", "multi", "dense", "raw", "hash", "..", "a/b"]),
+)
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_schema_with_odd_values_is_read_or_told_in_a_line(data):
+    values = copy.deepcopy(WHOLE)
+    for _ in range(data.draw(st.integers(1, 2))):
+        place = values
+        while True:
+            names = list(place) if isinstance(place, dict) else list(range(len(place)))
+            name = data.draw(st.sampled_from(names))
+            if not (
+                isinstance(place[name], dict | list) and place[name] and data.draw(st.booleans())
+            ):
+                break
+            place = place[name]
+        if isinstance(place, dict) and data.draw(st.booleans()):
+            place[data.draw(st.one_of(st.text(max_size=4), st.integers(), st.none()))] = place.pop(
+                name
+            )
+        else:
+            place[name] = data.draw(ODD)
+    problem = ""
+    try:
+        schema = Schema.from_json(values)
+        assert Schema.from_json(schema.to_json()) == schema
+    except ValueError as error:
+        problem = str(error)
+    assert "\n" not in problem
 
 
 def test_tables_are_those_that_fields_read_in_their_order():
@@ -192,7 +293,7 @@ def schemas(draw):
         draw(names),
         draw(names),
         time=draw(st.none() | names),
-        positive_from=draw(st.none() | st.floats(allow_nan=False)),
+        positive_from=draw(st.none() | st.floats(allow_nan=False, allow_infinity=False)),
         tables=tuple(tables),
     )
 

@@ -9,8 +9,6 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-import yaml
-
 from gmeta_tf.cli.options import (
     EvaluateOptions,
     ExportOptions,
@@ -19,6 +17,7 @@ from gmeta_tf.cli.options import (
     TrainOptions,
 )
 from gmeta_tf.cli.run_files import check_run_folder, read_config
+from gmeta_tf.cli.yaml_file import read_yaml
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta_io.files import is_remote
 from gmeta_tf.meta_io.preparing.work_folder import check_output
@@ -86,10 +85,8 @@ def read_schema(path: str) -> Schema:
     """
     if not pathlib.Path(path).is_file():
         raise FileNotFoundError(f"no schema {path}: expected a YAML or JSON file.")
+    values = read_yaml(path, "fields, label and task, each with its value")
     try:
-        values = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML or JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected fields, label and task, got {type(values).__name__}.")
-    return Schema.from_json(values)
+        return Schema.from_json(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

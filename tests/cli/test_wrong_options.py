@@ -169,7 +169,7 @@ PREPARE = [
     ("input", ["--input", "@none.csv"], "none.csv"),
     ("input", ["--input", "@no-label.csv"], "stars"),
     ("schema", ["--schema", "@none.yaml"], "no schema"),
-    ("schema", ["--schema", "@typo.yaml"], "unknown entry 'lable'"),
+    ("schema", ["--schema", "@typo.yaml"], "there is no 'lable' in it"),
     ("schema", ["--schema", "@other-column.yaml"], "nowhere"),
     ("movielens", ["--movielens", "@precious"], "either --movielens or --input, got both"),
     ("test_fraction", ["--test-fraction", "1"], "--test-fraction of at least 0 and below 1"),
@@ -301,7 +301,7 @@ def test_every_option_of_predict_has_a_wrong_value():
         (["train", "--records", "@r", "--run", "@new", "--metrics", "precision"], "precision"),
         (
             ["prepare", "--input", "@log.csv", "--schema", "@typo.yaml", "--output", "@new"],
-            "unknown entry 'lable'",
+            "there is no 'lable' in it",
         ),
         (
             ["prepare", "--input", "@log.csv", "--schema", "@schema.yaml", "--output", "@records"],
