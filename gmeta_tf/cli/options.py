@@ -42,6 +42,7 @@ _AT_LEAST_0 = _Range("of at least 0", lambda number: number >= 0)
 _AT_LEAST_1 = _Range("of at least 1", lambda number: number >= 1)
 _AT_LEAST_2 = _Range("of at least 2", lambda number: number >= 2)
 _FRACTION = _Range("of at least 0 and below 1", lambda number: 0 <= number < 1)
+_SHARE = _Range("above 0 and at most 1", lambda number: 0 < number <= 1)
 _FINITE = _Range("to be a finite number", math.isfinite)
 _RATE = _Range("to be a finite number of at least 0", lambda number: 0 <= number < math.inf)
 _SEED = _Range("of at least 0 and below 2**32", lambda number: 0 <= number < 2**32)
@@ -137,6 +138,8 @@ class PrepareOptions(_Options):
             PySpark and Java). Both write the same records.
         on_bad_row: "error" stops at the first bad row, such as one without a task or whose label
             is not a number; "drop" leaves bad rows out and counts them.
+        max_bad_share: the largest share of the rows that "drop" may leave out; with more, prepare
+            stops.
         memory_limit: the memory that the engine may take, such as "4GB"; beyond it spills to disk.
             None is most of the machine's.
         spill_folder: where it spills to; None is beside the output (for copies of remote input the
@@ -160,6 +163,7 @@ class PrepareOptions(_Options):
     compression: str | None = _word(None, of=allowed.COMPRESSIONS)
     engine: str = _word("duckdb", of=allowed.ENGINES)
     on_bad_row: str = _word("error", of=allowed.ON_BAD_ROW)
+    max_bad_share: float = _number(0.1, of=_SHARE)
     memory_limit: str | None = None
     spill_folder: str | None = None
     append: bool = False

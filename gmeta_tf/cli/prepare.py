@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import pathlib
+import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any, cast
@@ -44,9 +45,17 @@ def prepare(options: PrepareOptions) -> None:
             memory_limit=options.memory_limit,
             spill_folder=options.spill_folder,
             on_bad_row=cast(Any, options.on_bad_row),
+            max_bad_share=options.max_bad_share,
             progress=options.progress,
         )
     print(describe(records))
+    dropped = sum(records.details["dropped_rows"].values())
+    if dropped:
+        share = dropped / (dropped + records.details["rows"] + records.details["left_out_rows"])
+        print(
+            f"warning: {dropped:,} rows, {share:.1%} of all, were bad and were left out.",
+            file=sys.stderr,
+        )
 
 
 @contextlib.contextmanager

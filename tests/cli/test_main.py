@@ -46,6 +46,21 @@ def test_prepare_appends_and_tells_what_is_there(folder, tmp_path, capsys):
     assert "expected the split to be" in capsys.readouterr().err
 
 
+def test_prepare_warns_of_bad_rows(tmp_path, capsys):
+    rows = [f"u{row // 5},i{row % 7},{row % 2}" for row in range(30)]
+    (tmp_path / "log.csv").write_text("\n".join(["user,item,click", *rows, "u0,i0,", ",i0,1"]))
+    (tmp_path / "s.yaml").write_text("task: user\nlabel: click\nfields: [{name: item}]\n")
+    words = ["prepare", "--input", str(tmp_path / "log.csv"), "--schema", str(tmp_path / "s.yaml")]
+    words += ["--output", str(tmp_path / "records"), "--on-bad-row", "drop"]
+    cli.main([*words, "--max-bad-share", "0.07"])
+    shown = capsys.readouterr()
+    assert "dropped, label: 1 rows" in shown.out
+    assert shown.err == "warning: 2 rows, 6.2% of all, were bad and were left out.\n"
+    with pytest.raises(SystemExit):
+        cli.main([*words, "--overwrite", "--max-bad-share", "0.06"])
+    assert "2 of 32 (6.2%) are: task 1, label 1" in capsys.readouterr().err
+
+
 def test_evaluate_prints_one_json_line(folder, capsys):
     cli.main(["evaluate", "--run", str(folder / "run"), "--json"])
     (line,) = capsys.readouterr().out.splitlines()
@@ -182,7 +197,9 @@ def test_a_schema_file_that_is_none(tmp_path):
     with pytest.raises(FileNotFoundError, match="no schema"):
         read_schema(str(tmp_path / "none.yaml"))
     (tmp_path / "s.yaml").write_text("- item")
-    with pytest.raises(ValueError, match="expected fields, label and task, got list"):
+    with pytest.raises(
+        ValueError, match="expected fields, label and task, each with its value, got list"
+    ):
         read_schema(str(tmp_path / "s.yaml"))
 
 

@@ -52,7 +52,12 @@ def test_typed_columns_are_the_texts_of_prepare(typed, tmp_path):
     assert rows["item"].tolist() == [3, 4, None]
     assert rows["price"].tolist() == [0.25, 1.5, None]
     records = prepare(
-        files_source(typed), SCHEMA, tmp_path / "records", split=Split(0.0), on_bad_row="drop"
+        files_source(typed),
+        SCHEMA,
+        tmp_path / "records",
+        split=Split(0.0),
+        on_bad_row="drop",
+        max_bad_share=1.0,
     )
     for name in ("seen", "day", "size"):
         assert set(read_vocabulary(records.path, name)) == set(rows[name][:2])

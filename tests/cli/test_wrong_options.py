@@ -181,6 +181,7 @@ PREPARE = [
     ("compression", ["--compression", "lzma"], "--compression to be one of none, zlib"),
     ("engine", ["--engine", "spork"], "--engine to be one of duckdb, spark"),
     ("on_bad_row", ["--on-bad-row", "ignore"], "--on-bad-row to be one of error, drop"),
+    ("max_bad_share", ["--max-bad-share", "0"], "--max-bad-share above 0 and at most 1"),
     ("memory_limit", ["--memory-limit", "much"], "memory_limit to be a size"),
     ("spill_folder", ["--spill-folder", "@file"], "file"),
 ]

@@ -63,7 +63,8 @@ class Job:
         source: the raw rows.
         schema: what a row is.
         split: which rows are held out.
-        drop_bad_rows: leave bad rows out and count them, instead of raising.
+        max_bad_share: leave bad rows out and count them, up to this share of all rows; 0 raises at
+            the first.
         tasks_file: where the tasks go, a Parquet file with the columns task (int64, from 0
             without a gap, ascending), value (text), split (text; null where none was drawn) and
             rows (int64).
@@ -78,7 +79,7 @@ class Job:
     source: Source
     schema: Schema
     split: Split
-    drop_bad_rows: bool
+    max_bad_share: float
     tasks_file: pathlib.Path
     vocabulary_files: Mapping[str, pathlib.Path]
     spill_folder: pathlib.Path

@@ -61,6 +61,7 @@ def prepare(
     memory_limit: str | None = None,
     spill_folder: str | os.PathLike[str] | None = None,
     on_bad_row: Literal["error", "drop"] = "error",
+    max_bad_share: float = 0.1,
     progress: bool = False,
 ) -> Records:
     """Writes a records folder from raw rows, or appends to one.
@@ -105,6 +106,7 @@ def prepare(
             of its table: "error" raises, "drop" leaves them out and counts them in
             `details["dropped_rows"]`. What makes a file unreadable (text that is not UTF-8, lines
             with other columns) raises in any case.
+        max_bad_share: the largest share of bad rows that "drop" leaves out; with more it raises.
         progress: show the stages on stderr, if that is a terminal.
 
     Returns:
@@ -115,7 +117,7 @@ def prepare(
             missing, bad rows, nothing left to train on, or an argument out of its range.
         OSError: the disk is full; an older output is as it was.
     """
-    _check_arguments(output, engine, overwrite, append, on_bad_row)
+    _check_arguments(output, engine, overwrite, append, on_bad_row, max_bad_share)
     with contextlib.ExitStack() as stack:
         old = _claimed_records(stack, output) if append else None
         if old is not None:
@@ -137,7 +139,7 @@ def prepare(
             source,
             schema,
             split,
-            drop_bad_rows=on_bad_row == "drop",
+            max_bad_share=max_bad_share if on_bad_row == "drop" else 0.0,
             tasks_file=built / f"tasks-{writing.generation:03d}.parquet",
             vocabulary_files={
                 table.name: built / "vocabulary" / f"{table.name}-{writing.generation:03d}.parquet"
@@ -268,9 +270,15 @@ def _check_arguments(
     overwrite: bool,
     append: bool,
     on_bad_row: str,
+    max_bad_share: float,
 ) -> None:
     check_word("engine", engine, ENGINES)
     check_word("on_bad_row", on_bad_row, ON_BAD_ROW)
+    if not 0 < max_bad_share <= 1:
+        raise ValueError(
+            f"expected max_bad_share above 0 and at most 1, got {max_bad_share}. To stop at the "
+            "first bad row, leave on_bad_row at 'error'."
+        )
     if append and overwrite:
         raise ValueError("append and overwrite exclude each other: expected one, got both.")
     check_output(output, overwrite=overwrite, append=append)

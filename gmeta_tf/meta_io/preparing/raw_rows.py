@@ -258,13 +258,13 @@ def count_bad_rows(
             in the order of the checks.
 
     Raises:
-        ValueError: bad rows, or nothing but those.
+        ValueError: bad rows, more of them than may be, or nothing but those.
     """
     bad = [
         (checks[problem], count, first) for problem, count, first in counts if problem is not None
     ]
     description = job.source.description
-    if bad and not job.drop_bad_rows:
+    if bad and not job.max_bad_share:
         check, count, first = bad[0]
         place, value = _place_and_value(database, job.source, check.column, first)
         raise ValueError(
@@ -272,10 +272,15 @@ def count_bad_rows(
             f"have none; the first is row {place} (counted from 1, without headers) with "
             f"{value!r}. Correct them, or leave such rows out with on_bad_row='drop'."
         )
+    num_bad, num_rows = sum(count for _, count, _ in bad), sum(count for _, count, _ in counts)
+    by_reason = ", ".join(f"{check.reason} {count}" for check, count, _ in bad)
     if len(bad) == len(counts):
+        raise ValueError(f"{description}: no row is left, all {num_bad} are bad: {by_reason}.")
+    if num_bad > job.max_bad_share * num_rows:
         raise ValueError(
-            f"{description}: no row is left, all {sum(count for _, count, _ in bad)} are "
-            f"bad: {', '.join(f'{check.reason} {count}' for check, count, _ in bad)}."
+            f"{description}: expected at most {job.max_bad_share:.4g} of the rows to be bad, but "
+            f"{num_bad} of {num_rows} ({num_bad / num_rows:.1%}) are: {by_reason}. Look whether "
+            "the file is what you think; to leave so many out, raise max_bad_share."
         )
     return {check.reason: count for check, count, _ in bad}
 

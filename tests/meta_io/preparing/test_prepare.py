@@ -254,7 +254,12 @@ class TestBadRows:
         assert "on_bad_row='drop'" in str(raised.value)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["small.csv"]
         records = prepare(
-            source, self.schema, tmp_path / "out", on_bad_row="drop", split=Split(0.0)
+            source,
+            self.schema,
+            tmp_path / "out",
+            on_bad_row="drop",
+            max_bad_share=1.0,
+            split=Split(0.0),
         )
         assert records.details["dropped_rows"] == {reason: 1}
         assert records.details["rows"] == 9
@@ -275,7 +280,9 @@ class TestBadRows:
         match = r"a 'item' \(column 'item'\) of integers from 0 to 99, .*; the first is row 3 "
         with pytest.raises(ValueError, match=match):
             prepare(source, schema, tmp_path / "out")
-        records = prepare(source, schema, tmp_path / "out", on_bad_row="drop", split=Split(0.0))
+        records = prepare(
+            source, schema, tmp_path / "out", on_bad_row="drop", max_bad_share=1.0, split=Split(0.0)
+        )
         assert records.details["dropped_rows"] == {"field item": 1}
         assert {tuple(words[1]) for words in tasks_of(records, "train").values()} == {
             (99, 99),
@@ -294,7 +301,12 @@ class TestBadRows:
         tables = (Table("item", 100, keys="raw"),)
         schema = Schema((Field("item"),), "rating", "user", tables=tables)
         records = prepare(
-            files_source(path), schema, tmp_path / "out", on_bad_row="drop", split=Split(0.0)
+            files_source(path),
+            schema,
+            tmp_path / "out",
+            on_bad_row="drop",
+            max_bad_share=1.0,
+            split=Split(0.0),
         )
         assert tasks_of(records, "train")[0][1].tolist() == [7, 0]
         assert records.details["dropped_rows"] == {"field item": 1 + (not kind.startswith("U"))}
@@ -306,14 +318,32 @@ class TestBadRows:
         source = files_source(write_rows(tmp_path / "rows.csv", rows))
         with pytest.raises(ValueError, match="expected a task"):
             prepare(source, SMALL, tmp_path / "out")
-        records = prepare(source, SMALL, tmp_path / "out", on_bad_row="drop")
+        records = prepare(source, SMALL, tmp_path / "out", on_bad_row="drop", max_bad_share=1.0)
         assert records.details["dropped_rows"] == {"task": 1, "label": 2}
+
+    def test_of_more_than_the_largest_share_raise(self, tmp_path):
+        rows = small_rows()
+        for row, changed in enumerate([{"rating": "x"}, {"user": ""}]):
+            rows[row].update(changed)
+        source = files_source(write_rows(tmp_path / "rows.csv", rows))
+        match = r"at most 0.19 of the rows to be bad, but 2 of 10 \(20.0%\) are: task 1, label 1"
+        with pytest.raises(ValueError, match=match):
+            prepare(source, SMALL, tmp_path / "out", on_bad_row="drop", max_bad_share=0.19)
+        assert not (tmp_path / "out").exists()
+        records = prepare(source, SMALL, tmp_path / "out", on_bad_row="drop", max_bad_share=0.2)
+        assert records.details["rows"] == 8
+
+    @pytest.mark.parametrize("share", [0.0, 1.1, float("nan")])
+    def test_a_share_that_is_none(self, share, tmp_path):
+        source = small_source(tmp_path)
+        with pytest.raises(ValueError, match="max_bad_share above 0 and at most 1, got"):
+            prepare(source, SMALL, tmp_path / "out", on_bad_row="drop", max_bad_share=share)
 
     def test_and_no_other(self, tmp_path):
         rows = [dict(row, rating="x") for row in small_rows()]
         source = files_source(write_rows(tmp_path / "rows.csv", rows))
         with pytest.raises(ValueError, match="no row is left, all 10 are bad: label 10"):
-            prepare(source, SMALL, tmp_path / "out", on_bad_row="drop")
+            prepare(source, SMALL, tmp_path / "out", on_bad_row="drop", max_bad_share=1.0)
 
 
 class TestSources:
@@ -514,7 +544,7 @@ class TestOutput:
         ]
         schema = Schema(fields, "rating", "user", tables=tables)
         source = files_source(write_rows(tmp_path / "rows.csv", rows))
-        records = prepare(source, schema, tmp_path / "out", on_bad_row="drop")
+        records = prepare(source, schema, tmp_path / "out", on_bad_row="drop", max_bad_share=1.0)
         assert records.details["cut_values"] == {"seen": 11, "letters": 11}
         assert describe(records).splitlines() == [
             f"{tmp_path}/out: 16 rows of 6 tasks",
@@ -666,7 +696,7 @@ def test_a_file_that_changes_while_it_is_read(tmp_path):
     with open(tmp_path / "small.csv", "r+") as file:
         file.truncate(60)
     with pytest.raises(ValueError, match=r"small\.csv changed while it was read"):
-        prepare(source, SMALL, tmp_path / "out", on_bad_row="drop")
+        prepare(source, SMALL, tmp_path / "out", on_bad_row="drop", max_bad_share=1.0)
 
 
 class TestProgress:

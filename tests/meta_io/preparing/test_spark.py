@@ -271,7 +271,14 @@ class TestSameTexts:
             )
         ]
         path = write_rest(tmp_path / "rows.csv", rows)
-        records = both(files_source(path), SMALL, tmp_path, on_bad_row="drop", split=Split(0.0))
+        records = both(
+            files_source(path),
+            SMALL,
+            tmp_path,
+            on_bad_row="drop",
+            max_bad_share=1.0,
+            split=Split(0.0),
+        )
         dropped = records.details["dropped_rows"]
         assert dropped["label"] == dropped["field price"] > 10
         assert records.details["rows"] > 30
@@ -296,6 +303,7 @@ class TestSameTexts:
             schema,
             tmp_path,
             on_bad_row="drop",
+            max_bad_share=1.0,
             split=Split(0.2, by="time"),
         )
         assert records.details["time"]["kind"] == kind
@@ -315,7 +323,9 @@ class TestSameTexts:
         )
         path = tmp_path / ("rows.csv" if delimiter == "," else "rows.tsv")
         source = files_source(write_rows(path, rows, delimiter))
-        records = both(source, schema, tmp_path, on_bad_row="drop", split=Split(0.0))
+        records = both(
+            source, schema, tmp_path, on_bad_row="drop", max_bad_share=1.0, split=Split(0.0)
+        )
         assert records.details["tasks"] > 30
 
     @pytest.mark.parametrize(
@@ -334,7 +344,9 @@ class TestSameTexts:
             for item, seen in [(text, "1") for text in texts] + [("1", text) for text in texts]
         ]
         source = files_source(write_rows(tmp_path / "rows.csv", rows))
-        records = both(source, RAW, tmp_path, on_bad_row="drop", split=Split(0.0))
+        records = both(
+            source, RAW, tmp_path, on_bad_row="drop", max_bad_share=1.0, split=Split(0.0)
+        )
         assert records.details["dropped_rows"] == {"field item": 8, "field seen": 8}
 
     @pytest.mark.slow
@@ -366,6 +378,7 @@ class TestSameTexts:
                     tmp_path / engine,
                     engine=engine,
                     on_bad_row="drop",
+                    max_bad_share=1.0,
                     num_files=1,
                     overwrite=True,
                 )
@@ -424,7 +437,7 @@ class TestSameErrors:
         path = tmp_path / "rows.csv"
         path.write_text(text, encoding="utf-8", errors="surrogateescape")
         source = files_source(path)
-        self.assert_same(source, self.schema, tmp_path, match, on_bad_row="drop")
+        self.assert_same(source, self.schema, tmp_path, match, on_bad_row="drop", max_bad_share=1.0)
 
     def test_about_a_later_file(self, tmp_path):
         write_rows(tmp_path / "0.csv", small_rows())

@@ -145,7 +145,12 @@ class TestAliCcp:
         with pytest.raises(ValueError, match=r"a task \(column 'user_id'\) .*row 4"):
             prepare(source, ali_ccp_schema(), tmp_path / "out", split=Split(0.0))
         records = prepare(
-            source, ali_ccp_schema(), tmp_path / "out", split=Split(0.0), on_bad_row="drop"
+            source,
+            ali_ccp_schema(),
+            tmp_path / "out",
+            split=Split(0.0),
+            on_bad_row="drop",
+            max_bad_share=1.0,
         )
         assert (records.details["rows"], records.details["tasks"]) == (3, 2)
         assert records.details["dropped_rows"] == {"task": 1}
@@ -247,7 +252,12 @@ class TestCriteo:
         with pytest.raises(ValueError, match=r"a task \(column 'C9'\) .*row 5"):
             prepare(source, criteo_schema("C9"), tmp_path / "out", split=Split(0.0))
         records = prepare(
-            source, criteo_schema("C9"), tmp_path / "out", split=Split(0.0), on_bad_row="drop"
+            source,
+            criteo_schema("C9"),
+            tmp_path / "out",
+            split=Split(0.0),
+            on_bad_row="drop",
+            max_bad_share=1.0,
         )
         assert (records.details["rows"], records.details["tasks"]) == (3, 2)
         assert records.details["dropped_rows"] == {"task": 1, "field I3": 1}
