@@ -33,7 +33,7 @@ setup(
     install_requires=[
         "keras>=3.6",
         "numpy<2",
-        "duckdb>=1.2",
+        "duckdb>=1.2,<2.1",  # run with 1.5.6 and 2.0.0
         "safetensors",
         "jsonargparse[signatures]>=4.38",
         "PyYAML",

@@ -44,10 +44,11 @@ def connect(spill_folder: pathlib.Path, memory_limit: str | None) -> duckdb.Duck
 
 def one_value(database: duckdb.DuckDBPyConnection, query: str) -> Any:
     """The one value that a query gives."""
-    row = database.execute(query).fetchone()
-    if row is None:
+    # All rows: while a result has not been read to its end, DuckDB 2 refuses to register data.
+    rows = database.execute(query).fetchall()
+    if not rows:
         raise RuntimeError(f"expected one value, got no row: {query}")
-    return row[0]
+    return rows[0][0]
 
 
 def sql_name(name: str) -> str:
