@@ -83,7 +83,9 @@ class RankedModel(keras.Model):
         options = self._quiet_but_for_chief({**options, "validation_data": validation_data})
         with self._failing_together(x):
             if not isinstance(x, TaskBatches):
-                with self._executing_parts_of(options.get("steps_per_epoch"), "train"):
+                with self._executing_parts_of(
+                    options.get("steps_per_epoch"), options.get("validation_steps"), of="train"
+                ):
                     return super().fit(self._looking_ahead(x), **options)
             agree(_data_of(x), self.world, name="the training data")
             history = None
@@ -96,7 +98,7 @@ class RankedModel(keras.Model):
             first_epoch = options.setdefault("initial_epoch", x.begin.epoch)
             steps = options.setdefault("steps_per_epoch", x.steps_per_epoch)
             batches = timed(self._looking_ahead(x.dataset(first_epoch)))
-            with self._executing_parts_of(steps, "train"):
+            with self._executing_parts_of(steps, options.get("validation_steps"), of="train"):
                 return _joined(history, super().fit(batches, **options))
 
     def check_data(self, training: Any, evaluation: Any = None) -> None:
@@ -128,22 +130,24 @@ class RankedModel(keras.Model):
             "steps_per_epoch": batches.steps_at_begin,
         }
         rest_of_epoch = timed(self._looking_ahead(batches.dataset()))
-        with self._executing_parts_of(batches.steps_at_begin, "train"):
+        with self._executing_parts_of(
+            batches.steps_at_begin, options.get("validation_steps"), of="train"
+        ):
             return super().fit(rest_of_epoch, **{**options, **rest})
 
     @contextlib.contextmanager
-    def _executing_parts_of(self, steps: int | None, of: str) -> Iterator[None]:
+    def _executing_parts_of(self, *steps: int | None, of: str) -> Iterator[None]:
         """Lets so many steps come out even, whatever `steps_per_execution` is.
 
         Keras makes whole executions, and 10 steps would be 12 where an execution is 4: then it is
         2 while this lasts.
 
         Args:
-            steps: of an epoch; None where the data end by themselves.
+            steps: of an epoch, and of the validation behind it; None where data end by themselves.
             of: what takes the steps: "train", "test" or "predict".
         """
         compiled = self.steps_per_execution
-        self._set_execution(compiled if steps is None else math.gcd(steps, compiled), of)
+        self._set_execution(math.gcd(compiled, *(one for one in steps if one is not None)), of)
         try:
             yield
         finally:
@@ -180,11 +184,13 @@ class RankedModel(keras.Model):
             self.check_data(None, x)
             agree(_data_of(x), self.world, name="the evaluation data")
             x = _one_epoch(x)
+        # Within a `fit` Keras has made the data's iterator before, for the steps of that time.
+        steps = None if options.get("_use_cached_eval_dataset") else options.get("steps")
         self.accumulator.reset()
         self._loss_sums = np.zeros(2)
         with (
             self._failing_together(batches),
-            self._executing_parts_of(options.get("steps"), "test"),
+            self._executing_parts_of(steps, of="test"),
         ):
             super().evaluate(x, return_dict=True, **self._quiet_but_for_chief(options))
             logs = self._results_of_all_ranks()
@@ -203,7 +209,7 @@ class RankedModel(keras.Model):
             x = _one_epoch(x)
         with (
             self._failing_together(batches),
-            self._executing_parts_of(options.get("steps"), "predict"),
+            self._executing_parts_of(options.get("steps"), of="predict"),
         ):
             return super().predict(x, **self._quiet_but_for_chief(options))
 

@@ -630,6 +630,16 @@ def test_finite_gradients_whose_sum_is_not_are_fine():
     ).numpy().tolist() == [0]
 
 
+@pytest.mark.parametrize(("steps", "executed"), [(9, 9), (6, 6), (None, 12)])
+def test_a_number_of_steps_is_evaluated_whatever_an_execution_has(steps, executed, monkeypatch):
+    model = meta_model(steps_per_execution=4)
+    counted = []
+    monkeypatch.setattr(model.accumulator, "update", lambda *columns: counted.append(1))
+    data = made_batches.dataset(STEPS[:1] * 12, 7)
+    model.evaluate(data, steps=steps, verbose=0)
+    assert len(counted) == executed
+
+
 def with_label(label):
     """A global step of which one support row has another label."""
     tasks = made_batches.made_tasks(4)

@@ -5,11 +5,14 @@ import pathlib
 import tempfile
 
 import keras
+import made_batches
 import pytest
+import tensorflow as tf
 from made_data import SCHEMA, make_records
 
 import gmeta_tf as gm
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
+from gmeta_tf.meta.validation import rejection_text
 
 WORLD, ALONE = gm.World.detect(), gm.World()
 RATINGS = dataclasses.replace(SCHEMA, positive_from=None)
@@ -59,6 +62,25 @@ def test_tasks_of_many_episodes_are_evaluated_as_on_one_rank(folder):
     assert together["tasks"] == 20
     assert together == pytest.approx(alone, rel=1e-4)
     assert alone["auc_adapted"] != alone["auc_unadapted"]
+
+
+def test_a_label_that_one_rank_meets_is_raised_by_all():
+    tasks = made_batches.made_tasks(4)
+    if WORLD.rank == WORLD.size - 1:
+        labels = tasks[0].label.copy()
+        labels[0] = 4.0
+        tasks[0] = dataclasses.replace(tasks[0], label=labels)
+    keras.utils.set_random_seed(3)
+    embedding = gm.ShardedEmbedding(made_batches.SCHEMA, 3, replicate=False, world=WORLD)
+    model = gm.MetaModel(gm.models.MeLU((4,)), embedding)
+    model.compile()
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        # Not `fit`, which leaves the world.
+        model.train_step(next(iter(made_batches.dataset([tasks], 7))))
+    got = "4" if WORLD.rank == WORLD.size - 1 else "such labels on 1 other rank(s)"
+    expected = f"binary_crossentropy: expected labels from 0 to 1, got {got}. "
+    assert expected in rejection_text(raised.value)
+    assert int(model.optimizer.iterations) == 0
 
 
 def test_labels_that_do_not_suit_are_refused_on_every_rank(folder):

@@ -29,6 +29,7 @@ from gmeta_tf.schema import Schema
 __all__ = ["Progress", "TaskBatches"]
 
 _MOST_WORDS = 1 << 30
+_EVALUATION_PADDING = 16
 # Steps come in bursts, a window at a time. tf.data's own choice would grow with every burst.
 _READY_STEPS = 16
 
@@ -299,8 +300,11 @@ class TaskBatches:
         )
         if not self.every_query:
             return plan_of(self._index)
+        # A window of an evaluation is padded to a few times its rows.
+        most = max(1, _MOST_WORDS // _EVALUATION_PADDING // num_planes(self.schema))
+        options = {**plan_of.keywords, "window_rows": min(self.window_rows, most)}
         index = self._evaluated.as_index(self.support)
-        return EvaluationPlan(index, evaluated=self._evaluated, **plan_of.keywords)
+        return EvaluationPlan(index, evaluated=self._evaluated, **options)
 
     @functools.cached_property
     def _evaluated(self) -> EvaluatedTasks:
