@@ -153,6 +153,8 @@ class MetaModel(RankedModel):
                 weights otherwise than rows, or ranks with different configurations (on every
                 rank).
         """
+        optimizer = keras.optimizers.get(optimizer)
+        check_optimizer(optimizer)
         chosen_loss = row_loss(loss)
         metrics = chosen_loss.metrics if metrics is None else metrics
         check_metrics(chosen_loss, metrics)
@@ -169,7 +171,6 @@ class MetaModel(RankedModel):
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self.non_finite = non_finite
         self.row_optimizer = row_optimizers.row_optimizer(row_optimizer)
-        check_optimizer(self.optimizer)
         self.adapter.row_loss = chosen_loss
         self.accumulator = MetricAccumulator(metrics)
         self._check_update_rules()

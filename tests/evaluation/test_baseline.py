@@ -109,12 +109,11 @@ def test_keys_without_a_limit_count_as_well(records, tmp_path, kind):
     """Of two words, some negative: the same items by other names have the same AUC."""
     tables = (gm.Table("item", keys=kind), gm.Table("genre", 7))
     schema = dataclasses.replace(records.schema, tables=tables)
-    spread = 1_400_000_000_000_000_007
 
-    # Raw ones differ in their low words alone, those that stand for hashes in the high ones too.
     def keys_of(item):
+        """Raw ones differ in their high words alone, negative hashes in their low ones."""
         wide = item.astype(np.int64)
-        wide = wide + 2**40 if kind == "raw" else (wide - 3) * (spread // 8)
+        wide = (wide << 32) + 5 if kind == "raw" else wide - 2**40
         return np.where(item < 0, item, wide)
 
     others = same_rows_with(tmp_path, schema, keys_of)
