@@ -87,7 +87,7 @@ def describe_evaluation(report: dict[str, Any]) -> str:
             _number(report.get(f"{name}_baseline"), 10),
         )
         lines.append(f"{name:14}{''.join(columns)}".rstrip())
-    order = "the first in time" if report.get("in_time_order") else "drawn at random"
+    order = "in time order" if report.get("in_time_order") else "drawn at random"
     lines.append(
         f"{report['tasks']:,} tasks of the split {report['split']!r}, {report['samples']:,} query "
         f"rows, {report['support']} support rows each, {order}{_baseline_of(report)}"

@@ -60,7 +60,7 @@ def test_the_table_has_each_metric_once():
     more = {"auc_baseline": None, "auc_adapted": float("nan"), "in_time_order": True}
     lines = describe_evaluation(report | more | {"baseline": "shop"}).splitlines()
     assert lines[1] == "auc                 none     0.5000"
-    assert lines[3].endswith("10 support rows each, the first in time; baseline by 'shop'")
+    assert lines[3].endswith("10 support rows each, in time order; baseline by 'shop'")
     without = describe_evaluation(report | {"baseline": None}).splitlines()
     assert without[3].endswith("drawn at random; baseline by task")
     assert undefined_metrics(report | more) == ["auc_adapted"]
