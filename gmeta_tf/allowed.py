@@ -25,7 +25,17 @@ UNKNOWN_OTHERWISE = ("default", "bucket", "error")
 # Both loops.
 OVERLAPS = ("adapted", "stale")
 FAST_WEIGHTS = ("auto", "low_rank", "stacked", "vectorized")
-LOSSES = ("binary_crossentropy", "mean_squared_error")
+LOSSES = {
+    "binary_crossentropy": "binary_crossentropy",
+    "bce": "binary_crossentropy",
+    "BCE": "binary_crossentropy",
+    "BinaryCrossentropy": "binary_crossentropy",
+    "mean_squared_error": "mean_squared_error",
+    "mse": "mean_squared_error",
+    "MSE": "mean_squared_error",
+    "MeanSquaredError": "mean_squared_error",
+}
+"""A name of a loss, Keras's included -> the name that it has here."""
 NON_FINITE = ("raise", "skip")
 
 # The command line alone.

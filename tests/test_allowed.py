@@ -17,7 +17,7 @@ from gmeta_tf.planner import traffic
     ("chosen", "words"),
     [
         (row_optimizers._BY_NAME, allowed.ROW_OPTIMIZERS),
-        (losses._BY_NAME, allowed.LOSSES),
+        (losses._BY_NAME, tuple(dict.fromkeys(allowed.LOSSES.values()))),
         (prepare._ENGINE_OF, allowed.ENGINES),
         (traffic.WIRE_BYTES, allowed.WIRES),
     ],

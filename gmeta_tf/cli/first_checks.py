@@ -16,6 +16,7 @@ from gmeta_tf.cli.options import (
     PrepareOptions,
     TrainOptions,
 )
+from gmeta_tf.cli.resuming import check_resumed
 from gmeta_tf.cli.run_files import check_run_folder, read_config
 from gmeta_tf.cli.yaml_file import read_yaml
 from gmeta_tf.distributed.world import World
@@ -42,10 +43,11 @@ def check_prepare(options: PrepareOptions) -> None:
 
 
 def check_train(options: TrainOptions) -> None:
-    """Whether the run folder may be taken."""
+    """Whether the run folder may be taken, and an earlier run may go on with the options."""
     # Of several ranks, rank 0 may have taken the folder before another one looks at it.
     if not World.detect().is_distributed:
         check_run_folder(options)
+        check_resumed(options)
 
 
 def check_run(options: EvaluateOptions | ExportOptions) -> None:

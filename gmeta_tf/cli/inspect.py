@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from gmeta_tf.cli.options import InspectOptions
+from gmeta_tf.evaluation.json_report import json_report
 from gmeta_tf.meta_io.records.overview import describe, overview
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.verification import verify
@@ -38,6 +38,6 @@ def inspect(options: InspectOptions) -> None:
         lines.append("\n".join([*shown["damages"], verified.summary]))
         if verified.damages:
             faults.insert(0, f"{options.path}: {verified.summary}. Prepare the data again.")
-    print(json.dumps(shown, ensure_ascii=False) if options.json else "\n\n".join(lines))
+    print(json_report(shown, ensure_ascii=False) if options.json else "\n\n".join(lines))
     if faults:
         raise ValueError(" ".join(faults))

@@ -306,8 +306,10 @@ class TrainOptions(StepOptions):
         time_to_live: of such a table, a key gives its row up after so many steps that did not see
             it; None is never.
         embedding_scale: the largest absolute value of an initial embedding row.
-        loss: "binary_crossentropy" or "mean_squared_error".
-        metrics: what `evaluate` reports.
+        loss: "binary_crossentropy" (bce) for labels of 0 and 1, or "mean_squared_error" (mse) for
+            numbers.
+        metrics: what `evaluate` reports; None is what the loss suits, auc, task_auc and log_loss
+            or rmse and mae.
         validate: evaluate on the split "valid" after each epoch, if the records have it.
         checkpoint_every: epochs between checkpoints.
         checkpoint_every_steps: steps between checkpoints within an epoch; None makes none there.
@@ -336,7 +338,7 @@ class TrainOptions(StepOptions):
     time_to_live: int | None = _number(None, of=_AT_LEAST_1)
     embedding_scale: float = _number(0.05, of=_FINITE)
     loss: str = _word("binary_crossentropy", of=allowed.LOSSES)
-    metrics: list[str] = dataclasses.field(default_factory=lambda: ["auc", "task_auc", "log_loss"])
+    metrics: list[str] | None = None
     validate: bool = True
     checkpoint_every: int = _number(10, of=_AT_LEAST_1)
     checkpoint_every_steps: int | None = _number(None, of=_AT_LEAST_1)
@@ -345,12 +347,16 @@ class TrainOptions(StepOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        from gmeta_tf.evaluation.metrics import metric  # NumPy, for which --help need not wait
-
-        for name in self.metrics:
-            metric(name)
+        _check_metrics(self.metrics)
         if self.resume and self.overwrite:
             raise ValueError("train: --resume and --overwrite exclude each other.")
+
+
+def _check_metrics(names: list[str] | None) -> None:
+    from gmeta_tf.evaluation.metrics import metric  # NumPy, for which --help need not wait
+
+    for name in names or ():
+        metric(name)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -371,18 +377,28 @@ class EvaluateOptions(_OfRunOptions):
     Attributes:
         split: the split of the run's records to evaluate on.
         support: the rows a task adapts on; None is the run's.
+        in_time_order: adapt on a task's earlier rows and evaluate the later ones, or draw the rows
+            it adapts on; None is the run's.
+        metrics: what to report; None is the run's.
         seed: of the draw of support rows.
-        item: the field whose keys the baseline counts; None is the first categorical field.
+        item: the fields whose keys the baseline counts, each alone; the best one is reported. None
+            tries all categorical fields.
         train_split: the split that the baseline counts on.
         json: print one JSON line and nothing else.
     """
 
     split: str = "test"
     support: int | None = _number(None, of=_AT_LEAST_1)
+    in_time_order: bool | None = None
+    metrics: list[str] | None = None
     seed: int = 0
-    item: str | None = None
+    item: list[str] | None = None
     train_split: str = "train"
     json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_metrics(self.metrics)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import gmeta_tf as gm
 from gmeta_tf.allowed import replicate_of
 from gmeta_tf.cli.options import PlanOptions
@@ -11,6 +9,7 @@ from gmeta_tf.cli.runs import TRAIN_SPLIT, build_learner, training_batches
 from gmeta_tf.embedding.pooling import one_row
 from gmeta_tf.embedding.replication_rule import choose_replicated
 from gmeta_tf.embedding.row_optimizers import row_optimizer
+from gmeta_tf.evaluation.json_report import json_report
 from gmeta_tf.planner.key_requests import counted_requests, uniform_requests
 from gmeta_tf.planner.placement import place
 from gmeta_tf.planner.report import placement_lines
@@ -63,7 +62,7 @@ def plan(options: PlanOptions) -> None:
         replication=replication,
     )
     if options.json:
-        print(json.dumps({"records": records.path} | placement.to_json()))
+        print(json_report({"records": records.path} | placement.to_json()))
     else:
         print("\n".join([records.path, *placement_lines(placement)]))
 

@@ -10,6 +10,8 @@ import json
 import pathlib
 from typing import Any
 
+from gmeta_tf.evaluation.json_report import json_report
+
 __all__ = ["result_of_run"]
 
 
@@ -54,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     result = result_of_run(arguments.run, arguments.saved_model)
     print(table(result))
-    print(json.dumps(result))
+    print(json_report(result))
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ def read_config(run: str | os.PathLike[str]) -> TrainOptions:
         values = dict(yaml.safe_load(config.read_text(encoding="utf-8")))
         # Earlier versions took 0 for none.
         values["checkpoint_every_steps"] = values.get("checkpoint_every_steps") or None
+        values["metrics"] = _chosen_metrics(values.get("metrics"), values.get("loss"))
         return TrainOptions(**values)
     except (TypeError, ValueError, yaml.YAMLError) as error:
         raise ValueError(
@@ -104,6 +105,19 @@ def claim_run_folder(options: TrainOptions) -> None:
             _replace_config(run, text)
     else:
         _replace_config(run, text)
+
+
+def _chosen_metrics(metrics: list[str] | None, loss: str | None) -> list[str] | None:
+    """A run's metrics; None for those that earlier versions took by default, whatever the loss.
+
+    >>> _chosen_metrics(["log_loss", "mae"], "mean_squared_error")
+    ['mae']
+    """
+    if metrics is None or metrics == ["auc", "task_auc", "log_loss"]:
+        return None
+    if loss == "mean_squared_error":  # such a run was trained, and never evaluated
+        return [name for name in metrics if name != "log_loss"] or None
+    return metrics
 
 
 def _is_inside(records: str, run: pathlib.Path) -> bool:

@@ -107,8 +107,15 @@ def _inner_loop(options: TrainOptions, learner: Any) -> gm.InnerLoop:
     return dataclasses.replace(inner, adapt_embeddings=options.adapt_embeddings)
 
 
-def load_run(run: str, world: gm.World) -> tuple[TrainOptions, gm.Records, gm.MetaModel]:
+def load_run(
+    run: str, world: gm.World, *, metrics: list[str] | None = None
+) -> tuple[TrainOptions, gm.Records, gm.MetaModel]:
     """The options, the records and the model, as trained, of a run folder.
+
+    Args:
+        run: the folder.
+        world: the ranks.
+        metrics: what the model evaluates; None is what the run's options say.
 
     Raises:
         FileNotFoundError: no run there, or one without a checkpoint.
@@ -121,23 +128,36 @@ def load_run(run: str, world: gm.World) -> tuple[TrainOptions, gm.Records, gm.Me
             f"{run} has no complete checkpoint yet. Train longer, or lower --checkpoint-every."
         )
     records = gm.Records.open(options.records)
+    if metrics is not None:
+        options = dataclasses.replace(options, metrics=metrics)
     model = build_model(options, records.schema, world)
     gm.load_checkpoint(model, checkpoint)
     return options, records, model
 
 
 def evaluation_batches(
-    records: gm.Records, split: str, support: int, seed: int, world: gm.World
+    records: gm.Records,
+    split: str,
+    support: int,
+    seed: int,
+    world: gm.World,
+    *,
+    in_time_order: bool = False,
 ) -> gm.TaskBatches:
     """Batches in which every row that is not support is a query row."""
-    episodes = len(records.index(split))
+    if split not in records.splits:
+        raise ValueError(
+            f"{records.path} has no split {split!r}; it has {', '.join(records.splits)}."
+        )
+    num_tasks = records.contents[split].tasks
     return gm.TaskBatches(
         records,
         split,
-        tasks=max(1, min(_EVALUATED_TASKS, episodes // world.size)),
+        tasks=max(1, min(_EVALUATED_TASKS, num_tasks // world.size)),
         support=support,
         query=_EVALUATED_QUERY_ROWS,
         every_query=True,
+        in_time_order=in_time_order,
         shuffle=False,
         seed=seed,
         world=world,

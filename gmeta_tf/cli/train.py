@@ -10,13 +10,15 @@ from collections.abc import Callable
 import keras
 
 import gmeta_tf as gm
+from gmeta_tf.cli.evaluate import undefined_metrics
 from gmeta_tf.cli.options import TrainOptions
+from gmeta_tf.cli.resuming import changed_options, check_resumed, describe_changes
 from gmeta_tf.cli.run_files import check_run_folder, claim_run_folder
 from gmeta_tf.cli.runs import build_model, evaluation_batches, say, training_batches
 from gmeta_tf.distributed.collectives import agree, barrier, broadcast_json, start
 from gmeta_tf.saving.checkpoint import latest_checkpoint
 
-__all__ = ["train"]
+__all__ = ["check_outcome", "train"]
 
 
 def train(options: TrainOptions) -> None:
@@ -32,7 +34,7 @@ def train(options: TrainOptions) -> None:
     world = gm.World.detect()
     start(world)
     agree(dataclasses.asdict(options), world, name="the options of gmeta-tf train")
-    _on_chief(check_run_folder, options, world, name="run_folder_check")
+    _on_chief(_check_run, options, world, name="run_folder_check")
     records = gm.Records.open(options.records)
     keras.utils.set_random_seed(options.seed)
     model = build_model(options, records.schema, world)
@@ -40,17 +42,28 @@ def train(options: TrainOptions) -> None:
     batches = training_batches(options, records, world, begin)
     valid = None
     if options.validate and "valid" in records.splits:
-        valid = evaluation_batches(records, "valid", options.support, options.seed, world)
+        valid = evaluation_batches(
+            records,
+            "valid",
+            options.support,
+            options.seed,
+            world,
+            in_time_order=options.in_time_order,
+        )
     folder = gm.RunFolder(
         options.run,
         batches,
         checkpoint_every=options.checkpoint_every,
         checkpoint_every_steps=options.checkpoint_every_steps,
     )
+    model.check_data(batches, valid)
     barrier(world, name="run_checked")  # no rank has found anything wrong
+    if world.is_chief:
+        for line in describe_changes(changed_options(options)):
+            say(world, line)
     _on_chief(claim_run_folder, options, world, name="run_folder_claim")
     say(world, f"training on {world.size} rank(s), {batches.steps_per_epoch} steps an epoch")
-    model.fit(
+    history = model.fit(
         batches,
         validation_data=valid,
         epochs=options.epochs,
@@ -61,6 +74,40 @@ def train(options: TrainOptions) -> None:
         world,
         f"{options.run}: {folder.samples_per_second:,.0f} samples/s; `gmeta-tf evaluate` is next",
     )
+    if history is not None:
+        check_outcome(history.history, batches.steps_per_epoch)
+
+
+def check_outcome(history: dict[str, list[float]], steps_per_epoch: int) -> None:
+    """Raises where training has come to nothing; what it wrote stays.
+
+    Args:
+        history: Keras': each loss and metric, by epoch.
+        steps_per_epoch: how many steps the last epoch had.
+
+    Raises:
+        ValueError: the last epoch has a loss or a metric that is no finite number, or has left out
+            every step.
+    """
+    last = {name: float(values[-1]) for name, values in history.items() if values}
+    undefined = undefined_metrics(last)
+    if undefined:
+        raise ValueError(
+            f"expected the last epoch to have a number for every loss and metric, got none for "
+            f"{', '.join(undefined)}: the model diverged, or every label of a split is positive "
+            "or none is. Lower the learning rates, look at the labels and positive_from, or give "
+            "other --metrics."
+        )
+    if last.get("skipped_steps", 0) >= steps_per_epoch:
+        raise ValueError(
+            f"expected steps with finite gradients, got none: all {steps_per_epoch} steps of the "
+            "last epoch were left out. Lower the learning rates, or look for NaN in the data."
+        )
+
+
+def _check_run(options: TrainOptions) -> None:
+    check_run_folder(options)
+    check_resumed(options)
 
 
 def _load_last(model: gm.MetaModel, options: TrainOptions, world: gm.World) -> gm.Progress:
@@ -69,6 +116,8 @@ def _load_last(model: gm.MetaModel, options: TrainOptions, world: gm.World) -> g
     if checkpoint is None:
         return gm.Progress()
     saved = gm.load_checkpoint(model, checkpoint)
+    # The checkpoint has the earlier one, as it has all that the optimizer keeps.
+    model.optimizer.learning_rate = options.learning_rate
     say(world, f"resuming after epoch {saved['epoch']} from {checkpoint}")
     if "progress" in saved:
         return gm.Progress.from_json(saved["progress"])

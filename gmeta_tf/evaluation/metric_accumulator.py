@@ -59,6 +59,11 @@ class MetricAccumulator:
         self._sums = np.zeros(2 + 2 * sum(known.num_sums for known in self._metrics))
         self.reset()
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics' names."""
+        return tuple(known.name for known in self._metrics)
+
     def reset(self) -> None:
         """Forgets all rows."""
         self._sums[:] = 0

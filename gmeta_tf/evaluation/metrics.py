@@ -180,8 +180,8 @@ def _log_loss(rows: Rows) -> FloatArray:
     if outside.any():
         raise ValueError(
             f"log_loss: expected probabilities in [0, 1], received {outside.sum()} of "
-            f"{outside.size} outside, the first {rows.prediction[outside][0]:g}; end the model "
-            "in a sigmoid, or leave log_loss out of the metrics"
+            f"{outside.size} outside, the first {rows.prediction[outside][0]:g}; train "
+            "with binary_crossentropy, or leave log_loss out of the metrics"
         )
     probability = rows.prediction.clip(_PROBABILITY_CLIP, 1 - _PROBABILITY_CLIP)
     loss: FloatArray = -np.log(np.where(rows.label > 0.5, probability, 1 - probability))
@@ -209,6 +209,16 @@ class Metric(abc.ABC):
     name: str
     num_sums: int = 2
     needs_whole_tasks: bool = False
+
+    @property
+    def is_of_clicks(self) -> bool:
+        """Whether it tells positive labels from negative ones, and so says nothing of ratings."""
+        return self.name in _OF_CLICKS
+
+    @property
+    def is_better_when_larger(self) -> bool:
+        """Whether a larger value is the better one."""
+        return self.name not in _ERRORS
 
     @abc.abstractmethod
     def add(self, sums: FloatArray, rows: Rows) -> None:
@@ -276,6 +286,8 @@ class PooledAuc(Metric):
         return float(positives @ negatives / pairs / 2) if pairs else float("nan")
 
 
+_OF_CLICKS = ("auc", "task_auc", "log_loss", "accuracy")
+_ERRORS = ("log_loss", "mae", "rmse", "task_mae")
 _METRICS: tuple[Metric, ...] = (
     PooledAuc(),
     Mean("task_auc", task_auc, needs_whole_tasks=True),

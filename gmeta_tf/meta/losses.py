@@ -30,22 +30,47 @@ class RowLoss:
         name: for messages and configurations.
         loss: `(label, output) -> loss`, each `[..., R]`, twice differentiable in the output.
         predict: `output -> prediction`, `[..., R]`.
+        metrics: what `compile` evaluates by default.
+        labels: the smallest and the largest label that the loss is right for; None takes any.
+        takes_logits: whether the output is a logit, so that the learner must not end in a sigmoid.
+        predicts_probabilities: whether predictions are in [0, 1], as log_loss needs them; None is
+            unknown, and then evaluation looks.
     """
 
     name: str
     loss: RowFunction
     predict: Callable[[tf.Tensor], tf.Tensor]
+    metrics: tuple[str, ...] = ("auc", "task_auc")
+    labels: tuple[float, float] | None = None
+    takes_logits: bool = False
+    predicts_probabilities: bool | None = None
 
 
 _BY_NAME = {
-    "binary_crossentropy": RowLoss("binary_crossentropy", _click_loss, tf.sigmoid),
-    "mean_squared_error": RowLoss("mean_squared_error", _rating_loss, tf.identity),
+    "binary_crossentropy": RowLoss(
+        "binary_crossentropy",
+        _click_loss,
+        tf.sigmoid,
+        metrics=("auc", "task_auc", "log_loss"),
+        labels=(0.0, 1.0),
+        takes_logits=True,
+        predicts_probabilities=True,
+    ),
+    "mean_squared_error": RowLoss(
+        "mean_squared_error",
+        _rating_loss,
+        tf.identity,
+        metrics=("rmse", "mae"),
+        predicts_probabilities=False,
+    ),
 }
 
 
 def row_loss(loss: str | RowLoss) -> RowLoss:
     """The loss of that name: `"binary_crossentropy"` (the learner's output is a logit, the
     prediction its sigmoid) or `"mean_squared_error"` (the output is the prediction).
+
+    `"bce"`, `"mse"` and the names of Keras's classes mean the same.
 
     Args:
         loss: a name, or a `RowLoss`, which is returned unchanged.
@@ -61,7 +86,7 @@ def row_loss(loss: str | RowLoss) -> RowLoss:
         LOSSES,
         "It may also be a RowLoss. A Keras loss averages over rows, which would mix tasks.",
     )
-    return _BY_NAME[loss]
+    return _BY_NAME[LOSSES[loss]]
 
 
 def task_losses(loss: RowLoss, label: tf.Tensor, output: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:

@@ -22,6 +22,12 @@ from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
 from gmeta_tf.meta.fast_weights import TaskLearner
 from gmeta_tf.meta.inner_loop import InnerLoop
+from gmeta_tf.meta.learner_checks import (
+    check_metrics,
+    check_optimizer,
+    check_output,
+    check_precision,
+)
 from gmeta_tf.meta.losses import RowLoss, row_loss
 from gmeta_tf.meta.ranked_model import RankedModel
 from gmeta_tf.meta.task_adapter import TaskAdapter
@@ -29,6 +35,8 @@ from gmeta_tf.meta.validation import (
     check,
     key_findings,
     key_problems,
+    label_finding,
+    label_problem,
     nonfinite_findings,
     nonfinite_tables,
 )
@@ -36,8 +44,6 @@ from gmeta_tf.planner.report import size_lines
 from gmeta_tf.planner.table_sizes import table_sizes
 
 __all__ = ["MetaModel"]
-
-_METRICS = ("auc", "task_auc", "log_loss")
 
 
 class MetaModel(RankedModel):
@@ -76,9 +82,10 @@ class MetaModel(RankedModel):
             name: of the model.
 
         Raises:
-            ValueError: the learner keeps state outside its weights, `inner` names layers that the
-                learner does not have, or fewer than one lane.
+            ValueError: the learner keeps state outside its weights or computes in float16, `inner`
+                names layers that the learner does not have, or fewer than one lane.
         """
+        check_precision(learner)
         super().__init__(name=name)
         self.learner = learner
         self.embedding = embedding
@@ -115,7 +122,7 @@ class MetaModel(RankedModel):
         optimizer: str | keras.optimizers.Optimizer = "adam",
         row_optimizer: str | RowOptimizer = "adagrad",
         loss: str | RowLoss = "binary_crossentropy",
-        metrics: Sequence[str] = _METRICS,
+        metrics: Sequence[str] | None = None,
         *,
         look_ahead: bool = True,
         non_finite: str = "raise",
@@ -127,10 +134,11 @@ class MetaModel(RankedModel):
             optimizer: a Keras optimizer; the one update rule of every dense weight.
             row_optimizer: `"sgd"`, `"adagrad"`, `"row_wise_adagrad"`, `"lazy_adam"`, `"ftrl"` or a
                 `RowOptimizer`; the one update rule of every embedding row.
-            loss: `"binary_crossentropy"`, `"mean_squared_error"` or a `RowLoss`; of the support
-                rows in the inner loop and of the query rows in the outer.
+            loss: `"binary_crossentropy"` (the learner gives logits), `"mean_squared_error"`, their
+                names in Keras, or a `RowLoss`; of the support rows in the inner loop and of the
+                query rows in the outer.
             metrics: names that `gmeta_tf.evaluation.metrics` knows; `evaluate` gives each for
-                adapted and unadapted predictions.
+                adapted and unadapted predictions. None takes the loss's (`RowLoss.metrics`).
             look_ahead: send the keys of the next step with the gradients of this one. Rows are
                 fetched after the step, so results are the same, and each step waits for one
                 collective less. Takes effect where `fit` reads `TaskBatches` or a tf.data.Dataset.
@@ -140,14 +148,30 @@ class MetaModel(RankedModel):
 
         Raises:
             ValueError: an unknown name, another `non_finite`, a trainable variable without an
-                update rule, or ranks with different configurations (on every rank).
+                update rule, a learner that ends in a sigmoid where the loss takes logits, a metric
+                that the loss's predictions do not suit, an optimizer that would update dense
+                weights otherwise than rows, or ranks with different configurations (on every
+                rank).
         """
+        optimizer = keras.optimizers.get(optimizer)
+        check_optimizer(optimizer)
+        chosen_loss = row_loss(loss)
+        metrics = chosen_loss.metrics if metrics is None else metrics
+        check_metrics(chosen_loss, metrics)
+        check_output(
+            self.learner, one_row(self.embedding.schema, self.embedding.width), chosen_loss
+        )
         check_word("MetaModel.compile: non_finite", non_finite, NON_FINITE)
+        if options.get("steps_per_execution", 1) == "auto":
+            raise ValueError(
+                "MetaModel.compile: expected a number of steps_per_execution, got 'auto', which "
+                "would differ from rank to rank. Leave it out, or state a number."
+            )
         super().compile(optimizer=optimizer, jit_compile=False, **options)
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self.non_finite = non_finite
         self.row_optimizer = row_optimizers.row_optimizer(row_optimizer)
-        self.adapter.row_loss = row_loss(loss)
+        self.adapter.row_loss = chosen_loss
         self.accumulator = MetricAccumulator(metrics)
         self._check_update_rules()
         ahead = look_ahead and self.embedding.sends_keys
@@ -195,6 +219,7 @@ class MetaModel(RankedModel):
         """
         reached = [(g, v) for g, v in zip(gradients, self.trainable_variables) if g is not None]
         following = None if self.look_ahead is None else self.look_ahead.following(batch)
+        labels = self._checked_labels
         returned = self.embedding.return_gradients(
             row_gradients,
             routes,
@@ -206,9 +231,12 @@ class MetaModel(RankedModel):
                 _num_tasks(batch),
                 key_problems(batch, located),
                 nonfinite_tables(row_gradients, batch, self.embedding),
+                *([label_problem(batch, labels)] if labels else ()),
             ],
         )
-        *sums, loss_sum, num_tasks, problems, nonfinite = returned.totals
+        totals = list(returned.totals)
+        label_found = totals.pop() if labels else None
+        *sums, loss_sum, num_tasks, problems, nonfinite = totals
         scale = 1.0 / tf.maximum(num_tasks, 1.0)
 
         def update() -> None:
@@ -228,6 +256,8 @@ class MetaModel(RankedModel):
             kept = self.look_ahead.keep(following, returned.following, batch)
         with tf.control_dependencies(kept):
             findings = key_findings(problems, batch, located, self.embedding)
+            if labels and label_found is not None:
+                findings.append(label_finding(label_found, batch, labels, self.row_loss.name))
             is_finite = _are_finite([*sums, loss_sum])
             if self.non_finite == "raise":
                 findings += nonfinite_findings(is_finite, nonfinite, self.embedding)
@@ -319,9 +349,20 @@ class MetaModel(RankedModel):
         located = self.embedding.locate(routes)
         rows = self.embedding.fetch(routes, located)
         problems = key_problems(batch, located)
-        checked = check(key_findings(problems, batch, located, self.embedding))
+        findings = key_findings(problems, batch, located, self.embedding)
+        labels = self._checked_labels
+        if labels:
+            found = label_problem(batch, labels)
+            findings.append(label_finding(found, batch, labels, self.row_loss.name))
+        checked = check(findings)
         with tf.control_dependencies([checked]):
             return {group: tf.identity(values) for group, values in rows.items()}
+
+    @property
+    def _checked_labels(self) -> tuple[float, float] | None:
+        """The labels that a step may have; None where they are right whatever the data are."""
+        made_here = self.embedding.schema.positive_from is not None  # 0 or 1, in the pipeline
+        return None if made_here else self.row_loss.labels
 
     def _steps_done(self) -> tf.Tensor:
         return tf.cast(self.optimizer.iterations.value, tf.int64)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
+from gmeta_tf.meta.callback_checks import checked_callbacks
+from gmeta_tf.meta.data_checks import check_labels, check_whole_tasks
 from gmeta_tf.meta.task_adapter import Sizes, TaskAdapter
 from gmeta_tf.meta.validation import rejection_text
 from gmeta_tf.meta_io.batches.dataset_ops import timed, with_next_keys
@@ -48,7 +51,10 @@ class RankedModel(keras.Model):
     look_ahead: LookAhead | None = None
     input_seconds: tf.Variable
     adapter: TaskAdapter
+    steps_per_execution: int
+    train_function: Any
     test_function: Any
+    predict_function: Any
 
     def fit(self, x: Any = None, *, validation_data: Any = None, **options: Any) -> Any:
         """`keras.Model.fit`; every rank must call it.
@@ -68,14 +74,19 @@ class RankedModel(keras.Model):
             RuntimeError: another rank failed; its own error says why.
         """
         options.setdefault("shuffle", False)  # Keras would warn that it cannot shuffle a dataset
+        options["callbacks"] = checked_callbacks(options.get("callbacks"), self.world)
         self._expect(x)
+        self.check_data(x, validation_data)
         if isinstance(validation_data, TaskBatches):
             agree(_data_of(validation_data), self.world, name="the validation data")
             validation_data = _one_epoch(validation_data)
         options = self._quiet_but_for_chief({**options, "validation_data": validation_data})
         with self._failing_together(x):
             if not isinstance(x, TaskBatches):
-                return super().fit(self._looking_ahead(x), **options)
+                with self._executing_parts_of(
+                    options.get("steps_per_epoch"), options.get("validation_steps"), of="train"
+                ):
+                    return super().fit(self._looking_ahead(x), **options)
             agree(_data_of(x), self.world, name="the training data")
             history = None
             if x.begin.done:
@@ -85,9 +96,26 @@ class RankedModel(keras.Model):
                     if self.stop_training or options["initial_epoch"] >= options.get("epochs", 1):
                         return history
             first_epoch = options.setdefault("initial_epoch", x.begin.epoch)
-            options.setdefault("steps_per_epoch", x.steps_per_epoch)
+            steps = options.setdefault("steps_per_epoch", x.steps_per_epoch)
             batches = timed(self._looking_ahead(x.dataset(first_epoch)))
-            return _joined(history, super().fit(batches, **options))
+            with self._executing_parts_of(steps, options.get("validation_steps"), of="train"):
+                return _joined(history, super().fit(batches, **options))
+
+    def check_data(self, training: Any, evaluation: Any = None) -> None:
+        """Checks that data suit the loss and the metrics; `fit` and `evaluate` do it first.
+
+        Args:
+            training: `TaskBatches`; other data are not looked at.
+            evaluation: the same, to evaluate.
+
+        Raises:
+            ValueError: labels or tasks that do not suit; on every rank.
+        """
+        if isinstance(evaluation, TaskBatches):
+            check_whole_tasks(evaluation)
+        for batches in (training, evaluation):
+            if isinstance(batches, TaskBatches):
+                check_labels(batches, self.adapter.row_loss, self.accumulator.names)
 
     def _expect(self, data: Any) -> None:
         """Notes T, S and Q, which shapes leave open where they differ from step to step."""
@@ -102,7 +130,33 @@ class RankedModel(keras.Model):
             "steps_per_epoch": batches.steps_at_begin,
         }
         rest_of_epoch = timed(self._looking_ahead(batches.dataset()))
-        return super().fit(rest_of_epoch, **{**options, **rest})
+        with self._executing_parts_of(
+            batches.steps_at_begin, options.get("validation_steps"), of="train"
+        ):
+            return super().fit(rest_of_epoch, **{**options, **rest})
+
+    @contextlib.contextmanager
+    def _executing_parts_of(self, *steps: int | None, of: str) -> Iterator[None]:
+        """Lets so many steps come out even, whatever `steps_per_execution` is.
+
+        Keras makes whole executions, and 10 steps would be 12 where an execution is 4: then it is
+        2 while this lasts.
+
+        Args:
+            steps: of an epoch, and of the validation behind it; None where data end by themselves.
+            of: what takes the steps: "train", "test" or "predict".
+        """
+        compiled = self.steps_per_execution
+        self._set_execution(math.gcd(compiled, *(one for one in steps if one is not None)), of)
+        try:
+            yield
+        finally:
+            self._set_execution(compiled, of)
+
+    def _set_execution(self, steps: int, of: str) -> None:
+        if steps != self.steps_per_execution:
+            self.steps_per_execution = steps
+            setattr(self, f"{of}_function", None)  # Keras has put the number into it
 
     def _looking_ahead(self, dataset: Any) -> Any:
         """The data for a `fit` of Keras, whose first step exchanges its own keys."""
@@ -127,11 +181,17 @@ class RankedModel(keras.Model):
         self._expect(x)
         batches = x
         if isinstance(x, TaskBatches):
+            self.check_data(None, x)
             agree(_data_of(x), self.world, name="the evaluation data")
             x = _one_epoch(x)
+        # Within a `fit` Keras has made the data's iterator before, for the steps of that time.
+        steps = None if options.get("_use_cached_eval_dataset") else options.get("steps")
         self.accumulator.reset()
         self._loss_sums = np.zeros(2)
-        with self._failing_together(batches):
+        with (
+            self._failing_together(batches),
+            self._executing_parts_of(steps, of="test"),
+        ):
             super().evaluate(x, return_dict=True, **self._quiet_but_for_chief(options))
             logs = self._results_of_all_ranks()
         return logs if as_dict else list(logs.values())
@@ -147,7 +207,10 @@ class RankedModel(keras.Model):
         if isinstance(x, TaskBatches):
             agree(_data_of(x), self.world, name="the data to predict")
             x = _one_epoch(x)
-        with self._failing_together(batches):
+        with (
+            self._failing_together(batches),
+            self._executing_parts_of(options.get("steps"), of="predict"),
+        ):
             return super().predict(x, **self._quiet_but_for_chief(options))
 
     def make_test_function(self, force: bool = False) -> None:
@@ -192,7 +255,14 @@ class RankedModel(keras.Model):
             "go on training."
         )
 
-    save_weights = save
+    save_weights = export = save
+
+    def load_weights(self, *arguments: Any, **options: Any) -> None:
+        """Raises: Keras' format has no embedding tables."""
+        raise ValueError(
+            "MetaModel.load_weights would leave the embedding tables as they are. Use "
+            "gmeta_tf.load_checkpoint(model, path)."
+        )
 
     def _results_of_all_ranks(self) -> dict[str, float]:
         sums = np.concatenate([self._loss_sums, self.accumulator.sums()])
@@ -226,7 +296,8 @@ class RankedModel(keras.Model):
                 ) from error
             damage = None
             if isinstance(data, TaskBatches):
-                damage = describe_damage(data.records, data.split, error)
+                told = (describe_damage(data.records, split, error) for split in data.splits_read)
+                damage = next((text for text in told if text is not None), None)
             if damage is not None:
                 raise ValueError(damage) from error
             raise

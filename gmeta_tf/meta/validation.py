@@ -21,10 +21,14 @@ from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.table_groups import key_groups
 
 __all__ = [
+    "LABEL_REMEDY",
     "Finding",
     "check",
     "key_findings",
     "key_problems",
+    "label_finding",
+    "label_problem",
+    "label_text",
     "nonfinite_findings",
     "nonfinite_tables",
     "nonfinite_text",
@@ -34,6 +38,10 @@ __all__ = [
 ]
 
 _REJECTED = "a step was rejected: "
+LABEL_REMEDY = (
+    "State positive_from in the schema and prepare the data again, so that labels from there on "
+    "are 1 and others 0; or train with mean_squared_error."
+)
 
 
 class Finding(NamedTuple):
@@ -190,14 +198,76 @@ def policy_text(
     )
 
 
-def _got(own: Sequence[tuple[tf.Tensor, tf.Tensor]], num_others: tf.Tensor) -> tf.Tensor:
+def _got(
+    own: Sequence[tuple[tf.Tensor, tf.Tensor]], num_others: tf.Tensor, what: str = "keys"
+) -> tf.Tensor:
     """What this rank and others have met: a string scalar that ends a sentence."""
     parts = [tf.where(is_met, text, "") for is_met, text in own]
     count = tf.strings.as_string(tf.cast(num_others, tf.int64))
-    others = tf.strings.join(["such keys on ", count, " other rank(s)"])
+    others = tf.strings.join([f"such {what} on ", count, " other rank(s)"])
     parts = tf.stack([*parts, tf.where(num_others > 0, others, "")])
     met = tf.boolean_mask(parts, tf.strings.length(parts) > 0)
     return tf.strings.join([tf.strings.reduce_join(met, separator=", and "), ". "])
+
+
+def label_problem(batch: Batch, labels: tuple[float, float]) -> tf.Tensor:
+    """1 where a row of this rank has a label that the loss is not made for, a float32 scalar."""
+    return tf.cast(tf.size(_labels_outside(batch, labels)) > 0, tf.float32)
+
+
+def _labels_outside(batch: Batch, labels: tuple[float, float]) -> tf.Tensor:
+    """The labels of present rows outside a range, `[N]`; NaN is outside."""
+    lowest, highest = labels
+    outside = []
+    for part in (batch["support"], batch["query"]):
+        label = part["label"]
+        is_inside = (label >= lowest) & (label <= highest)
+        outside.append(tf.boolean_mask(label, ~is_inside & (part["weight"] > 0)))
+    return tf.concat(outside, axis=0)
+
+
+def label_finding(
+    found: tf.Tensor, batch: Batch, labels: tuple[float, float], loss: str
+) -> Finding:
+    """Labels that the loss is not made for, on any rank.
+
+    Args:
+        found: what `label_problem` gives, summed over the ranks where the step sums.
+        batch: this rank's.
+        labels: the smallest and the largest label of the loss.
+        loss: its name.
+    """
+    return Finding(
+        found > 0, lambda: label_text(_labels_outside(batch, labels), found, labels, loss)
+    )
+
+
+def label_text(
+    outside: tf.Tensor, num_ranks: tf.Tensor, labels: tuple[float, float], loss: str
+) -> tf.Tensor:
+    """The error of labels outside the loss's range: see `label_finding`.
+
+    Args:
+        outside: this rank's labels out of range, `[N]`.
+        num_ranks: float scalar, how many ranks met such labels.
+        labels: the smallest and the largest label of the loss.
+        loss: its name.
+    """
+    lowest, highest = labels
+    own = tf.concat([outside, [0.0]], axis=0)[0]
+    is_met = tf.size(outside) > 0
+    got = _got(
+        [(is_met, tf.strings.as_string(own, shortest=True))],
+        num_ranks - tf.cast(is_met, tf.float32),
+        "labels",
+    )
+    return tf.strings.join(
+        [
+            f"{loss}: expected labels from {lowest:g} to {highest:g}, got ",
+            got,
+            LABEL_REMEDY,
+        ]
+    )
 
 
 def nonfinite_tables(gradients: Rows, batch: Batch, embedding: ShardedEmbedding) -> tf.Tensor:

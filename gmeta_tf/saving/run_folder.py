@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 import statistics
 import time
@@ -11,6 +10,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gmeta_tf.evaluation.json_report import json_report, without_nan
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
 from gmeta_tf.saving.checkpoint import save_checkpoint
 
@@ -135,7 +135,7 @@ class RunFolder(keras.callbacks.Callback):
             self._save(self._epoch + 1, 0, values)
         if self._is_chief:
             values |= {"epochs": self._epoch + 1, "samples_per_second": self.samples_per_second}
-            (self.path / "metrics.json").write_text(json.dumps(values, indent=2))
+            (self.path / "metrics.json").write_text(json_report(values, indent=2))
 
     @property
     def _is_chief(self) -> bool:
@@ -160,7 +160,8 @@ class RunFolder(keras.callbacks.Callback):
         """Writes a checkpoint after so many epochs and steps of the next one."""
         folder = self.path / "checkpoint"
         name = f"epoch-{epochs:06d}" + (f"-step-{steps:06d}" if steps else "")
-        save_checkpoint(self.model, folder / name, epoch=epochs, logs=values, **details)
+        logs = without_nan(values)
+        save_checkpoint(self.model, folder / name, epoch=epochs, logs=logs, **details)
         self._saved = (epochs, steps)
         if self._is_chief:
             self._drop_old(folder)

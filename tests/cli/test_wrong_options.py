@@ -112,7 +112,7 @@ TRAIN = [
     ("admit_after", ["--admit-after", "0"], "--admit-after of at least 1"),
     ("time_to_live", ["--time-to-live", "0"], "--time-to-live of at least 1"),
     ("embedding_scale", ["--embedding-scale", ".nan"], "--embedding-scale to be a finite number"),
-    ("loss", ["--loss", "mse"], "--loss to be one of binary_crossentropy"),
+    ("loss", ["--loss", "huber"], "--loss to be one of binary_crossentropy, bce, BCE"),
     ("metrics", ["--metrics", "auc", "precision"], "precision"),
     ("metrics", ["--metrics", "auc", "auc"], "each metric once"),
     ("checkpoint_every", ["--checkpoint-every", "0"], "--checkpoint-every of at least 1"),
@@ -139,11 +139,15 @@ def test_every_option_of_train_has_a_wrong_value():
 @pytest.mark.parametrize(
     ("wrong", "match"),
     [
-        (["--width", "5"], "has width 4, the model has 5"),
-        (["--hidden", "7"], "does not fit the model"),
-        (["--learn-rates"], "does not fit the model"),
-        (["--optimizer", "sgd"], "does not fit the model"),
-        (["--row-optimizer", "lazy_adam"], "does not fit the model"),
+        (["--width", "5"], "expected --width 4, got 5"),
+        (
+            ["--hidden", "7", "--model", "maml_dlrm"],
+            "expected --model melu, got maml_dlrm; expected --hidden 6, got 7",
+        ),
+        (["--learn-rates"], "expected --learn-rates False, got True"),
+        (["--optimizer", "sgd"], "expected --optimizer adam, got sgd"),
+        (["--row-optimizer", "lazy_adam"], "expected --row-optimizer adagrad, got lazy_adam"),
+        (["--embedding-scale", "0.1"], "expected --embedding-scale 0.05, got 0.1"),
         (["--run", "@unreadable"], "is damaged or incomplete"),
     ],
     ids=str,
@@ -234,7 +238,8 @@ EVALUATE = [
     ("split", ["--split", "dev"], "has no split 'dev'"),
     ("support", ["--support", "0"], "--support of at least 1"),
     ("item", ["--item", "nowhere"], "--item to be a categorical field"),
-    ("item", ["--item", "price"], "(item, liked), got 'price'"),
+    ("item", ["--item", "item", "price"], "(item, liked), got 'price'"),
+    ("metrics", ["--metrics", "auroc"], "received 'auroc'"),
     ("train_split", ["--train-split", "dev"], "--train-split to be one of train, test, valid"),
 ]
 
@@ -247,7 +252,9 @@ def test_evaluate(place, name, wrong, match, capsys, monkeypatch):
 
 
 def test_every_option_of_evaluate_has_a_wrong_value():
-    assert not options_without(options.EvaluateOptions, cases=EVALUATE, any_value={"seed"})
+    assert not options_without(
+        options.EvaluateOptions, cases=EVALUATE, any_value={"seed", "in_time_order"}
+    )
 
 
 EXPORT = [

@@ -161,6 +161,10 @@ class Page:
 
     def __init__(self, index, epoch, world, batches, used=(), block_bytes=2**20):
         self.index = [{name: int(entry[name]) for name in index.dtype.names} for entry in index]
+        for entry in self.index:
+            entry["counts"] = entry["rows"]
+        if batches.every_query:
+            self.index = self.whole_tasks()
         self.s, self.q, self.world, self.of = batches.support, batches.query, world, batches
         self.draw = lambda k, *more: draw(batches.seed, epoch, k, *more)
         self.in_order, self.used = batches.in_time_order, used
@@ -169,6 +173,18 @@ class Page:
         most, buckets = self.s + self.q, range(batches.buckets)
         self.room = [max(2, ceil(most, 2**b)) for b in buckets]
         self.tasks = [batches.tasks * most // room for room in self.room]
+
+    def whole_tasks(self):
+        """The record that stands for each task; these have no rows in earlier splits."""
+        least = max(entry["rows"] for entry in self.index) // 4
+        tasks = {}
+        for entry in self.index:
+            name, rows = entry["task"], entry["rows"]
+            whole = {"task": name, "part": 0, "file": 0, "rows": 0, "counts": 0}
+            whole = tasks.setdefault(name, whole)
+            whole["rows"] += rows
+            whole["counts"] += max(rows, least)
+        return [tasks[name] for name in sorted(tasks)]
 
     def samples(self, i):
         """Of a record: (record, sample, positions of support, positions of query)."""
@@ -227,7 +243,7 @@ class Page:
                 blocks.append([])
             key = entry["file"], rows_before // self.z
             blocks[-1].append(i)
-            rows_before += entry["rows"]
+            rows_before += entry["counts"]
         blocks = [block for block in blocks if any(self.samples(i) for i in block)]
         if self.of.shuffle:
             blocks.sort(key=lambda block: self.draw(0, block[0]))
@@ -237,7 +253,7 @@ class Page:
                 windows.append([])
             last = rows_before // self.of.window_rows
             windows[-1] += block
-            rows_before += sum(self.index[i]["rows"] for i in block)
+            rows_before += sum(self.index[i]["counts"] for i in block)
         return windows or [[]]
 
     def permutations(self, window):

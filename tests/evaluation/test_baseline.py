@@ -1,11 +1,15 @@
 """The yardstick against a plain Python twin."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from made_data import make_records
+from made_data import made_rows, made_words, make_records, sizes_of
 
 import gmeta_tf as gm
-from gmeta_tf.evaluation.baseline import RateAndOffset, baseline_auc
+from gmeta_tf.evaluation.baseline import RateAndOffset, baseline_auc, best_baseline
+from gmeta_tf.evaluation.metrics import metric
+from gmeta_tf.meta_io.records.writer import EpisodeWriter
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +37,16 @@ def auc_by_pairs(labels, scores):
 
 
 def test_rates_are_smoothed_means(records):
-    fitted = RateAndOffset.fit(records, "train", "item", smoothing=2.0)
-    np.testing.assert_allclose(fitted.rates, rates_of(records, 2.0))
+    fitted = RateAndOffset.fit(records, "train", ["item"], smoothing=2.0)["item"]
+    every = np.arange(records.schema.table("item").num_rows)
+    np.testing.assert_allclose(fitted.rates_of(every), rates_of(records, 2.0))
     assert np.ptp(fitted.rates) > 0.1
+    np.testing.assert_allclose(fitted.rates_of(np.array([-5, 10**15])), fitted.mean)
 
 
 def test_scores_add_the_offset_of_the_support():
-    baseline = RateAndOffset(np.array([0.5, 0.2, 0.9]), smoothing=1.0)
+    rates = np.array([0.5, 0.2, 0.9])
+    baseline = RateAndOffset(np.arange(3), rates, mean=0.5, smoothing=1.0)
     scores = baseline.scores(np.array([1, 2]), np.array([1.0, 1.0]), np.array([0, 2]))
     np.testing.assert_allclose(scores, [0.5 + 0.3, 0.9 + 0.3])
     none = np.array([], int)
@@ -74,4 +81,76 @@ def test_auc_is_of_the_rows_that_evaluate_judges(records):
 
 def test_an_item_field_that_is_not_there(records):
     with pytest.raises(ValueError, match="none named 'genre'; fields are item"):
-        RateAndOffset.fit(records, "train", "genre")
+        RateAndOffset.fit(records, "train", ["genre"])
+
+
+def same_rows_with(folder, schema, keys_of):
+    """Records like `records` whose items have other keys, by task `[n] -> [n]`."""
+    rng = np.random.default_rng(3)
+    contents, number = {}, 0
+    for split in ("train", "test"):
+        writer = EpisodeWriter(folder, split, schema, num_files=2)
+        for num_rows in sizes_of(30, rng):
+            label, keys, price = made_rows(number, num_rows, rng)
+            keys = np.concatenate([keys_of(keys[:1]), keys[1:4], keys_of(keys[4:])])
+            writer.write(np.full(num_rows, number), made_words((label, keys, price), schema))
+            number += 1
+        contents[split] = writer.close()
+    return gm.Records(str(folder), schema, contents)
+
+
+def evaluated(records, **options):
+    options = {"tasks": 4, "support": 3, "query": 5, "seed": 7, **options}
+    return gm.TaskBatches(records, "test", every_query=True, shuffle=False, **options)
+
+
+@pytest.mark.parametrize("kind", ["raw", "hash"])
+def test_keys_without_a_limit_count_as_well(records, tmp_path, kind):
+    """Of two words, some negative: the same items by other names have the same AUC."""
+    tables = (gm.Table("item", keys=kind), gm.Table("genre", 7))
+    schema = dataclasses.replace(records.schema, tables=tables)
+
+    def keys_of(item):
+        """Raw ones differ in their high words alone, negative hashes in their low ones."""
+        wide = item.astype(np.int64)
+        wide = (wide << 32) + 5 if kind == "raw" else wide - 2**40
+        return np.where(item < 0, item, wide)
+
+    others = same_rows_with(tmp_path, schema, keys_of)
+    found = best_baseline(evaluated(others), "train", ["item"], ["auc"])
+    expected = best_baseline(evaluated(records), "train", ["item"], ["auc"])
+    assert found == expected
+    assert 0.3 < expected.values["auc"] < 0.99
+
+
+def test_the_best_field_is_reported_and_named(tmp_path):
+    """By the first metric: `cell` is the same everywhere, and `item` says what labels depend on."""
+    fields = (gm.Field("cell"), gm.Field("item"))
+    schema = gm.Schema(fields, "rating", "user").with_num_rows({"cell": 2, "item": 17})
+    rng = np.random.default_rng(0)
+    contents = {}
+    for split in ("train", "test"):
+        writer = EpisodeWriter(tmp_path, split, schema, num_files=1)
+        for task in range(20):
+            item = rng.integers(0, 17, 12)
+            label = item % 5 + 1 + 0.1 * rng.normal(size=12)
+            words = np.stack([label.astype("<f4").view("<i4"), np.ones(12, "<i4"), item])
+            writer.write(np.full(12, task), words)
+        contents[split] = writer.close()
+    records = gm.Records(str(tmp_path), schema, contents)
+    best = best_baseline(evaluated(records), "train", ["cell", "item"], ["rmse", "task_mae"])
+    worse = best_baseline(evaluated(records), "train", ["cell"], ["rmse", "task_mae"])
+    assert (best.field, worse.field) == ("item", "cell")
+    assert best.values["rmse"] < 0.7 < 1.2 < worse.values["rmse"]
+    assert list(best.values) == ["rmse", "task_mae"]
+    # Without any field: all rows are of one item, as those of `cell` are.
+    none = best_baseline(evaluated(records), "train", [], ["rmse", "task_mae"])
+    assert none.field is None
+    assert none.values == worse.values
+
+
+def test_rates_and_offsets_beyond_1_have_a_log_loss(records):
+    found = best_baseline(evaluated(records), "train", ["item"], ["auc", "log_loss"])
+    assert found.values["auc"] == baseline_auc(evaluated(records), "train", "item")
+    assert 0.1 < found.values["log_loss"] < 1.5
+    assert [metric(name).is_better_when_larger for name in found.values] == [True, False]

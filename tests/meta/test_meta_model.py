@@ -1,5 +1,6 @@
 """A step of MetaModel against a slow loop over tasks, and what `fit` and `evaluate` promise."""
 
+import dataclasses
 import re
 import types
 
@@ -50,6 +51,11 @@ class Subclass(keras.Model):
         if self.dropout:
             hidden = self.dropout(hidden, training=training)
         return self.score(hidden)
+
+
+def ends_in_a_sigmoid():
+    learner = functional()
+    return keras.Model(learner.input, keras.layers.Activation("sigmoid")(learner.output))
 
 
 def meta_model(learner=functional, inner=None, *, scale=0.8, **compiled):
@@ -624,19 +630,67 @@ def test_finite_gradients_whose_sum_is_not_are_fine():
     ).numpy().tolist() == [0]
 
 
+@pytest.mark.parametrize(("steps", "executed"), [(9, 9), (6, 6), (None, 12)])
+def test_a_number_of_steps_is_evaluated_whatever_an_execution_has(steps, executed, monkeypatch):
+    model = meta_model(steps_per_execution=4)
+    counted = []
+    monkeypatch.setattr(model.accumulator, "update", lambda *columns: counted.append(1))
+    data = made_batches.dataset(STEPS[:1] * 12, 7)
+    model.evaluate(data, steps=steps, verbose=0)
+    assert len(counted) == executed
+
+
+def with_label(label):
+    """A global step of which one support row has another label."""
+    tasks = made_batches.made_tasks(4)
+    labels = tasks[3].label.copy()
+    labels[0] = label
+    tasks[3] = dataclasses.replace(tasks[3], label=labels)
+    return made_batches.dataset([tasks], 7)
+
+
+@pytest.mark.parametrize("label", [4.0, -0.5])
+def test_a_label_out_of_range_is_rejected_before_anything_is_updated(fresh, label):
+    model = fresh()
+    before = state_of(model)
+    message = rf"binary_crossentropy: expected labels from 0 to 1, got {label:g}\. State positive_"
+    with pytest.raises(ValueError, match=message) as raised:
+        model.fit(with_label(label), verbose=0)
+    assert str(raised.value).endswith("mean_squared_error. Nothing was updated.")
+    assert_same(state_of(model), before, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=message):
+        model.evaluate(with_label(label), verbose=0)
+
+
+def test_numbers_are_labels_of_a_squared_error():
+    model = meta_model(loss="mse")
+    model.fit(with_label(4.0), verbose=0)
+    results = model.evaluate(with_label(4.0), verbose=0, return_dict=True)
+    assert {"rmse_adapted", "mae_unadapted"} <= set(results)
+
+
 def test_save_is_refused():
     model = meta_model()
-    for save in (model.save, model.save_weights):
+    for save in (model.save, model.save_weights, model.export):
         with pytest.raises(ValueError, match=r"leave the embedding tables out.*export_saved_model"):
             save("model.keras")
+    with pytest.raises(ValueError, match=r"embedding tables as they are.*load_checkpoint"):
+        model.load_weights("model.weights.h5")
 
 
 @pytest.mark.parametrize(
     ("compiled", "message"),
     [
         (
-            {"loss": "mse"},
-            r"loss to be one of binary_crossentropy, mean_squared_error, got 'mse'",
+            {"loss": "huber"},
+            r"loss to be one of binary_crossentropy, bce, .*, got 'huber'",
+        ),
+        ({"loss": "mse", "metrics": ["log_loss"]}, r"got 'log_loss', which needs probabilities"),
+        ({"optimizer": keras.optimizers.SGD(use_ema=True)}, r"got use_ema"),
+        ({"steps_per_execution": "auto"}, r"a number of steps_per_execution, got 'auto'"),
+        (
+            {"learner": ends_in_a_sigmoid},
+            r"ends in a sigmoid: expected logits",
         ),
         ({"row_optimizer": "adam"}, r"row_optimizer to be one of sgd, .*, got 'adam'"),
         ({"optimizer": "adamant"}, r"adamant"),

@@ -5,8 +5,10 @@ import tensorflow as tf
 
 from gmeta_tf.embedding.dynamic.shard import NO_PROBLEM
 from gmeta_tf.meta.validation import (
+    LABEL_REMEDY,
     Finding,
     check,
+    label_text,
     nonfinite_text,
     policy_text,
     range_text,
@@ -100,6 +102,19 @@ def test_nonfinite_gradients(is_finite, nonfinite, got):
         f"expected finite gradients, got NaN or Inf in {got}. Look for such numbers in the data, "
         "lower the learning rates, or compile with non_finite=skip."
     )
+
+
+@pytest.mark.parametrize(
+    ("outside", "ranks", "got"),
+    [
+        ([4.0, 5.0], 1.0, "4"),
+        ([-0.25], 3.0, "-0.25, and such labels on 2 other rank(s)"),
+        ([], 1.0, "such labels on 1 other rank(s)"),
+    ],
+)
+def test_labels_out_of_range(outside, ranks, got):
+    text = label_text(tf.constant(outside, tf.float32), tf.constant(ranks), (0.0, 1.0), "a loss")
+    assert said(text) == f"a loss: expected labels from 0 to 1, got {got}. {LABEL_REMEDY}"
 
 
 TEXTS = ("the table größe 'x' [0]: first.", 'the table "b": second.')

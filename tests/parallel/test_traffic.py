@@ -48,9 +48,9 @@ def test_the_bytes_that_ranks_send():
     assert remote > 0
     assert traffic["least"] == pytest.approx(remote * (8 + 8 * WIDTH) + ring * dense)
     # Keys that fit in 4 bytes travel so. Beside the weights: the loss, the number of tasks, and of
-    # each table whether a key is rejected and whether gradients are non-finite. So few numbers go
-    # from each rank to every other.
-    totals = (WORLD.size - 1) * 4 * (dense + 2 + 2 * len(embedding.table_names))
+    # each table whether a key is rejected and whether gradients are non-finite; and whether a
+    # label is rejected. So few numbers go from each rank to every other.
+    totals = (WORLD.size - 1) * 4 * (dense + 3 + 2 * len(embedding.table_names))
     rank_steps = WORLD.size * len(STEPS)
     assert traffic["sent"] == pytest.approx(remote * (4 + 8 * WIDTH) + totals * rank_steps)
 

@@ -47,7 +47,7 @@ def contents(folder):
         ({"overwrite": True, "replicate": "nowhere"}, "got 'nowhere'"),
         ({"overwrite": True, "optimizer": "adamant"}, "adamant"),
         ({"overwrite": True, "tasks": 1000}, "Lower tasks to"),
-        ({"resume": True, "width": 5}, "the model has 5"),
+        ({"resume": True, "width": 5}, "expected --width 4, got 5"),
     ],
     ids=str,
 )

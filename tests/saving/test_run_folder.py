@@ -330,3 +330,40 @@ def test_a_path_that_is_a_file(records, tmp_path):
     with pytest.raises(ValueError, match="run to be a folder or new, got a file"):
         gm.RunFolder(tmp_path / "run", batches_of(records))
     assert (tmp_path / "run").read_text() == "mine"
+
+
+@pytest.mark.parametrize("several", [3, 16])
+def test_several_steps_an_execution_come_out_even(records, straight, several, tmp_path):
+    """An epoch has 8 steps, whatever an execution has; the rest of an epoch as well."""
+    model = make_model(records)
+    model.compile("adam", "adagrad", steps_per_execution=several)
+    run(model, records, tmp_path, checkpoint_every_steps=3, keep=9)
+    assert int(model.optimizer.iterations) == 16
+    assert_same_state(model, straight[0])
+    assert model.steps_per_execution == several
+    if several == 3:
+        begin = gm.load_checkpoint(model, straight[1] / "checkpoint" / "epoch-000000-step-000003")
+        run(model, records, tmp_path, begin=gm.Progress.from_json(begin["progress"]))
+        assert_same_state(model, straight[0])
+
+
+def test_metrics_that_are_no_numbers_are_null(fresh, records, tmp_path):
+    """JSON has no NaN: neither metrics.json nor a checkpoint's manifest may."""
+
+    class Undefined(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_auc_adapted"] = float("nan")
+
+        def on_train_end(self, logs=None):
+            self.on_epoch_end(0, logs)
+
+    batches = batches_of(records)
+    model, folder = fresh(), gm.RunFolder(tmp_path, batches)
+    model.fit(batches, verbose=0, callbacks=[Undefined(), folder])
+
+    def read(path):
+        return json.loads(path.read_text(), parse_constant=pytest.fail)
+
+    assert read(tmp_path / "metrics.json")["val_auc_adapted"] is None
+    manifest = read(tmp_path / "checkpoint" / "epoch-000001" / "manifest.json")
+    assert manifest["details"]["logs"]["val_auc_adapted"] is None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from gmeta_tf.meta_io.batches.task_samples import SAMPLE_MEMBERS, Cut, TaskSampl
 from gmeta_tf.meta_io.records.codec import TFRECORD_FRAME_BYTES
 from gmeta_tf.meta_io.records.index_checks import index_chunks
 
-__all__ = ["EpochPlan", "Segment", "Window"]
+__all__ = ["EpochPlan", "Segment", "Window", "run_of"]
 
 _BLOCKS_IN_WINDOW = 16
 # A read from a remote store costs a round trip, whatever its length.
@@ -91,6 +92,9 @@ class EpochPlan:
     row_bytes: int = 64
     done: tuple[Segment, ...] = ()
 
+    one_record_a_sample: ClassVar[bool] = True
+    """Whether all rows of a sample are of one record."""
+
     @functools.cached_property
     def capacities(self) -> tuple[int, ...]:
         """The rows that a sample of each bucket has room for, the largest first."""
@@ -155,6 +159,22 @@ class EpochPlan:
             steps_left -= len(steps)
             yield Window(self._reads(blocks), records, tuple(samples), steps.astype(np.int32))
 
+    def entries(self, window: Window) -> np.ndarray:
+        """The index entries of a window's records, in the order in which they are read."""
+        return self.index[window.records]
+
+    def row_places(self, window: Window) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+        """Where each row of each sample stands, by bucket.
+
+        Returns:
+            Of each bucket `(record, row)`: a position in `entries`, int64 `[M, 1]` or `[M, rows]`,
+            and the position in that record, int32 `[M, rows]`, -1 where no row is.
+        """
+        return tuple(
+            (part.record[:, np.newaxis], rows)
+            for part, rows in zip(window.samples, self.row_positions(window), strict=True)
+        )
+
     def row_positions(self, window: Window) -> tuple[np.ndarray, ...]:
         """The position in its record of each row of each sample, by bucket, int32 `[M, rows]`.
 
@@ -175,7 +195,7 @@ class EpochPlan:
             num_support = min(self.cut.support, capacity - 1)
             where = np.concatenate(
                 [
-                    _run(first[part.record] + begin, length, columns, len(drawn) - 1)
+                    run_of(first[part.record] + begin, length, columns, len(drawn) - 1)
                     for begin, length, columns in (
                         (part.first_support, part.num_support, num_support),
                         (part.first_query, part.num_query, capacity - num_support),
@@ -262,8 +282,7 @@ class EpochPlan:
     def _blocks(self, rank: int) -> np.ndarray:
         """A rank's runs of records, one for each read: `(first, last, rows)`, in index order."""
         first, last = (int(bound) for bound in self._shares[0][rank : rank + 2])
-        block_rows = max(self.window_rows // _BLOCKS_IN_WINDOW, _BLOCK_BYTES // self.row_bytes)
-        block_rows = min(block_rows, self.window_rows)
+        block_rows = self._block_rows
         blocks = []
         for entries in index_chunks(self.index[first:last]):
             ends = np.cumsum(entries["rows"], dtype=np.int64)
@@ -275,7 +294,18 @@ class EpochPlan:
             blocks.append(np.stack([first + starts, first + stops, rows], axis=1))
             first += len(entries)
         found = np.concatenate([np.zeros([0, 3], np.int64), *blocks])
-        return found[[self._has_samples(*block) for block in found[:, :2]]] if self.done else found
+        return self._not_done(found)
+
+    @property
+    def _block_rows(self) -> int:
+        block_rows = max(self.window_rows // _BLOCKS_IN_WINDOW, _BLOCK_BYTES // self.row_bytes)
+        return min(block_rows, self.window_rows)
+
+    def _not_done(self, blocks: np.ndarray) -> np.ndarray:
+        """The blocks that still have samples."""
+        if not self.done:
+            return blocks
+        return blocks[[self._has_samples(*block) for block in blocks[:, :2]]]
 
     def _has_samples(self, first: int, last: int) -> bool:
         return len(self._samples(np.arange(first, last))) > 0
@@ -338,7 +368,7 @@ def _with_empty(samples: TaskSamples, count: int) -> TaskSamples:
     )
 
 
-def _run(first: np.ndarray, length: np.ndarray, columns: int, nothing: int) -> np.ndarray:
+def run_of(first: np.ndarray, length: np.ndarray, columns: int, nothing: int) -> np.ndarray:
     """`first`, `first + 1`, ... as far as `length`, then `nothing`: int32 `[M, columns]`."""
     column = np.arange(columns, dtype=np.int32)
     where = first.astype(np.int32)[:, np.newaxis] + column

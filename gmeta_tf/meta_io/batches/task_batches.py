@@ -17,6 +17,8 @@ from gmeta_tf.distributed.world import World
 from gmeta_tf.meta_io.batches.assembly import (
     assemble_batch,
 )
+from gmeta_tf.meta_io.batches.evaluated_tasks import EvaluatedTasks, splits_before
+from gmeta_tf.meta_io.batches.evaluation_plan import EvaluationPlan
 from gmeta_tf.meta_io.batches.plan import EpochPlan, Segment
 from gmeta_tf.meta_io.batches.task_samples import Cut
 from gmeta_tf.meta_io.batches.windows import WindowReader
@@ -27,6 +29,7 @@ from gmeta_tf.schema import Schema
 __all__ = ["Progress", "TaskBatches"]
 
 _MOST_WORDS = 1 << 30
+_EVALUATION_PADDING = 16
 # Steps come in bursts, a window at a time. tf.data's own choice would grow with every burst.
 _READY_STEPS = 16
 
@@ -92,10 +95,13 @@ class TaskBatches:
         every_row: read all rows in an epoch: an episode of more than S + Q rows gives several task
             samples of about equal size, each with its own support. Otherwise an episode gives one
             sample an epoch, of up to S + Q of its rows.
-        every_query: evaluate all rows beyond the support: an episode with more than Q of them gives
-            several samples, one after the other, with the same support. For evaluation.
-        in_time_order: adapt on the earlier rows of an episode and evaluate on the later ones;
-            otherwise both are drawn at random, anew in every epoch.
+        every_query: evaluate each task of the split once, from all its episodes, on one rank. All
+            its rows of the split that are not support are query rows; more than Q of them give
+            several samples, one after the other, with the same support. Of records that were split
+            by time the support is taken from the task's rows in earlier splits first. For
+            evaluation.
+        in_time_order: adapt on the earlier rows of an episode (with `every_query` of a task) and
+            evaluate on the later ones; otherwise both are drawn at random, anew in every epoch.
         buckets: with more than one, episodes of up to (S + Q) / 2 rows, a quarter, ... get steps of
             their own, with more tasks and less padding; S and Q are then the largest.
         shuffle: the order of the files' blocks and of the episodes, new in every epoch.
@@ -142,7 +148,7 @@ class TaskBatches:
         if self.every_query and (self.every_row or self.buckets > 1):
             raise ValueError(
                 "TaskBatches: expected every_row=False and buckets=1 with every_query=True, which "
-                f"evaluates an episode in consecutive steps, got every_row={self.every_row} and "
+                f"evaluates a task in consecutive steps, got every_row={self.every_row} and "
                 f"buckets={self.buckets}. Leave them out, or set every_query=False."
             )
         if self.window_rows * num_planes(self.schema) > _MOST_WORDS:
@@ -174,6 +180,12 @@ class TaskBatches:
     def schema(self) -> Schema:
         """What a row is."""
         return self.records.schema
+
+    @property
+    def splits_read(self) -> tuple[str, ...]:
+        """The splits whose records the steps read: an evaluation reads earlier ones, too."""
+        before = splits_before(self.records, self.split) if self.every_query else ()
+        return (*before, self.split)
 
     @functools.cached_property
     def steps_per_epoch(self) -> int:
@@ -259,7 +271,7 @@ class TaskBatches:
         begin = self.begin if first_epoch is None else Progress()
         epoch = begin.epoch if first_epoch is None else first_epoch
         reader = WindowReader(
-            self.records.files(self.split),
+            list(self._evaluated.files) if self.every_query else self.records.files(self.split),
             num_planes(self.schema),
             self.records.compression,
             self._plan(0),
@@ -273,11 +285,11 @@ class TaskBatches:
 
     def _plan(self, epoch: int, done: tuple[Segment, ...] = ()) -> EpochPlan:
         coverage = "evaluate" if self.every_query else "all" if self.every_row else "one"
-        return EpochPlan(
-            self._index,
-            Cut(self.support, self.query, coverage, self.in_time_order),
-            self.tasks,
-            self.world.size,
+        plan_of = functools.partial(
+            EpochPlan,
+            cut=Cut(self.support, self.query, coverage, self.in_time_order),
+            tasks=self.tasks,
+            size=self.world.size,
             buckets=self.buckets,
             shuffle=self.shuffle,
             seed=self.seed,
@@ -286,6 +298,18 @@ class TaskBatches:
             row_bytes=4 * num_planes(self.schema),
             done=done,
         )
+        if not self.every_query:
+            return plan_of(self._index)
+        # A window of an evaluation is padded to a few times its rows.
+        most = max(1, _MOST_WORDS // _EVALUATION_PADDING // num_planes(self.schema))
+        options = {**plan_of.keywords, "window_rows": min(self.window_rows, most)}
+        index = self._evaluated.as_index(self.support)
+        return EvaluationPlan(index, evaluated=self._evaluated, **options)
+
+    @functools.cached_property
+    def _evaluated(self) -> EvaluatedTasks:
+        most_earlier = self.support if self.in_time_order else None
+        return EvaluatedTasks.of(self.records, self.split, most_earlier)
 
     @functools.cached_property
     def _drawn_by(self) -> str:

@@ -89,25 +89,23 @@ class WindowReader:
             yield tf.nest.flatten(self._described_window(plan, window))
 
     def _described_window(self, plan: EpochPlan, window: Window) -> dict[str, Any]:
-        entries = plan.index[window.records]
+        entries = plan.entries(window)
         rows = entries["rows"]
         starts, block_words = self._layout(rows, window.blocks[:, 3])
         nothing = len(block_words) * block_words.max(initial=1)
         # One record more than the window has: the empty one, for samples of record -1.
         first_rows = np.append(starts + HEADER_WORDS, nothing).astype(np.int32)
         strides = np.append(rows, 0).astype(np.int32)
-        tasks = np.append(entries["task"], -1)
+        tasks = np.append(plan.index["task"][window.records], -1)
         samples = tuple(
             {
-                "first_words": np.where(
-                    positions < 0, np.int32(nothing), positions + first_rows[part.record][:, None]
-                ),
-                "stride": strides[part.record],
+                "first_words": np.where(place < 0, np.int32(nothing), place + first_rows[record]),
+                "stride": strides[record],
                 "task": tasks[part.record],
                 "num_support": part.num_support.astype(np.int32),
                 "num_query": part.num_query.astype(np.int32),
             }
-            for part, positions in zip(window.samples, plan.row_positions(window), strict=True)
+            for part, (record, place) in zip(window.samples, plan.row_places(window), strict=True)
         )
         return {
             "blocks": window.blocks,
@@ -141,7 +139,9 @@ class WindowReader:
         rows = self.shape.capacities[0] if self.shape.buckets == 1 else None
         sample = {
             "first_words": tf.TensorSpec([None, rows], tf.int32),
-            "stride": tf.TensorSpec([None], tf.int32),
+            "stride": tf.TensorSpec(
+                [None, 1 if self.shape.one_record_a_sample else rows], tf.int32
+            ),
             "task": tf.TensorSpec([None], tf.int64),
             "num_support": tf.TensorSpec([None], tf.int32),
             "num_query": tf.TensorSpec([None], tf.int32),
@@ -235,8 +235,8 @@ class WindowReader:
         nothing = tf.size(words) // tf.size(parts) * (tf.size(parts) - 1)
         picked = []
         for part in window["samples"]:
-            planes = part["stride"][:, tf.newaxis] * tf.range(self.planes)
-            where = part["first_words"][:, :, tf.newaxis] + planes[:, tf.newaxis]
+            planes = part["stride"][:, :, tf.newaxis] * tf.range(self.planes)
+            where = part["first_words"][:, :, tf.newaxis] + planes
             picked.append(
                 {name: part[name] for name in ("task", "num_support", "num_query")}
                 | {"words": tf.gather(words, tf.minimum(where, nothing))}
