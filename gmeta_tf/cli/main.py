@@ -18,6 +18,7 @@ from typing import Any
 from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultHelpFormatter
 
 from gmeta_tf.cli import first_checks, options
+from gmeta_tf.cli.endings import quiet_endings
 
 __all__ = ["main"]
 
@@ -59,8 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the words after `gmeta-tf`; None takes the process's.
 
     Raises:
-        SystemExit: 2 for a wrong command line, 1 for bad input, with the message on stderr.
+        SystemExit: 2 for a wrong command line, 1 for bad input, with the message on stderr; 130
+            after Ctrl-C.
     """
+    with quiet_endings():
+        _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     parsed = parser.parse_args(arguments)
     name = parsed.subcommand
@@ -73,6 +80,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # TensorFlow is imported here and not before, so that --help and errors come at once.
         command: Any = importlib.import_module(f"gmeta_tf.cli.{name}")
         getattr(command, name)(command_options)
+    except BrokenPipeError:
+        raise  # an output that nobody reads on is no bad input
     except (ValueError, OSError, ImportError) as error:
         # Options name their command themselves.
         print(f"gmeta-tf {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)

@@ -1,0 +1,51 @@
+"""How a command ends that is interrupted, or whose output nobody reads to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+
+__all__ = ["quiet_endings"]
+
+# What a shell reports of a process that the signal ended.
+_INTERRUPTED = 128 + signal.SIGINT
+_UNREAD = 128 + signal.SIGPIPE
+
+
+@contextlib.contextmanager
+def quiet_endings() -> Iterator[None]:
+    """Ends in a line and status 130 at Ctrl-C, and in silence where stdout's reader has left.
+
+    Raises:
+        SystemExit: 130 or 141.
+    """
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_no_reader():
+            raise
+        raise SystemExit(_UNREAD) from None
+    except (KeyboardInterrupt, RuntimeError) as error:
+        # DuckDB turns Ctrl-C within a query into a RuntimeError.
+        if not isinstance(error, KeyboardInterrupt) and str(error) != "Query interrupted":
+            raise
+        print("gmeta-tf: interrupted", file=sys.stderr)
+        raise SystemExit(_INTERRUPTED) from None
+
+
+def _has_no_reader() -> bool:
+    """Whether it is stdout that is broken; Python then has nothing more to write there."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        return True
+    return False
