@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
@@ -42,10 +43,14 @@ def quiet_endings() -> Iterator[None]:
 def _has_no_reader() -> bool:
     """Whether it is stdout that is broken; Python then has nothing more to write there."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
+        stdout = sys.stdout.fileno()
+    except OSError:
+        return False  # no file of the system's
+    poll = select.poll()
+    poll.register(stdout, 0)
+    broken = any(events & select.POLLERR for _, events in poll.poll(0))
+    if broken:
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
+        os.dup2(nowhere, stdout)
         os.close(nowhere)
-        return True
-    return False
+    return broken
