@@ -13,6 +13,7 @@ from gmeta_tf.cli.options import EvaluateOptions
 from gmeta_tf.cli.runs import evaluation_batches, load_run
 from gmeta_tf.distributed.collectives import barrier, start
 from gmeta_tf.evaluation.baseline import baseline_auc
+from gmeta_tf.saving.writing import write_whole
 
 __all__ = ["describe_evaluation", "evaluate"]
 
@@ -26,7 +27,9 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     world = gm.World.detect()
     start(world)
-    trained, records, model = load_run(options.run, world)
+    trained, records, model = load_run(
+        options.run, world, checkpoint=options.checkpoint, fall_back=options.fall_back
+    )
     support = trained.support if options.support is None else options.support
     batches = evaluation_batches(records, options.split, support, options.seed, world)
     item = _baseline_item(options, records)
@@ -42,7 +45,7 @@ def evaluate(options: EvaluateOptions) -> None:
         }
         report |= {name: int(results[name]) for name in ("tasks", "samples")}
         path = pathlib.Path(options.run) / f"evaluation-{options.split}.json"
-        path.write_text(json.dumps(report, indent=2))
+        write_whole(path, json.dumps(report, indent=2))
         print(json.dumps(report) if options.json else describe_evaluation(report))
     barrier(world, name="evaluated")
 

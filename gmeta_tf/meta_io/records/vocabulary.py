@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from typing import Any
 
 import duckdb
 import numpy as np
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.records.records import Records
+from gmeta_tf.meta_io.records.value_tables import sum_of_values
 from gmeta_tf.meta_io.sql import sql_parquet
 
 __all__ = ["read_vocabulary"]
@@ -25,21 +28,34 @@ def read_vocabulary(records: str | os.PathLike[str], table: str) -> np.ndarray:
     """
     folder = os.fspath(records)
     description = files.join(folder, "schema.json")
-    found = {}
+    found: dict[str, str] = {}
+    sums: dict[str, Any] = {}
     if files.exists(description):
-        found = dict(Records.from_json(folder, files.read_text(description)).vocabularies)
+        described = Records.described(folder)
+        found, sums = dict(described.vocabularies), described.details.get("value_sums", {})
     if table not in found:
         raise FileNotFoundError(
             f"{folder} has no vocabulary of the table {table!r}: expected it in {description}, "
             f"found {', '.join(sorted(found)) or 'none'}."
         )
+    check_inside(folder, found[table])
     with tempfile.TemporaryDirectory() as local, contextlib.closing(duckdb.connect()) as database:
         path = files.local_copy(files.join(folder, found[table]), local)
         query = f"SELECT value FROM {sql_parquet(path)} ORDER BY key"
         try:
+            _check_sum(path, sums.get(found[table]))
             return np.asarray(database.execute(query).fetchnumpy()["value"], object)
         except duckdb.Error as error:
             raise ValueError(
                 f"{path}, the vocabulary of the table {table!r}, is missing or damaged: {error}. "
                 "Prepare the data again."
             ) from error
+
+
+def _check_sum(path: str, saved: dict[str, Any] | None) -> None:
+    """Parquet has no checksum of its own: a changed value would be served as another."""
+    if saved is not None and (found := sum_of_values(path, "key")._asdict()) != saved:
+        raise ValueError(
+            f"{path} is damaged: expected {saved['values']} values with the sum {saved['md5']}, "
+            f"found {found['values']} with {found['md5']}. Prepare the data again."
+        )
