@@ -32,9 +32,10 @@ from gmeta_tf.distributed.ownership import is_own, own_keys
 from gmeta_tf.distributed.verdicts import on_chief, on_every_rank
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta.meta_model import MetaModel
+from gmeta_tf.meta_io.digest import digest_of
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.preparing.work_folder import replace_folder, work_folder
-from gmeta_tf.saving.digests import check_files, digest_of, share_of
+from gmeta_tf.saving.digests import check_files, share_of
 from gmeta_tf.saving.dynamic_files import check_dynamic, load_dynamic, save_dynamic
 from gmeta_tf.saving.manifest import (
     FORMAT_VERSION,

@@ -10,9 +10,9 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from gmeta_tf.meta_io.digest import digest_of
 from gmeta_tf.meta_io.preparing.job import Encoded, Job
 from gmeta_tf.meta_io.records.records import Records, SplitFiles
-from gmeta_tf.meta_io.records.value_tables import sum_of_values
 from gmeta_tf.meta_io.sql import sql_parquet
 
 __all__ = ["describe", "details_of"]
@@ -28,8 +28,8 @@ def details_of(
     sources: the descriptions of the logs, the first one first. rows, tasks: that have records.
     rows_of_tasks: how many tasks have 1, 2 to 3, 4 to 7, ... rows. dropped_rows: by reason.
     left_out_rows: by a split by both. cut_values: by field, values beyond its max_values. split:
-    how it was split. time: how the time was read and cut. value_sums: by the name of a vocabulary
-    or of the tasks' file, see `sum_of_values`.
+    how it was split. time: how the time was read and cut. digests: the size and SHA-256 of the
+    vocabularies, of the tasks' file and of the indexes, by their names.
     """
     before: Mapping[str, Any] = {} if old is None else old.details
     num_tasks, histogram = _rows_of_tasks(job)
@@ -44,17 +44,15 @@ def details_of(
         "cut_values": _sum(before.get("cut_values", {}), counts["cut_values"]),
         "split": dataclasses.asdict(job.split),
         "time": dataclasses.asdict(encoded.time),
-        "value_sums": _value_sums(job),
+        "digests": _digests(job, contents),
     }
 
 
-def _value_sums(job: Job) -> dict[str, Any]:
+def _digests(job: Job, contents: Mapping[str, SplitFiles]) -> dict[str, Any]:
     built = job.tasks_file.parent
-    numbers = {job.tasks_file: "task"} | dict.fromkeys(job.vocabulary_files.values(), "key")
-    return {
-        path.relative_to(built).as_posix(): sum_of_values(str(path), number)._asdict()
-        for path, number in numbers.items()
-    }
+    indexes = (built / split.index for split in contents.values())
+    paths = (*job.vocabulary_files.values(), job.tasks_file, *indexes)
+    return {path.relative_to(built).as_posix(): digest_of(path) for path in paths}
 
 
 def _rows_of_tasks(job: Job) -> tuple[int, list[int]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pathlib
 import re
 import tempfile
 import zlib
@@ -19,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.digest import fault_of
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.records.codec import (
     HEADER_WORDS,
@@ -29,7 +31,6 @@ from gmeta_tf.meta_io.records.codec import (
 )
 from gmeta_tf.meta_io.records.index_checks import index_chunks, index_faults
 from gmeta_tf.meta_io.records.records import Records
-from gmeta_tf.meta_io.records.value_tables import ValueSum, value_faults
 from gmeta_tf.meta_io.records.word_checks import reasons_of_words
 
 __all__ = ["Damage", "Verification", "describe_damage", "read_episode", "verify"]
@@ -113,6 +114,7 @@ def verify(path: str) -> Verification:
             entries = index[index["file"] == number]
             damages += _damages_of_file(records, name, entries, is_whole=True)
     damages += _damages_of_values(records)
+    damages += _changed_files(records)
     return Verification(tuple(damages), num_records)
 
 
@@ -187,13 +189,16 @@ def read_episode(records: Records, split: str, position: int) -> np.ndarray:
 
 def _damages_of_values(records: Records) -> Iterator[Damage]:
     """The faults of the vocabularies and of the tasks' file."""
+    # Here, since it needs DuckDB, for which whoever explains a damaged record must not wait.
+    from gmeta_tf.meta_io.records.value_tables import value_faults
+
     sizes = {table.name: table.num_rows for table in records.schema.tables}
-    tables = [
+    tables: list[tuple[str, str, int | None, int | None]] = [
         (name, "key", 1, None if (size := sizes.get(table)) is None else size - 1)
         for table, name in records.vocabularies.items()
     ]
     if records.tasks:
-        tables.append((records.tasks, "task", 0, None))
+        tables.append((records.tasks, "task", None, None))
     for name, number, begin, expected in tables:
         path = files.join(records.path, name)
         try:
@@ -201,15 +206,19 @@ def _damages_of_values(records: Records) -> Iterator[Damage]:
         except ValueError as error:
             yield Damage(path, None, str(error))
             continue
-        saved = records.details.get("value_sums", {}).get(name)
-        faults = value_faults(
-            path,
-            number,
-            begin=begin,
-            expected=expected,
-            saved=None if saved is None else ValueSum(**saved),
-        )
+        faults = value_faults(path, number, begin=begin, expected=expected)
         yield from (Damage(path, None, fault) for fault in faults)
+
+
+def _changed_files(records: Records) -> Iterator[Damage]:
+    """The files that are not as `prepare` wrote them; earlier versions kept no digests."""
+    for name, saved in records.details.get("digests", {}).items():
+        path = files.join(records.path, name)
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ValueError, OSError):
+            # What is not there, or not inside the folder, has been told already.
+            check_inside(records.path, name)
+            if (fault := fault_of(pathlib.Path(files.local_copy(path, folder)), saved)) is not None:
+                yield Damage(path, None, fault.partition(": ")[2])
 
 
 def _entries_at(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pathlib
 import tempfile
-from typing import Any
 
 import duckdb
 import numpy as np
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.digest import FileDigest, fault_of
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.records.records import Records
-from gmeta_tf.meta_io.records.value_tables import sum_of_values
 from gmeta_tf.meta_io.sql import sql_parquet
 
 __all__ = ["read_vocabulary"]
@@ -29,10 +29,10 @@ def read_vocabulary(records: str | os.PathLike[str], table: str) -> np.ndarray:
     folder = os.fspath(records)
     description = files.join(folder, "schema.json")
     found: dict[str, str] = {}
-    sums: dict[str, Any] = {}
+    digests: dict[str, FileDigest] = {}
     if files.exists(description):
         described = Records.described(folder)
-        found, sums = dict(described.vocabularies), described.details.get("value_sums", {})
+        found, digests = dict(described.vocabularies), described.details.get("digests", {})
     if table not in found:
         raise FileNotFoundError(
             f"{folder} has no vocabulary of the table {table!r}: expected it in {description}, "
@@ -43,7 +43,7 @@ def read_vocabulary(records: str | os.PathLike[str], table: str) -> np.ndarray:
         path = files.local_copy(files.join(folder, found[table]), local)
         query = f"SELECT value FROM {sql_parquet(path)} ORDER BY key"
         try:
-            _check_sum(path, sums.get(found[table]))
+            _check_digest(path, digests.get(found[table]))
             return np.asarray(database.execute(query).fetchnumpy()["value"], object)
         except duckdb.Error as error:
             raise ValueError(
@@ -52,10 +52,8 @@ def read_vocabulary(records: str | os.PathLike[str], table: str) -> np.ndarray:
             ) from error
 
 
-def _check_sum(path: str, saved: dict[str, Any] | None) -> None:
+def _check_digest(path: str, saved: FileDigest | None) -> None:
     """Parquet has no checksum of its own: a changed value would be served as another."""
-    if saved is not None and (found := sum_of_values(path, "key")._asdict()) != saved:
-        raise ValueError(
-            f"{path} is damaged: expected {saved['values']} values with the sum {saved['md5']}, "
-            f"found {found['values']} with {found['md5']}. Prepare the data again."
-        )
+    fault = None if saved is None else fault_of(pathlib.Path(path), saved)
+    if fault is not None:
+        raise ValueError(f"{fault}: it is missing or damaged. Prepare the data again.")
