@@ -32,7 +32,7 @@ from gmeta_tf.meta_io.preparing.job import Encoded, Job
 from gmeta_tf.meta_io.preparing.spark_engine import encoded_by_spark
 from gmeta_tf.meta_io.preparing.split import Split
 from gmeta_tf.meta_io.preparing.stages import Progress
-from gmeta_tf.meta_io.preparing.summary import details_of
+from gmeta_tf.meta_io.preparing.summary import details_of, digests_of
 from gmeta_tf.meta_io.preparing.work_folder import (
     check_output,
     claimed,
@@ -240,6 +240,7 @@ def _build(
         episode_rows=writing.episode_rows,
         generation=writing.generation,
         details=details_of(job, encoded, contents, old),
+        digests=digests_of(job, contents),
     )
 
 

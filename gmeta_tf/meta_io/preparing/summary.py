@@ -10,12 +10,12 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from gmeta_tf.meta_io.digest import digest_of
+from gmeta_tf.meta_io.digest import FileDigest, digest_of
 from gmeta_tf.meta_io.preparing.job import Encoded, Job
 from gmeta_tf.meta_io.records.records import Records, SplitFiles
 from gmeta_tf.meta_io.sql import sql_parquet
 
-__all__ = ["describe", "details_of"]
+__all__ = ["describe", "details_of", "digests_of"]
 
 _BAR = 30
 
@@ -28,8 +28,7 @@ def details_of(
     sources: the descriptions of the logs, the first one first. rows, tasks: that have records.
     rows_of_tasks: how many tasks have 1, 2 to 3, 4 to 7, ... rows. dropped_rows: by reason.
     left_out_rows: by a split by both. cut_values: by field, values beyond its max_values. split:
-    how it was split. time: how the time was read and cut. digests: the size and SHA-256 of the
-    vocabularies, of the tasks' file and of the indexes, by their names.
+    how it was split. time: how the time was read and cut.
     """
     before: Mapping[str, Any] = {} if old is None else old.details
     num_tasks, histogram = _rows_of_tasks(job)
@@ -44,11 +43,14 @@ def details_of(
         "cut_values": _sum(before.get("cut_values", {}), counts["cut_values"]),
         "split": dataclasses.asdict(job.split),
         "time": dataclasses.asdict(encoded.time),
-        "digests": _digests(job, contents),
     }
 
 
-def _digests(job: Job, contents: Mapping[str, SplitFiles]) -> dict[str, Any]:
+def digests_of(job: Job, contents: Mapping[str, SplitFiles]) -> dict[str, FileDigest]:
+    """The size and SHA-256 of the vocabularies, of the tasks' file and of the indexes, by name.
+
+    Record files have checksums of their own.
+    """
     built = job.tasks_file.parent
     indexes = (built / split.index for split in contents.values())
     paths = (*job.vocabulary_files.values(), job.tasks_file, *indexes)

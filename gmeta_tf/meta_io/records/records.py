@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from gmeta_tf.allowed import COMPRESSIONS, check_word
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.digest import FileDigest
 from gmeta_tf.meta_io.inside import check_inside, is_inside_name
 from gmeta_tf.meta_io.records.codec import (
     FORMAT_VERSION,
@@ -65,7 +66,9 @@ class Records:
         compression: of each record: "none" or "zlib".
         episode_rows: the most rows of an episode.
         generation: how often the folder was appended to.
-        details: the rest of `schema.json`: counts, seeds, where the data came from.
+        details: counts, seeds, where the data came from.
+        digests: name of a file -> its size and SHA-256, for those without checksums of their own
+            (indexes, vocabularies, the tasks' file); empty where an earlier version prepared them.
     """
 
     path: str
@@ -77,6 +80,7 @@ class Records:
     episode_rows: int = 1024
     generation: int = 0
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    digests: Mapping[str, FileDigest] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], schema: Schema | None = None) -> Records:
@@ -150,7 +154,12 @@ class Records:
             }
             described = {name: values[name] for name in _DESCRIBED}
             _check_kinds(contents, described)
-            records = cls(path, Schema.from_json(values["schema"]), contents, **described)
+            digests = {
+                name: FileDigest(bytes=int(saved["bytes"]), sha256=str(saved["sha256"]))
+                for name, saved in values.get("digests", {}).items()
+            }
+            schema = Schema.from_json(values["schema"])
+            records = cls(path, schema, contents, **described, digests=digests)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{path}: schema.json does not describe records: {error!r}. Prepare the data again."
@@ -171,6 +180,7 @@ class Records:
             "schema": self.schema.to_json(),
             "splits": json.loads(json.dumps(splits)),
             **{name: getattr(self, name) for name in _DESCRIBED},
+            **({"digests": dict(self.digests)} if self.digests else {}),
         }
 
     @property

@@ -212,7 +212,7 @@ def _damages_of_values(records: Records) -> Iterator[Damage]:
 
 def _changed_files(records: Records) -> Iterator[Damage]:
     """The files that are not as `prepare` wrote them; earlier versions kept no digests."""
-    for name, saved in records.details.get("digests", {}).items():
+    for name, saved in records.digests.items():
         path = files.join(records.path, name)
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ValueError, OSError):
             # What is not there, or not inside the folder, has been told already.

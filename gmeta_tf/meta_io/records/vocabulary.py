@@ -32,7 +32,7 @@ def read_vocabulary(records: str | os.PathLike[str], table: str) -> np.ndarray:
     digests: dict[str, FileDigest] = {}
     if files.exists(description):
         described = Records.described(folder)
-        found, digests = dict(described.vocabularies), described.details.get("digests", {})
+        found, digests = dict(described.vocabularies), dict(described.digests)
     if table not in found:
         raise FileNotFoundError(
             f"{folder} has no vocabulary of the table {table!r}: expected it in {description}, "

@@ -53,7 +53,7 @@ def found(folder, name):
 
 def test_what_prepare_made_is_sound(folder):
     assert verify(str(folder)).damages == ()
-    assert set(Records.open(folder).details["digests"]) == {VALUES, TASKS, TRAIN, TEST}
+    assert set(Records.open(folder).digests) == {VALUES, TASKS, TRAIN, TEST}
 
 
 @pytest.mark.parametrize("name", [VALUES, TASKS, TRAIN])
@@ -116,7 +116,7 @@ def test_files_of_earlier_versions_have_no_digests(folder):
     """What the numbers say is compared all the same."""
     schema = folder / "schema.json"
     values = json.loads(schema.read_text())
-    values["details"].pop("digests")
+    values.pop("digests")
     schema.write_text(json.dumps(values))
     assert verify(str(folder)).damages == ()
     assert len(read_vocabulary(folder, "item")) == 6
