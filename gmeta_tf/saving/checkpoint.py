@@ -8,8 +8,6 @@
                                          or replicated on every rank
 <path>/keys-00001-of-00002-...           rank 1's keys, rows and slots of dynamic tables
                                          (dynamic_files.py)
-
-Each safetensors file has the save's id in its metadata, so that one of another save is known.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from gmeta_tf.distributed.ownership import is_own, own_keys
 from gmeta_tf.distributed.verdicts import on_chief, on_every_rank
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta.meta_model import MetaModel
-from gmeta_tf.meta_io.digest import digest_of
+from gmeta_tf.meta_io.digest import FileDigest, digest_of
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.preparing.work_folder import replace_folder, work_folder
 from gmeta_tf.saving.digests import check_files, share_of
@@ -100,17 +98,17 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
     path, world = pathlib.Path(path), model.world
     with contextlib.ExitStack() as stack:
 
-        def begin() -> list[str]:
+        def begin() -> str:
             _check_replaceable(path)
             work = stack.enter_context(work_folder(path.absolute()))
             (work / "checkpoint").mkdir()
-            return [str(work), uuid.uuid4().hex]
+            return str(work)
 
-        work, save_id = on_chief(begin, world, name="checkpoint_begin")
+        work = on_chief(begin, world, name="checkpoint_begin")
         built = pathlib.Path(work) / "checkpoint"
         with named_if_full(path):
             files = on_every_rank(
-                lambda: _write_own_files(model, built, path, save_id),
+                lambda: _write_own_files(model, built, path),
                 world,
                 name="checkpoint_written",
             )
@@ -120,7 +118,7 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
             manifest = {
                 "format_version": FORMAT_VERSION,
                 "size": world.size,
-                "save_id": save_id,
+                "save_id": uuid.uuid4().hex,
                 "files": {name: digest for share in shares for name, digest in share.items()},
                 "tables": model.embedding.describe()["tables"],
                 "width": model.embedding.width,
@@ -171,9 +169,8 @@ def checked_checkpoint(path: str | pathlib.Path, world: World) -> CheckedCheckpo
         manifest = read_manifest(path)
         if "files" in manifest:
             files = manifest["files"]
-            faults = check_files(path, files, share_of(files, world))
-            for fault in faults:
-                raise damaged(path, fault + _of_another_save(fault, manifest, path))
+            for fault in check_files(path, files, share_of(files, world)):
+                raise damaged(path, fault)
         elif world.is_chief:
             _check_heads(path, manifest["size"])
             _LOG.warning(
@@ -242,8 +239,8 @@ def _check_replaceable(path: pathlib.Path) -> None:
 
 
 def _write_own_files(
-    model: MetaModel, built: pathlib.Path, path: pathlib.Path, save_id: str
-) -> dict[str, Any]:
+    model: MetaModel, built: pathlib.Path, path: pathlib.Path
+) -> dict[str, FileDigest]:
     """Writes this rank's files to the folder `built`, later called `path`: their digests."""
     world = model.world
     rows = {
@@ -255,21 +252,10 @@ def _write_own_files(
     if world.is_chief:
         arrays[_DENSE] = {name: np.asarray(variable) for name, variable in _dense(model).items()}
     for name, tensors in arrays.items():
-        save_tensors(tensors, built / name, save_id=save_id, shown=path / name)
+        save_tensors(tensors, built / name, shown=path / name)
     step = int(model.optimizer.iterations)
-    names = [*arrays, *save_dynamic(model.embedding, built, step, save_id=save_id, shown=path)]
+    names = [*arrays, *save_dynamic(model.embedding, built, step, shown=path)]
     return {name: digest_of(built / name) for name in names}
-
-
-def _of_another_save(fault: str, manifest: dict[str, Any], path: pathlib.Path) -> str:
-    """Words to add where the file that a fault names was written by another save."""
-    file = next(path / name for name in manifest["files"] if fault.startswith(f"{path / name}: "))
-    with contextlib.suppress(SafetensorError, OSError):
-        with safe_open(file, framework="numpy") as opened:
-            found = (opened.metadata() or {}).get("save_id")
-        if found != manifest["save_id"]:
-            return f"; it is a file of another save, {found}, expected {manifest['save_id']}"
-    return ""
 
 
 def _check_heads(path: pathlib.Path, size: int) -> None:

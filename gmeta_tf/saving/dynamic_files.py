@@ -33,7 +33,6 @@ def save_dynamic(
     folder: pathlib.Path,
     step: int,
     *,
-    save_id: str,
     shown: pathlib.Path,
 ) -> list[str]:
     """Writes this rank's parts of the dynamic tables. No collective.
@@ -42,7 +41,6 @@ def save_dynamic(
         embedding: the tables.
         folder: an existing one.
         step: the training steps done.
-        save_id: of the save that the parts belong to.
         shown: the folder to name in errors.
 
     Returns:
@@ -60,7 +58,7 @@ def save_dynamic(
             for kind in _SLOTS:
                 arrays |= {f"{kind}/{name}": v for name, v in getattr(state, kind).items()}
             names.append(_name(world.rank, world.size, index, part))
-            save_tensors(arrays, folder / names[-1], save_id=save_id, shown=shown / names[-1])
+            save_tensors(arrays, folder / names[-1], shown=shown / names[-1])
             parts = part + 1
         names.append(_count_name(world, index))
         with named_if_full(shown / names[-1]):

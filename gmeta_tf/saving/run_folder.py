@@ -156,7 +156,8 @@ class RunFolder(keras.callbacks.Callback):
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}
         if self._is_chief:
-            self._scalars.close()
+            with named_if_full(self.path / "tensorboard"):
+                self._scalars.close()
         if self._speeds:  # otherwise nothing was left to train, and what an earlier run wrote stays
             self._end(values)
         if self._lock is not None:

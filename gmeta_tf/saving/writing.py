@@ -42,15 +42,15 @@ def named_if_full(shown: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def save_tensors(
-    tensors: Mapping[str, np.ndarray], path: pathlib.Path, *, save_id: str, shown: pathlib.Path
+    tensors: Mapping[str, np.ndarray], path: pathlib.Path, *, shown: pathlib.Path
 ) -> None:
-    """Writes a safetensors file with the save's id in its metadata.
+    """Writes a safetensors file: the same tensors give the same bytes.
 
     Raises:
         OSError: the file cannot be written; the message names `shown`.
     """
     with named_if_full(shown):
-        save_file(dict(tensors), path, metadata={"save_id": save_id})
+        save_file(dict(tensors), path)
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

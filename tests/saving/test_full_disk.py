@@ -90,4 +90,4 @@ def test_other_errors_stay_what_they_are(tmp_path):
 def test_safetensors_that_cannot_be_written_are_no_traceback(tmp_path):
     target = tmp_path / "nowhere" / "x.safetensors"
     with pytest.raises(OSError, match=r"it cannot be written: .*No such file.*x\.safetensors"):
-        writing.save_tensors({"a": np.zeros(3)}, target, save_id="s", shown=target)
+        writing.save_tensors({"a": np.zeros(3)}, target, shown=target)
