@@ -63,6 +63,10 @@ class Table:
                 raise ValueError(
                     f"Table {self.name!r}: expected {what} to be at least 1, got {value}."
                 )
+            if value is not None and value > LARGEST_KEY:
+                raise ValueError(
+                    f"Table {self.name!r}: expected {what} to be at most 2**63 - 1, got {value}."
+                )
         if self.keys == "hash" and self.num_rows == 1:
             raise ValueError(
                 f"Table {self.name!r}: hashed keys need at least 2 rows (row 0 is the missing "

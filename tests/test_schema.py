@@ -18,6 +18,7 @@ quick = settings(deadline=None, max_examples=80, derandomize=True)
     [
         (lambda: Table(""), r"Table: expected name to be a text, got an empty text"),
         (lambda: Table("t", num_rows=0), r"Table 't': expected num_rows .* at least 1, got 0"),
+        (lambda: Table("t", 2**63), r"Table 't': expected num_rows to be at most 2\*\*63 - 1, got"),
         (lambda: Table("t", width=-2), r"Table 't': expected width .* at least 1, got -2"),
         (lambda: Table("a/b"), r"the table 'a/b' names a file .* expected a name without slashes"),
         (lambda: Table("a\\b"), r"the table 'a\\\\b' names a file .* a name without slashes"),

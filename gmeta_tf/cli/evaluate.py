@@ -12,6 +12,7 @@ from gmeta_tf.cli.runs import evaluation_batches, load_run
 from gmeta_tf.distributed.collectives import barrier, start
 from gmeta_tf.evaluation.baseline import best_baseline
 from gmeta_tf.evaluation.json_report import json_report
+from gmeta_tf.saving.writing import write_whole
 
 __all__ = ["describe_evaluation", "evaluate", "undefined_metrics"]
 
@@ -26,7 +27,13 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     world = gm.World.detect()
     start(world)
-    trained, records, model = load_run(options.run, world, metrics=options.metrics)
+    trained, records, model = load_run(
+        options.run,
+        world,
+        metrics=options.metrics,
+        checkpoint=options.checkpoint,
+        fall_back=options.fall_back,
+    )
     support = trained.support if options.support is None else options.support
     in_time_order = (
         trained.in_time_order if options.in_time_order is None else options.in_time_order
@@ -56,7 +63,7 @@ def evaluate(options: EvaluateOptions) -> None:
         }
         report |= {name: int(results[name]) for name in ("tasks", "samples")}
         path = pathlib.Path(options.run) / f"evaluation-{options.split}.json"
-        path.write_text(json_report(report, indent=2))
+        write_whole(path, json_report(report, indent=2))
         print(json_report(report) if options.json else describe_evaluation(report))
     barrier(world, name="evaluated")
     if undefined:

@@ -18,10 +18,13 @@ def export(options: ExportOptions) -> None:
     Raises:
         FileNotFoundError: no run folder, checkpoint or records.
         ValueError: the output exists and was not made by `export`, or the records do not fit.
+        OSError: the disk is full; an earlier export is as it was.
     """
     run = pathlib.Path(options.run)
     output = pathlib.Path(options.output) if options.output else run / "saved_model"
     check_export_output(output)
-    _, records, model = load_run(options.run, gm.World())
+    _, records, model = load_run(
+        options.run, gm.World(), checkpoint=options.checkpoint, fall_back=options.fall_back
+    )
     gm.export_saved_model(model, output, records)
     print(output)

@@ -314,6 +314,9 @@ class TrainOptions(StepOptions):
         checkpoint_every: epochs between checkpoints.
         checkpoint_every_steps: steps between checkpoints within an epoch; None makes none there.
         resume: go on from the run's last checkpoint.
+        checkpoint: with resume, the name of the checkpoint to go on from, such as epoch-000003;
+            None is the newest. Newer ones are moved to `set_aside` in the run's folder.
+        fall_back: with resume, go on from the newest checkpoint that is not damaged.
         overwrite: delete an existing run folder and start anew.
     """
 
@@ -343,6 +346,8 @@ class TrainOptions(StepOptions):
     checkpoint_every: int = _number(10, of=_AT_LEAST_1)
     checkpoint_every_steps: int | None = _number(None, of=_AT_LEAST_1)
     resume: bool = False
+    checkpoint: str | None = None
+    fall_back: bool = False
     overwrite: bool = False
 
     def __post_init__(self) -> None:
@@ -350,6 +355,12 @@ class TrainOptions(StepOptions):
         _check_metrics(self.metrics)
         if self.resume and self.overwrite:
             raise ValueError("train: --resume and --overwrite exclude each other.")
+        if not self.resume and (self.checkpoint is not None or self.fall_back):
+            flag = "--fall-back" if self.checkpoint is None else "--checkpoint"
+            raise ValueError(
+                f"train: {flag} says where to go on: expected --resume with it. Add --resume, or "
+                f"leave {flag} out."
+            )
 
 
 def _check_metrics(names: list[str] | None) -> None:
@@ -365,9 +376,13 @@ class _OfRunOptions(_Options):
 
     Attributes:
         run: the folder of a run of `gmeta-tf train`.
+        checkpoint: the name of the checkpoint to load, such as epoch-000003; None is the newest.
+        fall_back: where that one is damaged, load the newest earlier one that is not.
     """
 
     run: str
+    checkpoint: str | None = None
+    fall_back: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,11 @@ import numpy as np
 from gmeta_tf.cli.first_checks import check_predict
 from gmeta_tf.cli.options import PredictOptions
 from gmeta_tf.meta_io.preparing.raw_rows import kept_value
+from gmeta_tf.meta_io.preparing.work_folder import work_folder
 from gmeta_tf.meta_io.sources.sources import files_source
 from gmeta_tf.meta_io.sql import sql_name
 from gmeta_tf.saving.predictor import Predictor
+from gmeta_tf.saving.writing import named_if_full
 from gmeta_tf.schema import Schema
 
 __all__ = ["predict", "read_rows"]
@@ -26,6 +28,7 @@ def predict(options: PredictOptions) -> None:
     Raises:
         FileNotFoundError: no exported model, input or folder of the output.
         ValueError: the output is a folder or an input, an input cannot be read, or lacks a column.
+        OSError: the disk is full; the output is as it was.
     """
     check_predict(options)
     predictor = Predictor.load(options.saved_model)
@@ -38,15 +41,14 @@ def predict(options: PredictOptions) -> None:
     names = (options.query, options.support or "no support rows")
     predictions = predictor(query, support, tasks=options.tasks, names=names)
     output = pathlib.Path(options.output)
-    partial = output.with_name(output.name + ".partial")
-    try:
-        with open(partial, "w", newline="", encoding="utf-8") as file:
+    # A link is followed: what it points to is replaced, and the link stays.
+    target = output.resolve()
+    with named_if_full(output), work_folder(target) as work:
+        with open(work / "predictions.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow([*query, "prediction"])
             writer.writerows(zip(*query.values(), predictions.tolist(), strict=True))
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+        (work / "predictions.csv").replace(target)
     print(f"{output}: {len(predictions)} rows")
 
 

@@ -14,10 +14,13 @@ import yaml
 
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.meta_io.files import is_remote
+from gmeta_tf.saving.run_lock import LOCK, check_unlocked
 
 __all__ = ["check_run_folder", "claim_run_folder", "read_config"]
 
 _CONFIG = "config.yaml"
+# What was asked for once is not asked for whenever the run is loaded.
+_ONCE = {"resume": False, "overwrite": False, "checkpoint": None, "fall_back": False}
 
 
 def read_config(run: str | os.PathLike[str]) -> TrainOptions:
@@ -50,15 +53,16 @@ def check_run_folder(options: TrainOptions) -> None:
     """Checks that `train` may use the folder, and touches nothing.
 
     Raises:
-        ValueError: the folder is in use and neither flag was given, is not that of a run, or
-            holds the records to train on.
+        ValueError: the folder is in use and neither flag was given, is not that of a run, holds
+            the records to train on, or another process is training there.
     """
     run = pathlib.Path(options.run)
     if not os.path.lexists(run):
         return
     if not run.is_dir():
         raise ValueError(f"{run} is not a folder. Choose another --run.")
-    if not any(run.iterdir()):
+    check_unlocked(run)
+    if not any(path.name != LOCK for path in run.iterdir()):
         return
     if not options.resume and not options.overwrite:
         raise ValueError(f"{run} exists. Choose another --run, or pass --resume or --overwrite.")
@@ -89,7 +93,7 @@ def claim_run_folder(options: TrainOptions) -> None:
     check_run_folder(options)
     run = pathlib.Path(options.run)
     run.mkdir(parents=True, exist_ok=True)
-    saved = dataclasses.asdict(options) | {"resume": False, "overwrite": False}
+    saved = dataclasses.asdict(options) | _ONCE
     text = yaml.safe_dump(saved, sort_keys=False)
     if not (run / _CONFIG).is_file():
         try:
@@ -140,7 +144,7 @@ def _older_run_aside(run: pathlib.Path) -> Iterator[None]:
     aside = pathlib.Path(tempfile.mkdtemp(prefix=".overwritten-", dir=run))
     try:
         for path in list(run.iterdir()):
-            if path != aside and path.name != _CONFIG:
+            if path != aside and path.name not in (_CONFIG, LOCK):
                 path.rename(aside / path.name)
         yield
     except BaseException:

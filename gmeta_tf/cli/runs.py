@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import sys
 from typing import Any
 
 import keras
@@ -12,21 +13,34 @@ import gmeta_tf as gm
 from gmeta_tf.allowed import replicate_of
 from gmeta_tf.cli.options import StepOptions, TrainOptions
 from gmeta_tf.cli.run_files import read_config
+from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.embedding.row_optimizers import row_optimizer
-from gmeta_tf.saving.checkpoint import latest_checkpoint
+from gmeta_tf.meta_io.records.fingerprint import check_fingerprint, has_other_rows
+from gmeta_tf.saving.checkpoint import CheckedCheckpoint, restore_checkpoint
+from gmeta_tf.saving.choice import choose_checkpoint
 
 __all__ = [
     "TRAIN_SPLIT",
     "build_learner",
     "build_model",
+    "check_records",
     "evaluation_batches",
     "load_run",
+    "options_of_model",
     "say",
     "training_batches",
 ]
 
 _EVALUATED_QUERY_ROWS = 64
 _EVALUATED_TASKS = 16
+# What a model is built and compiled from, apart from what it reports.
+_OF_MODEL = (
+    *("model", "hidden", "width", "row_optimizer", "wire", "seed", "embedding_scale", "loss"),
+    *("inner_steps", "inner_learning_rate", "embedding_inner_learning_rate", "order"),
+    *("adapt_embeddings", "overlap", "learn_rates", "optimizer", "learning_rate"),
+    *("weight_decay", "row_learning_rate"),
+    *("capacity", "when_full", "admit_after", "time_to_live"),
+)
 TRAIN_SPLIT = "train"
 
 
@@ -108,31 +122,111 @@ def _inner_loop(options: TrainOptions, learner: Any) -> gm.InnerLoop:
 
 
 def load_run(
-    run: str, world: gm.World, *, metrics: list[str] | None = None
+    run: str,
+    world: gm.World,
+    *,
+    metrics: list[str] | None = None,
+    checkpoint: str | None = None,
+    fall_back: bool = False,
 ) -> tuple[TrainOptions, gm.Records, gm.MetaModel]:
     """The options, the records and the model, as trained, of a run folder.
+
+    Every rank must call it.
 
     Args:
         run: the folder.
         world: the ranks.
         metrics: what the model evaluates; None is what the run's options say.
+        checkpoint: the name of the checkpoint to load; None is the newest.
+        fall_back: where that one is damaged, load the newest earlier one that is not.
 
     Raises:
         FileNotFoundError: no run there, or one without a checkpoint.
-        ValueError: its config.yaml or its checkpoint cannot be read, or does not fit.
+        ValueError: its config.yaml or its checkpoint cannot be read, or does not fit; the records
+            are not those that it was trained on.
     """
     options = read_config(run)
-    checkpoint = latest_checkpoint(pathlib.Path(run) / "checkpoint")
-    if checkpoint is None:
+    chosen = choose_checkpoint(
+        pathlib.Path(run) / "checkpoint", world, name=checkpoint, fall_back=fall_back
+    )
+    if chosen is None:
         raise FileNotFoundError(
             f"{run} has no complete checkpoint yet. Train longer, or lower --checkpoint-every."
         )
+    options = _as_trained(options, chosen.checked, world)
     records = gm.Records.open(options.records)
+    check_records(chosen.checked, records, world)
     if metrics is not None:
         options = dataclasses.replace(options, metrics=metrics)
     model = build_model(options, records.schema, world)
-    gm.load_checkpoint(model, checkpoint)
+    restore_checkpoint(model, chosen.checked)
     return options, records, model
+
+
+def options_of_model(options: TrainOptions) -> dict[str, Any]:
+    """The options that a model's weights belong to, for its checkpoints: JSON values."""
+    return {name: getattr(options, name) for name in _OF_MODEL}
+
+
+def check_records(
+    checkpoint: CheckedCheckpoint, records: gm.Records, world: gm.World, *, same_rows: bool = False
+) -> None:
+    """Checks that the records are those that a checkpoint was trained on. Every rank must call it.
+
+    Args:
+        checkpoint: those of earlier versions do not say what they were trained on.
+        records: what is to be trained or evaluated on.
+        world: the ranks.
+        same_rows: the rows must be there too, and not only the schema and the vocabularies; rows
+            that were appended to them are no fault.
+
+    Raises:
+        ValueError: they are others.
+    """
+    saved = checkpoint.details.get("records")
+
+    def check() -> None:
+        if saved is None:
+            return
+        check_fingerprint(saved, records, checkpoint.path)
+        other = has_other_rows(saved, records) if same_rows else None
+        if other is not None:
+            raise ValueError(
+                f"{records.path} holds other data than the checkpoint {checkpoint.path} was "
+                f"trained on: {other}. Were they prepared anew? Give the records of the run, or "
+                "train anew."
+            )
+        if records.generation > saved["generation"]:
+            print(
+                f"{records.path} was appended to since: generation {saved['generation']} is now "
+                f"{records.generation}",
+                file=sys.stderr,
+            )
+
+    on_chief(check, world, name="records_of_checkpoint")
+
+
+def _as_trained(
+    options: TrainOptions, checkpoint: CheckedCheckpoint, world: gm.World
+) -> TrainOptions:
+    """The run's options, with those of the model as the checkpoint has them.
+
+    A run's config.yaml is a file for people, and newer than its checkpoint where a run that went on
+    with other options has been killed.
+    """
+    saved = checkpoint.details.get("options")
+    if not isinstance(saved, dict):
+        return options
+    known = {name: value for name, value in saved.items() if name in _OF_MODEL}
+    changed = [name for name, value in known.items() if value != getattr(options, name)]
+    if changed and world.is_chief:
+        said = ", ".join(f"{name} {getattr(options, name)}, not {known[name]}" for name in changed)
+        print(
+            f"{checkpoint.path} was trained with other options than config.yaml says ({said}); "
+            "the checkpoint's count",
+            file=sys.stderr,
+        )
+    return dataclasses.replace(options, **known)
 
 
 def evaluation_batches(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Callable
 
 import keras
 
@@ -14,9 +14,20 @@ from gmeta_tf.cli.evaluate import undefined_metrics
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.resuming import changed_options, check_resumed, describe_changes
 from gmeta_tf.cli.run_files import check_run_folder, claim_run_folder
-from gmeta_tf.cli.runs import build_model, evaluation_batches, say, training_batches
-from gmeta_tf.distributed.collectives import agree, barrier, broadcast_json, start
-from gmeta_tf.saving.checkpoint import latest_checkpoint
+from gmeta_tf.cli.runs import (
+    build_model,
+    check_records,
+    evaluation_batches,
+    options_of_model,
+    say,
+    training_batches,
+)
+from gmeta_tf.distributed.collectives import agree, barrier, start
+from gmeta_tf.distributed.verdicts import on_chief
+from gmeta_tf.saving.checkpoint import restore_checkpoint
+from gmeta_tf.saving.choice import ChosenCheckpoint, choose_checkpoint, set_aside
+from gmeta_tf.saving.run_lock import RunLock
+from gmeta_tf.saving.writing import named_if_full
 
 __all__ = ["check_outcome", "train"]
 
@@ -29,16 +40,19 @@ def train(options: TrainOptions) -> None:
 
     Raises:
         FileNotFoundError: no records folder.
-        ValueError: an option, the records, the run folder or its checkpoint do not fit.
+        ValueError: an option, the records, the run folder or its checkpoint do not fit, or another
+            process is training there.
+        OSError: the disk is full; the checkpoints that there are stay as they are.
     """
     world = gm.World.detect()
     start(world)
     agree(dataclasses.asdict(options), world, name="the options of gmeta-tf train")
-    _on_chief(_check_run, options, world, name="run_folder_check")
+    on_chief(lambda: _check_run(options), world, name="run_folder_check")
     records = gm.Records.open(options.records)
     keras.utils.set_random_seed(options.seed)
     model = build_model(options, records.schema, world)
-    begin = _load_last(model, options, world) if options.resume else gm.Progress()
+    chosen = _choose(options, records, world) if options.resume else None
+    begin = gm.Progress() if chosen is None else _restore(model, chosen, options, world)
     batches = training_batches(options, records, world, begin)
     valid = None
     if options.validate and "valid" in records.splits:
@@ -55,13 +69,27 @@ def train(options: TrainOptions) -> None:
         batches,
         checkpoint_every=options.checkpoint_every,
         checkpoint_every_steps=options.checkpoint_every_steps,
+        details={"options": options_of_model(options)},
     )
     model.check_data(batches, valid)
     barrier(world, name="run_checked")  # no rank has found anything wrong
     if world.is_chief:
         for line in describe_changes(changed_options(options)):
             say(world, line)
-    _on_chief(claim_run_folder, options, world, name="run_folder_claim")
+    with contextlib.ExitStack() as stack:
+        later = () if chosen is None else chosen.later
+        on_chief(lambda: _claim(options, later, stack), world, name="run_folder_claim")
+        _fit(model, batches, valid, folder, options, world)
+
+
+def _fit(
+    model: gm.MetaModel,
+    batches: gm.TaskBatches,
+    valid: gm.TaskBatches | None,
+    folder: gm.RunFolder,
+    options: TrainOptions,
+    world: gm.World,
+) -> None:
     say(world, f"training on {world.size} rank(s), {batches.steps_per_epoch} steps an epoch")
     history = model.fit(
         batches,
@@ -110,30 +138,38 @@ def _check_run(options: TrainOptions) -> None:
     check_resumed(options)
 
 
-def _load_last(model: gm.MetaModel, options: TrainOptions, world: gm.World) -> gm.Progress:
-    """Gives the model the run's newest checkpoint, if there is one; where to go on."""
-    checkpoint = latest_checkpoint(pathlib.Path(options.run) / "checkpoint")
-    if checkpoint is None:
-        return gm.Progress()
-    saved = gm.load_checkpoint(model, checkpoint)
+def _choose(options: TrainOptions, records: gm.Records, world: gm.World) -> ChosenCheckpoint | None:
+    """The checkpoint to go on from, if there is one; the records are those that it was made of."""
+    chosen = choose_checkpoint(
+        pathlib.Path(options.run) / "checkpoint",
+        world,
+        name=options.checkpoint,
+        fall_back=options.fall_back,
+    )
+    if chosen is not None:
+        check_records(chosen.checked, records, world, same_rows=True)
+    return chosen
+
+
+def _restore(
+    model: gm.MetaModel, chosen: ChosenCheckpoint, options: TrainOptions, world: gm.World
+) -> gm.Progress:
+    """Gives the model what the checkpoint holds; where to go on."""
+    saved = restore_checkpoint(model, chosen.checked)
     # The checkpoint has the earlier one, as it has all that the optimizer keeps.
     model.optimizer.learning_rate = options.learning_rate
-    say(world, f"resuming after epoch {saved['epoch']} from {checkpoint}")
+    say(world, f"resuming after epoch {saved['epoch']} from {chosen.checked.path}")
     if "progress" in saved:
         return gm.Progress.from_json(saved["progress"])
     return gm.Progress(saved["epoch"])
 
 
-def _on_chief(
-    act: Callable[[TrainOptions], None], options: TrainOptions, world: gm.World, *, name: str
-) -> None:
-    """Has rank 0 act on the run folder; every rank raises what it found."""
-    problem = None
-    if world.is_chief:
-        try:
-            act(options)
-        except (ValueError, OSError) as error:
-            problem = str(error)
-    problem = broadcast_json(problem, world, name=name)
-    if problem is not None:
-        raise ValueError(problem)
+def _claim(options: TrainOptions, later: tuple[str, ...], stack: contextlib.ExitStack) -> None:
+    """Takes the run folder until the stack ends."""
+    run = pathlib.Path(options.run)
+    check_run_folder(options)
+    run.mkdir(parents=True, exist_ok=True)
+    stack.enter_context(RunLock.take(run))
+    with named_if_full(run):
+        claim_run_folder(options)
+    set_aside(run / "checkpoint", later, run / "set_aside")

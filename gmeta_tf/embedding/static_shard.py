@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -134,6 +135,9 @@ class StaticShard(tf.Module):
             name: of the variable.
             make_rows: number of rows of all ranks -> the variable for this rank's, of any values;
                 None makes a plain one.
+
+        Raises:
+            ValueError: more rows than the machine's memory holds.
         """
         super().__init__(name=name)
         self.tables = tables
@@ -146,7 +150,20 @@ class StaticShard(tf.Module):
 
     def _plain_rows(self, num_rows: int) -> tf.Variable:
         own = num_own_rows(0, num_rows, self.world)
+        self._check_memory(own)
         return tf.Variable(tf.zeros([own, self.width]), name=f"{self.name}/rows", trainable=True)
+
+    def _check_memory(self, own: int) -> None:
+        """A size that no machine holds would otherwise end the process without a word."""
+        needed = 4 * own * self.width
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > there:
+            sizes = ", ".join(f"{table.name} {table.num_rows}" for table in self.tables)
+            raise ValueError(
+                f"the tables of width {self.width} ({sizes} rows) need {needed / 2**30:,.0f} GiB "
+                f"on a rank, expected at most the machine's {there / 2**30:,.0f} GiB. Correct "
+                "num_rows, use more ranks, or keys without num_rows."
+            )
 
     def _fill(self, scale: float) -> None:
         own = int(self.rows.shape[0])

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.dynamic.state import DynamicState
 from gmeta_tf.embedding.sharded import ShardedEmbedding
+from gmeta_tf.meta_io.inside import check_inside
+from gmeta_tf.saving.manifest import damaged
+from gmeta_tf.saving.writing import named_if_full, save_tensors
 
 __all__ = ["check_dynamic", "load_dynamic", "save_dynamic"]
 
@@ -25,25 +28,42 @@ _ARRAYS = tuple(
 _SLOTS = ("slots", "bucket_slots")
 
 
-def save_dynamic(embedding: ShardedEmbedding, folder: pathlib.Path, step: int) -> None:
+def save_dynamic(
+    embedding: ShardedEmbedding,
+    folder: pathlib.Path,
+    step: int,
+    *,
+    shown: pathlib.Path,
+) -> list[str]:
     """Writes this rank's parts of the dynamic tables. No collective.
 
     Args:
         embedding: the tables.
         folder: an existing one.
         step: the training steps done.
+        shown: the folder to name in errors.
+
+    Returns:
+        The names of the files.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     world = embedding.world
+    names = []
     for index, shard in enumerate(embedding.keyed.values()):
         parts = 0
         for part, state in enumerate(shard.export_state(step)):
             arrays = {name: getattr(state, name) for name in _ARRAYS}
             for kind in _SLOTS:
                 arrays |= {f"{kind}/{name}": v for name, v in getattr(state, kind).items()}
-            save_file(arrays, folder / _name(world.rank, world.size, index, part))
+            names.append(_name(world.rank, world.size, index, part))
+            save_tensors(arrays, folder / names[-1], shown=shown / names[-1])
             parts = part + 1
-        # Written last: a stopped run leaves parts that it does not count.
-        (folder / _count_name(world, index)).write_text(json.dumps({"parts": parts}))
+        names.append(_count_name(world, index))
+        with named_if_full(shown / names[-1]):
+            (folder / names[-1]).write_text(json.dumps({"parts": parts}))
+    return names
 
 
 def check_dynamic(embedding: ShardedEmbedding, folder: pathlib.Path, size: int) -> None:
@@ -91,9 +111,25 @@ def _states(folder: pathlib.Path, size: int, index: int) -> Iterator[DynamicStat
 def _files(folder: pathlib.Path, size: int, index: int) -> list[pathlib.Path]:
     files = []
     for rank in range(size):
-        count = json.loads((folder / _count_name(World(rank, size), index)).read_text())
-        files += [folder / _name(rank, size, index, part) for part in range(count["parts"])]
+        name = _count_name(World(rank, size), index)
+        for part in range(_num_parts(folder, name)):
+            files.append(folder / _name(rank, size, index, part))
+            check_inside(folder, files[-1].name)
+            # One at a time: a damaged count of an earlier version may be any number.
+            if not files[-1].exists():
+                raise damaged(folder, f"{files[-1]} is missing")
     return files
+
+
+def _num_parts(folder: pathlib.Path, name: str) -> int:
+    check_inside(folder, name)
+    try:
+        count = json.loads((folder / name).read_text(encoding="utf-8"))["parts"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise damaged(folder, f"{folder / name} holds no number of parts: {error!r}") from error
+    if not isinstance(count, int) or count < 0:
+        raise damaged(folder, f"{folder / name} holds {count!r} parts")
+    return count
 
 
 def _name(rank: int, size: int, index: int, part: int) -> str:

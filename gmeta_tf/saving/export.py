@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,10 +14,12 @@ from tensorflow.core.protobuf import saved_model_pb2
 from gmeta_tf.distributed.collectives import broadcast_json
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta.meta_model import MetaModel
+from gmeta_tf.meta_io.inside import check_inside
+from gmeta_tf.meta_io.preparing.work_folder import replace_folder, work_folder
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
-from gmeta_tf.saving.checkpoint import replace_folder
 from gmeta_tf.saving.serving_graph import ServingGraph, served_tables
+from gmeta_tf.saving.writing import named_if_full
 from gmeta_tf.schema import Schema
 
 __all__ = ["check_export_output", "export_saved_model"]
@@ -60,6 +61,7 @@ def export_saved_model(
     Raises:
         ValueError: a vocabulary is missing or differs in size from its table; or `path` exists and
             is not an export (on every rank).
+        OSError: the disk is full; an earlier export is as it was.
     """
     _check_on_chief(path, model.world)
     schema = model.embedding.schema
@@ -76,20 +78,25 @@ def export_saved_model(
         return
     serving = ServingGraph(model, tables, vocabularies)
     signatures = serving.signatures()
-    path = pathlib.Path(path)
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    tf.saved_model.save(
-        serving,
-        str(partial),
-        signatures=signatures,
-        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
-    )
-    _forget_custom_gradients(partial / "saved_model.pb")
-    extra = partial / "assets.extra"
-    extra.mkdir(exist_ok=True)
-    (extra / "schema.json").write_text(json.dumps(schema.to_json(), indent=2))
-    replace_folder(partial, path)
+    # A link is followed: what it points to is replaced, and the link stays.
+    path = pathlib.Path(os.path.realpath(path))
+    with named_if_full(path), work_folder(path) as work:
+        built = work / "saved_model"
+        tf.saved_model.save(
+            serving,
+            str(built),
+            signatures=signatures,
+            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+        )
+        _forget_custom_gradients(built / "saved_model.pb")
+        extra = built / "assets.extra"
+        extra.mkdir(exist_ok=True)
+        (extra / "schema.json").write_text(json.dumps(schema.to_json(), indent=2))
+        # Another process may have put something else there meanwhile.
+        check_export_output(path)
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        replace_folder(built, path, work)
 
 
 def check_export_output(path: str | pathlib.Path) -> None:
@@ -106,6 +113,8 @@ def check_export_output(path: str | pathlib.Path) -> None:
             f"{path} exists and is not an exported model (expected {' and '.join(_OWN_FILES)} in "
             "it), so it is not replaced. Choose another output."
         )
+    for name in _OWN_FILES:
+        check_inside(path, name)
 
 
 def _check_on_chief(path: str | pathlib.Path, world: World) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.saving.input_names import input_names
 from gmeta_tf.saving.raw_columns import numbers_of, tasks_of, texts_of
 from gmeta_tf.schema import Schema
@@ -38,14 +39,17 @@ class Predictor:
 
         Raises:
             FileNotFoundError: no such export.
+            ValueError: one of its files is not a file in the folder.
         """
         path = pathlib.Path(path)
         description = path / "assets.extra" / "schema.json"
-        if not description.is_file():
+        if not description.exists():
             raise FileNotFoundError(
                 f"{path} is not an exported model: expected {description}. "
                 "Make one with `gmeta-tf export`."
             )
+        for name in ("assets.extra/schema.json", "saved_model.pb"):
+            check_inside(path, name)
         schema = Schema.from_json(json.loads(description.read_text()))
         loaded = tf.saved_model.load(str(path))
         # The function keeps no hold of the loaded object, whose variables it reads.

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import pathlib
 import statistics
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 import tensorflow as tf
 
+from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.evaluation.json_report import json_report, without_nan
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
+from gmeta_tf.meta_io.preparing.work_folder import sweep_all, work_folder
+from gmeta_tf.meta_io.records.fingerprint import fingerprint_of
 from gmeta_tf.saving.checkpoint import save_checkpoint
+from gmeta_tf.saving.manifest import MANIFEST
+from gmeta_tf.saving.run_lock import RunLock
+from gmeta_tf.saving.writing import named_if_full, write_whole
 
 __all__ = ["RunFolder"]
+
+_LOG = logging.getLogger(__name__)
 
 
 class RunFolder(keras.callbacks.Callback):
@@ -25,6 +35,10 @@ class RunFolder(keras.callbacks.Callback):
         checkpoint/epoch-000003/   after every `checkpoint_every` epochs and after the last, and
                                    within an epoch as epoch-000003-step-000500
         metrics.json               the last epoch's losses and metrics, and the speed
+        .lock                      while it trains: the process that does
+
+    One process at a time trains in a folder; of a second one `fit` raises. What a killed run left
+    is removed when training begins, or named in the log where it is not known to be ours.
 
     Each epoch's values have `input_wait`: the share of rank 0's training time that its steps spent
     waiting for `TaskBatches`. Above a few per cent the input bounds the speed. For a dynamic table
@@ -45,6 +59,7 @@ class RunFolder(keras.callbacks.Callback):
         checkpoint_every: int = 1,
         checkpoint_every_steps: int | None = None,
         keep: int = 2,
+        details: Mapping[str, Any] | None = None,
     ) -> None:
         """Makes the callback; nothing is written before training begins.
 
@@ -54,6 +69,7 @@ class RunFolder(keras.callbacks.Callback):
             checkpoint_every: epochs between checkpoints.
             checkpoint_every_steps: steps between checkpoints within an epoch; None makes none.
             keep: how many checkpoints to keep.
+            details: JSON values to keep in each checkpoint's manifest.
 
         Raises:
             ValueError: `checkpoint_every`, `checkpoint_every_steps` or `keep` below 1, or `path` is
@@ -73,6 +89,8 @@ class RunFolder(keras.callbacks.Callback):
         self._checkpoint_every = checkpoint_every
         self._checkpoint_every_steps = checkpoint_every_steps
         self._keep = keep
+        self._details = dict(details or {})
+        self._lock: RunLock | None = None
         self._speeds: list[float] = []
         self._began = 0.0
         self._seconds: float | None = None
@@ -88,8 +106,19 @@ class RunFolder(keras.callbacks.Callback):
         return statistics.median(later) if later else float("nan")
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        if self._is_chief:
-            self.path.mkdir(parents=True, exist_ok=True)
+        on_chief(self._take, self.model.world, name="run_folder_begin")
+
+    def _take(self) -> None:
+        """Makes the folder this process's; removes or names what a killed one left."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = RunLock.take(self.path)
+        sweep_all(self.path / "checkpoint")
+        if left := _unfinished(self.path):
+            _LOG.warning(
+                "left by a run that was killed, and not used: %s. Remove them.", ", ".join(left)
+            )
+        self._details["records"] = fingerprint_of(self._batches.records)
+        with named_if_full(self.path / "tensorboard"):
             self._scalars = tf.summary.create_file_writer(str(self.path / "tensorboard"))
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
@@ -120,22 +149,26 @@ class RunFolder(keras.callbacks.Callback):
         values |= {"samples_per_second": self._speeds[-1], "input_wait": waited / seconds}
         for table, counts in self.model.embedding.metrics().items():
             values |= {f"{table}_{name}": float(count) for name, count in counts.items()}
-        if self._is_chief:
-            self._write(epoch, values)
+        on_chief(lambda: self._write(epoch, values), self.model.world, name="run_folder_log")
         if (epoch + 1) % self._checkpoint_every == 0:
             self._save(epoch + 1, 0, values)
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}
         if self._is_chief:
-            self._scalars.close()
-        if not self._speeds:
-            return  # there was nothing left to train, and what an earlier run wrote stays
+            with named_if_full(self.path / "tensorboard"):
+                self._scalars.close()
+        if self._speeds:  # otherwise nothing was left to train, and what an earlier run wrote stays
+            self._end(values)
+        if self._lock is not None:
+            self._lock.release()
+
+    def _end(self, values: dict[str, float]) -> None:
         if self._saved != (self._epoch + 1, 0):
             self._save(self._epoch + 1, 0, values)
         if self._is_chief:
             values |= {"epochs": self._epoch + 1, "samples_per_second": self.samples_per_second}
-            (self.path / "metrics.json").write_text(json_report(values, indent=2))
+            write_whole(self.path / "metrics.json", json_report(values, indent=2))
 
     @property
     def _is_chief(self) -> bool:
@@ -149,28 +182,39 @@ class RunFolder(keras.callbacks.Callback):
 
     def _write(self, epoch: int, values: dict[str, float]) -> None:
         line = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        with open(self.path / "log.txt", "a", encoding="utf-8") as log:
+        with (
+            named_if_full(self.path / "log.txt"),
+            open(self.path / "log.txt", "a", encoding="utf-8") as log,
+        ):
             log.write(f"epoch {epoch + 1}  {line}\n")
-        with self._scalars.as_default(step=epoch + 1):
+        with named_if_full(self.path / "tensorboard"), self._scalars.as_default(step=epoch + 1):
             for name, value in values.items():
                 tf.summary.scalar(name, value)
-        self._scalars.flush()
+            self._scalars.flush()
 
     def _save(self, epochs: int, steps: int, values: dict[str, float], **details: Any) -> None:
         """Writes a checkpoint after so many epochs and steps of the next one."""
         folder = self.path / "checkpoint"
         name = f"epoch-{epochs:06d}" + (f"-step-{steps:06d}" if steps else "")
         logs = without_nan(values)
-        save_checkpoint(self.model, folder / name, epoch=epochs, logs=logs, **details)
+        save_checkpoint(
+            self.model, folder / name, epoch=epochs, logs=logs, **self._details, **details
+        )
         self._saved = (epochs, steps)
         if self._is_chief:
             self._drop_old(folder)
 
     def _drop_old(self, folder: pathlib.Path) -> None:
-        complete = sorted(manifest.parent for manifest in folder.glob("epoch-*/manifest.json"))
+        complete = sorted(manifest.parent for manifest in folder.glob(f"epoch-*/{MANIFEST}"))
         for path in complete[: -self._keep]:
-            # The manifest goes first: without it the rest does not count as a checkpoint.
-            (path / "manifest.json").unlink()
-            for file in path.iterdir():
-                file.unlink()
-            path.rmdir()
+            # Hidden at once, and removed then, or by the next run if this one is killed.
+            with work_folder(path) as work:
+                path.rename(work / "removed")
+
+
+def _unfinished(run: pathlib.Path) -> list[str]:
+    """What killed processes of earlier versions left in a run folder, and half an overwriting."""
+    left = [path for path in (run / "checkpoint").glob("*") if not (path / MANIFEST).exists()]
+    left += (run / "checkpoint").glob("*.partial")
+    left += run.glob(".overwritten-*")
+    return sorted({str(path) for path in left if path.is_dir()})

@@ -15,6 +15,7 @@ import yaml
 
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli import options
+from gmeta_tf.cli import predict as predict_module
 from gmeta_tf.cli import quickstart_report as report
 from gmeta_tf.cli.first_checks import read_schema
 from gmeta_tf.cli.runs import load_run
@@ -119,6 +120,40 @@ def test_predict_writes_a_column(folder, tmp_path, capsys):
     assert adapted != unadapted
     assert all(0 < value < 1 for value in adapted + unadapted)
     assert "rows" in capsys.readouterr().out
+
+
+def test_predictions_replace_what_a_link_names_and_nothing_else(folder, tmp_path):
+    """`p.csv.partial` is not ours by its name; of a full disk the older file stays."""
+    (tmp_path / "real").mkdir()
+    out, real = tmp_path / "p.csv", tmp_path / "real" / "p.csv"
+    out.symlink_to(real)
+    real.write_text("older")
+    for name in ("p.csv.partial", "real/p.csv.partial"):
+        (tmp_path / name).write_text("mine")
+    words = ["--query", str(folder / "log.csv"), "--output", str(out)]
+    cli.main(["predict", "--saved-model", str(folder / "run" / "saved_model"), *words])
+    assert out.is_symlink()
+    assert real.read_text().startswith("user,")
+    names = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert names == {"real", "p.csv", "p.csv.partial", "real/p.csv", "real/p.csv.partial"}
+    assert (tmp_path / "p.csv.partial").read_text() == "mine"
+
+
+def test_a_full_disk_leaves_the_older_predictions(folder, tmp_path, monkeypatch, capsys):
+    (tmp_path / "p.csv").write_text("older")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(predict_module.csv, "writer", full)
+    words = ["--query", str(folder / "log.csv"), "--output", str(tmp_path / "p.csv")]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["predict", "--saved-model", str(folder / "run" / "saved_model"), *words])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the disk is full: " in line
+    assert line.endswith("p.csv'")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("p.csv", "older")]
 
 
 def test_the_report_ends_in_json(folder, capsys, monkeypatch):

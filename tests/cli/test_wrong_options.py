@@ -121,6 +121,7 @@ TRAIN = [
         ["--checkpoint-every-steps", "0"],
         "--checkpoint-every-steps of at least 1",
     ),
+    ("checkpoint", ["--checkpoint", "epoch-000009"], "--checkpoint "),
 ]
 
 
@@ -236,6 +237,7 @@ EVALUATE = [
     ("run", ["--run", "@precious"], "is not a run folder"),
     ("run", ["--run", "@unreadable"], "is damaged or incomplete"),
     ("split", ["--split", "dev"], "has no split 'dev'"),
+    ("checkpoint", ["--checkpoint", "epoch-000009"], "--checkpoint to be one of epoch-000001"),
     ("support", ["--support", "0"], "--support of at least 1"),
     ("item", ["--item", "nowhere"], "--item to be a categorical field"),
     ("item", ["--item", "item", "price"], "(item, liked), got 'price'"),
@@ -261,6 +263,7 @@ EXPORT = [
     ("run", ["--run", "@none"], "is not a run folder"),
     ("run", ["--run", "@unreadable"], "is damaged or incomplete"),
     ("run", ["--run", "@run-of-damaged"], "vocabulary"),
+    ("checkpoint", ["--checkpoint", "../epoch-000001"], "--checkpoint to be one of epoch-000001"),
     ("output", ["--output", "@precious"], "is not an exported model"),
     ("output", ["--output", "@run"], "is not an exported model"),
     ("output", ["--output", "@file"], "is not an exported model"),

@@ -329,3 +329,11 @@ def test_a_wire_that_is_not_known():
     message = "expected wire to be one of float32, bfloat16, float16, got 'int8'"
     with pytest.raises(ValueError, match=message):
         gm.ShardedEmbedding(SCHEMA, 4, wire="int8", world=ONE)
+
+
+@pytest.mark.parametrize("num_rows", [10**15, 2**63 - 1])
+def test_a_table_that_no_machine_holds_is_told(num_rows):
+    schema = gm.Schema((gm.Field("ad"),), "label", "task", tables=(gm.Table("ad", num_rows),))
+    match = rf"the tables of width 8 \(ad {num_rows} rows\) need .* GiB on a rank.*Correct num_rows"
+    with pytest.raises(ValueError, match=match):
+        gm.ShardedEmbedding(schema, 8)

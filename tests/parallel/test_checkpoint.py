@@ -10,7 +10,10 @@ import pytest
 from made_data import make_records
 
 import gmeta_tf as gm
-from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
+from gmeta_tf.distributed.collectives import barrier, broadcast_json, gather_json, start
+from gmeta_tf.saving import writing
+from gmeta_tf.saving.checkpoint import checked_checkpoint
+from gmeta_tf.saving.manifest import DamagedCheckpointError, read_manifest
 
 WORLD = gm.World.detect()
 
@@ -60,6 +63,50 @@ def test_resume_and_other_world_sizes(trained):
         np.testing.assert_array_equal(alone.embedding.shards[group].rows.numpy(), rows)
     for ours, theirs in zip(alone.trainable_variables, model.trainable_variables, strict=True):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_what_one_rank_finds_changed_is_raised_on_all(trained):
+    """Each file is read by one rank; all of them raise the same, and hold what they held."""
+    folder, records, model = trained
+    gm.save_checkpoint(model, folder / "d", epoch=2)
+    other = make_model(records, WORLD, seed=3)
+    before = [np.array(variable) for variable in other.trainable_variables]
+    names = sorted(read_manifest(folder / "d")["files"])
+    assert len(names) == WORLD.size + 1
+    for name in names:
+        if WORLD.is_chief:
+            file = folder / "d" / name
+            content = bytearray(file.read_bytes())
+            content[-9] ^= 4
+            file.write_bytes(content)
+        barrier(WORLD, name="checkpoint_flipped")
+        with pytest.raises(DamagedCheckpointError, match=f"{name}: expected the SHA-256") as told:
+            gm.load_checkpoint(other, folder / "d")
+        assert len(set(gather_json(str(told.value), WORLD, name="told"))) == 1
+        if WORLD.is_chief:
+            content[-9] ^= 4
+            file.write_bytes(content)
+        barrier(WORLD, name="checkpoint_mended")
+    for expected, variable in zip(before, other.trainable_variables, strict=True):
+        np.testing.assert_array_equal(np.asarray(variable), expected)
+    assert gm.load_checkpoint(other, folder / "d") == {"epoch": 2}
+
+
+def test_a_full_disk_of_one_rank_is_raised_on_all(trained, monkeypatch):
+    folder, _, model = trained
+    gm.save_checkpoint(model, folder / "e", epoch=2)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    if WORLD.rank == WORLD.size - 1:
+        monkeypatch.setattr(writing, "save_file", full)
+    with pytest.raises(OSError, match=r"the disk is full: .*rows-.*\.safetensors"):
+        gm.save_checkpoint(model, folder / "e", epoch=3)
+    monkeypatch.undo()
+    assert checked_checkpoint(folder / "e", WORLD).details == {"epoch": 2}
+    barrier(WORLD, name="checkpoint_looked")
+    assert not list(folder.glob(".e-*"))
 
 
 def test_a_run_folder_is_written_by_rank_0_and_its_rows_by_all(trained):

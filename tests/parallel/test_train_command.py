@@ -11,6 +11,7 @@ from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.train import train
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
 from gmeta_tf.saving.checkpoint import latest_checkpoint
+from gmeta_tf.saving.run_lock import LOCK
 
 WORLD = gm.World.detect()
 
@@ -59,12 +60,39 @@ def test_what_is_wrong_leaves_the_run_as_it_was(folder, changed, match):
     assert contents(folder) == before
 
 
-def test_a_run_goes_on_and_is_overwritten(folder):
+def test_a_run_folder_that_another_process_has(folder):
+    lock = folder / "run" / LOCK
+    barrier(WORLD, name="train_before_lock")  # no rank is looking at the folder any more
+    if WORLD.is_chief:
+        lock.write_text('{"host": "node-7", "pid": 4}')
+    barrier(WORLD, name="train_locked")
+    with pytest.raises(ValueError, match="is in use by process 4 on node-7"):
+        train(options_of(folder, resume=True))
+    if WORLD.is_chief:
+        lock.unlink()
+    barrier(WORLD, name="train_unlocked")
+
+
+def test_a_run_goes_on_falls_back_and_is_overwritten(folder):
     train(options_of(folder, epochs=2, resume=True))
     barrier(WORLD, name="train_resumed")
     checkpoints = folder / "run" / "checkpoint"
     assert latest_checkpoint(checkpoints).name == "epoch-000002"
     barrier(WORLD, name="train_looked")
+    if WORLD.is_chief:
+        (checkpoints / "epoch-000002" / "dense.safetensors").write_bytes(b"cut off")
+    barrier(WORLD, name="train_damaged")
+    before = contents(folder)
+    with pytest.raises(ValueError, match=r"dense.safetensors: expected \d+ bytes, found 7"):
+        train(options_of(folder, epochs=2, resume=True))
+    barrier(WORLD, name="train_told")
+    assert contents(folder) == before
+    # Nothing is left to train: only where the run goes on is chosen.
+    train(options_of(folder, resume=True, fall_back=True))
+    barrier(WORLD, name="train_fell_back")
+    assert latest_checkpoint(checkpoints).name == "epoch-000001"
+    assert (folder / "run" / "set_aside" / "epoch-000002").is_dir()
+    barrier(WORLD, name="train_looked_again")
     train(options_of(folder, overwrite=True))
     barrier(WORLD, name="train_overwritten")
     assert [path.name for path in checkpoints.iterdir()] == ["epoch-000001"]

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 
@@ -198,6 +200,54 @@ def test_an_earlier_export_stays_until_the_new_one_is_complete(trained, tmp_path
     gm.export_saved_model(trained[0], path, trained[1])
     assert not (path / "of the earlier one").exists()
     assert [found.name for found in tmp_path.iterdir()] == ["saved"]
+
+
+def test_a_full_disk_is_one_line(trained, tmp_path, monkeypatch):
+    path = tmp_path / "saved"
+    gm.export_saved_model(trained[0], path, trained[1])
+    before = {found: found.read_bytes() for found in path.rglob("*") if found.is_file()}
+
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "x; No space left on device\nat y")
+
+    monkeypatch.setattr(tf.saved_model, "save", full)
+    with pytest.raises(OSError, match=r"disk is full: x; No space left on device\. Make") as told:
+        gm.export_saved_model(trained[0], path, trained[1])
+    assert str(told.value).endswith(f"'{path}'")
+    assert "\n" not in str(told.value)
+    assert {found: found.read_bytes() for found in before} == before
+    assert [found.name for found in tmp_path.iterdir()] == ["saved"]
+
+
+def test_what_others_call_partial_and_a_killed_export(trained, tmp_path):
+    """A folder is ours by what is recorded in it, and not by its name."""
+    (tmp_path / "saved.partial").mkdir()
+    (tmp_path / "saved.partial" / "thesis.tex").write_text("mine")
+    work = tmp_path / ".saved-abcd1234"
+    shutil.copytree(trained[3], work / "previous")
+    (work / "lock").write_text("saved")
+    gm.export_saved_model(trained[0], tmp_path / "saved", trained[1])
+    (tmp_path / "link").symlink_to("saved")
+    gm.export_saved_model(trained[0], tmp_path / "link", trained[1])
+    assert (tmp_path / "link").is_symlink()
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["link", "saved", "saved.partial"]
+    assert (tmp_path / "saved.partial" / "thesis.tex").read_text() == "mine"
+    Predictor.load(tmp_path / "link")
+
+
+@pytest.mark.parametrize("name", ["assets.extra/schema.json", "saved_model.pb"])
+def test_a_file_that_lies_elsewhere_is_not_read(trained, tmp_path, name):
+    path = shutil.copytree(trained[3], tmp_path / "saved")
+    (path / name).rename(tmp_path / "elsewhere")
+    (path / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="is a link that leaves its folder"):
+        Predictor.load(path)
+    with pytest.raises(ValueError, match="is a link that leaves its folder"):
+        gm.export_saved_model(trained[0], path, trained[1])
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    with pytest.raises(ValueError, match=r"not a file but a pipe"):
+        Predictor.load(path)
 
 
 def test_predictor_errors(trained, predictor, tmp_path):

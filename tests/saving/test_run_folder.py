@@ -1,6 +1,7 @@
 """What a run leaves behind, and that a run which was stopped goes on as if it had not been."""
 
 import json
+import os
 import time
 import types
 
@@ -12,8 +13,10 @@ from made_data import make_records
 from reused_models import ReusedModel
 
 import gmeta_tf as gm
+from gmeta_tf.meta_io.records.fingerprint import fingerprint_of
 from gmeta_tf.saving import run_folder
 from gmeta_tf.saving.checkpoint import latest_checkpoint
+from gmeta_tf.saving.run_lock import LOCK
 
 ONE = gm.World()
 
@@ -234,6 +237,42 @@ def test_keep(fresh, records, tmp_path):
 def test_checkpoints_of_some_epochs_and_of_the_last(fresh, records, tmp_path):
     run(fresh(), records, tmp_path, epochs=3, checkpoint_every=2, keep=9)
     assert checkpoints(tmp_path) == ["epoch-000002", "epoch-000003"]
+
+
+def test_a_folder_in_which_another_process_trains(fresh, records, tmp_path):
+    (tmp_path / LOCK).write_text(json.dumps({"host": "node-7", "pid": 4}))
+    with pytest.raises(ValueError, match="is in use by process 4 on node-7"):
+        run(fresh(), records, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_the_lock_is_there_while_it_trains(fresh, records, tmp_path):
+    run(fresh(), records, tmp_path, epochs=1, stop_at=(0, 1))
+    assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    run(fresh(), records, tmp_path, epochs=1)
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_what_killed_runs_left_is_removed_or_named(fresh, records, tmp_path, caplog):
+    folder = tmp_path / "checkpoint"
+    for name in (".epoch-000009-abcd1234", ".epoch-000001-efgh5678"):
+        (folder / name / "removed").mkdir(parents=True)
+        (folder / name / "lock").write_text(name[1:13])
+    for name in ("epoch-000003.partial", "epoch-000007"):
+        (folder / name).mkdir()
+        (folder / name / "dense.safetensors").write_text("half")
+    run(fresh(), records, tmp_path, epochs=1)
+    assert checkpoints(tmp_path) == ["epoch-000001", "epoch-000003.partial", "epoch-000007"]
+    (line,) = (r.message for r in caplog.records if r.name == run_folder.__name__)
+    assert line.startswith("left by a run that was killed, and not used: ")
+    assert all(f"checkpoint/{name}" in line for name in ("epoch-000003.partial", "epoch-000007"))
+
+
+def test_checkpoints_know_their_records_and_details(fresh, records, tmp_path):
+    run(fresh(), records, tmp_path, epochs=1, details={"options": {"width": 3}})
+    details = gm.load_checkpoint(fresh(9), tmp_path / "checkpoint" / "epoch-000001")
+    assert details["records"] == fingerprint_of(records)
+    assert details["options"] == {"width": 3}
 
 
 class SlowBatches(gm.TaskBatches):

@@ -10,19 +10,30 @@ from typing import Any
 import numpy as np
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.preparing.job import Previous, TimeCuts
 from gmeta_tf.meta_io.preparing.split import Split
 from gmeta_tf.meta_io.records.index_checks import index_chunks
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.schema import Schema
 
-__all__ = ["append_of", "check_same", "first_parts", "move_in"]
+__all__ = ["append_of", "check_layout", "check_same", "first_parts", "move_in"]
 
 # The names that prepare gives to files; others in a records folder are not touched.
 _OURS = re.compile(
     r"(\w+-\d{3,}-\d{5,}-of-\d{5,}\.tfrecord|index-\w+-\d{3,}\.npy|tasks-\d{3,}\.parquet"
     r"|vocabulary/[^/]+-\d{3,}\.parquet|schema\.json\.new)"
 )
+
+
+def check_layout(old: Records) -> None:
+    """Checks that nothing that appending reads, moves or removes lies outside of the folder.
+
+    Raises:
+        ValueError: the folder of the vocabularies is a link to somewhere else.
+    """
+    if not files.is_remote(old.path):
+        check_inside(old.path, "vocabulary/any")
 
 
 def check_same(

@@ -19,14 +19,20 @@ import tensorflow as tf
 
 from gmeta_tf.allowed import COMPRESSIONS, ENGINES, ON_BAD_ROW, check_word
 from gmeta_tf.meta_io import files
-from gmeta_tf.meta_io.preparing.append import append_of, check_same, first_parts, move_in
+from gmeta_tf.meta_io.preparing.append import (
+    append_of,
+    check_layout,
+    check_same,
+    first_parts,
+    move_in,
+)
 from gmeta_tf.meta_io.preparing.duckdb_engine import encoded_by_duckdb
 from gmeta_tf.meta_io.preparing.full_disk import told_of_a_full_disk
 from gmeta_tf.meta_io.preparing.job import Encoded, Job
 from gmeta_tf.meta_io.preparing.spark_engine import encoded_by_spark
 from gmeta_tf.meta_io.preparing.split import Split
 from gmeta_tf.meta_io.preparing.stages import Progress
-from gmeta_tf.meta_io.preparing.summary import details_of
+from gmeta_tf.meta_io.preparing.summary import details_of, digests_of
 from gmeta_tf.meta_io.preparing.work_folder import (
     check_output,
     claimed,
@@ -121,6 +127,7 @@ def prepare(
     with contextlib.ExitStack() as stack:
         old = _claimed_records(stack, output) if append else None
         if old is not None:
+            check_layout(old)
             check_same(old, schema, split, episode_rows, compression)
             schema, split = old.schema, Split(**old.details["split"])
             episode_rows, compression = old.episode_rows, old.compression
@@ -235,6 +242,7 @@ def _build(
         episode_rows=writing.episode_rows,
         generation=writing.generation,
         details=details_of(job, encoded, contents, old),
+        digests=digests_of(job, contents),
     )
 
 

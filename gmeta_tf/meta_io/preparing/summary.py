@@ -10,11 +10,12 @@ from typing import Any
 import duckdb
 import numpy as np
 
+from gmeta_tf.meta_io.digest import FileDigest, digest_of
 from gmeta_tf.meta_io.preparing.job import Encoded, Job
 from gmeta_tf.meta_io.records.records import Records, SplitFiles
 from gmeta_tf.meta_io.sql import sql_parquet
 
-__all__ = ["describe", "details_of"]
+__all__ = ["describe", "details_of", "digests_of"]
 
 _BAR = 30
 
@@ -43,6 +44,17 @@ def details_of(
         "split": dataclasses.asdict(job.split),
         "time": dataclasses.asdict(encoded.time),
     }
+
+
+def digests_of(job: Job, contents: Mapping[str, SplitFiles]) -> dict[str, FileDigest]:
+    """The size and SHA-256 of the vocabularies, of the tasks' file and of the indexes, by name.
+
+    Record files have checksums of their own.
+    """
+    built = job.tasks_file.parent
+    indexes = (built / split.index for split in contents.values())
+    paths = (*job.vocabulary_files.values(), job.tasks_file, *indexes)
+    return {path.relative_to(built).as_posix(): digest_of(path) for path in paths}
 
 
 def _rows_of_tasks(job: Job) -> tuple[int, list[int]]:

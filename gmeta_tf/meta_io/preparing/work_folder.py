@@ -6,15 +6,18 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from gmeta_tf.meta_io import files
 
-__all__ = ["check_output", "claimed", "replace_folder", "sweep", "work_folder"]
+__all__ = ["check_output", "claimed", "replace_folder", "sweep", "sweep_all", "work_folder"]
 
 _LOCK = "lock"
+_UNLOCKED = "unlocked"
 _PREVIOUS = "previous"
 
 
@@ -55,20 +58,17 @@ def check_output(output: str | os.PathLike[str], *, overwrite: bool, append: boo
 def work_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
     """A hidden folder beside `output`, gone at the end; those of dead processes are swept first.
 
-    It holds a locked file. The system unlocks it when the process ends, in whatever way, which
-    tells the next one that nobody needs the folder any more.
+    It holds a locked file with the name of the output. The system unlocks it when the process
+    ends, in whatever way, which tells the next one that nobody needs the folder any more.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     sweep(output)
-    folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    folder, lock = _locked_folder(output)
     try:
-        # Under its own name only when it is locked, so that no sweeper finds it unlocked.
-        with open(folder / "unlocked", "wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            (folder / "unlocked").rename(folder / _LOCK)
-            yield folder
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
 
 
 def sweep(output: pathlib.Path) -> None:
@@ -77,18 +77,70 @@ def sweep(output: pathlib.Path) -> None:
     One that was killed between the two renamings of `replace_folder` has the older output, which
     is put back.
     """
-    # By the beginning of the name and not by a pattern: the name may hold brackets.
-    for folder in output.parent.iterdir():
-        if not folder.name.startswith(f".{output.name}-") or not (folder / _LOCK).is_file():
+    _sweep(output.parent, output.name)
+
+
+def sweep_all(parent: pathlib.Path) -> None:
+    """As `sweep`, for every output in a folder that need not be there."""
+    if parent.is_dir():
+        _sweep(parent, None)
+
+
+def _sweep(parent: pathlib.Path, name: str | None) -> None:
+    for folder in parent.iterdir():
+        if not folder.name.startswith(".") or folder.is_symlink() or not folder.is_dir():
             continue
-        with contextlib.suppress(FileNotFoundError), open(folder / _LOCK, "rb") as file:
+        lock = next((folder / n for n in (_LOCK, _UNLOCKED) if (folder / n).is_file()), None)
+        if lock is None:
+            continue
+        with contextlib.suppress(FileNotFoundError), open(lock, "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            if (folder / _PREVIOUS).is_dir() and not os.path.lexists(output):
-                (folder / _PREVIOUS).rename(output)
+            of = _output_of(folder, file.read())
+            if of is None or name not in (None, of):
+                continue
+            if (folder / _PREVIOUS).is_dir() and not os.path.lexists(parent / of):
+                (folder / _PREVIOUS).rename(parent / of)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _locked_folder(output: pathlib.Path) -> tuple[pathlib.Path, BinaryIO]:
+    """A new folder, and the open file that holds its lock."""
+    while True:
+        folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+        file = open(folder / _UNLOCKED, "wb")  # noqa: SIM115, open as long as the lock is held
+        try:
+            file.write(os.fsencode(output.name))
+            file.flush()
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Under its own name only when it is locked.
+            (folder / _UNLOCKED).rename(folder / _LOCK)
+            return folder, file
+        except FileNotFoundError:
+            # A sweeper came before the lock, and took the folder for that of a dead process.
+            file.close()
+        except BaseException:
+            file.close()
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _output_of(folder: pathlib.Path, recorded: bytes) -> str | None:
+    """The name of the output that a work folder is for; None where it is not known to be ours.
+
+    Earlier versions recorded nothing, and a process may be killed before it has. Such folders end
+    in a dash and letters and digits alone, so that what is before the dash is the whole name.
+    """
+    if recorded:
+        name = os.fsdecode(recorded)
+        return name if folder.name.startswith(f".{name}-") else None
+    before, dash, drawn = folder.name[1:].rpartition("-")
+    if not dash or not re.fullmatch(r"[a-z0-9_]+", drawn):
+        return None
+    is_begun = [path.name for path in folder.iterdir()] == [_UNLOCKED]
+    return before if is_begun or (folder / _LOCK).is_file() else None
 
 
 def replace_folder(built: pathlib.Path, output: pathlib.Path, work: pathlib.Path) -> None:

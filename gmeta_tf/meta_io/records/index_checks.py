@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["index_chunks", "index_faults"]
 
 _INDEX_CHUNK = 1 << 20
+_LARGEST_FACTOR = 1032
 
 
 def index_chunks(index: np.ndarray) -> Iterator[np.ndarray]:
@@ -66,7 +67,11 @@ def _impossible_entries(
     good_rows = (rows >= 1) & (rows <= records.episode_rows)
     good_length = entries["length"] == num_bytes
     if records.compression != "none":
-        good_length = entries["length"] > 0
+        # Deflate makes nothing smaller than by this factor, so that no entry asks for more memory
+        # than its record can fill.
+        good_length = (entries["length"] > 0) & (
+            num_bytes <= _LARGEST_FACTOR * entries["length"].astype(np.int64)
+        )
     num_files = len(records.contents[split].files)
     for name, good in (
         ("file", (entries["file"] >= 0) & (entries["file"] < num_files)),

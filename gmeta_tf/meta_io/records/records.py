@@ -19,6 +19,8 @@ import tensorflow as tf
 
 from gmeta_tf.allowed import COMPRESSIONS, check_word
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.digest import FileDigest
+from gmeta_tf.meta_io.inside import check_inside, is_inside_name
 from gmeta_tf.meta_io.records.codec import (
     FORMAT_VERSION,
     TFRECORD_FRAME_BYTES,
@@ -64,7 +66,9 @@ class Records:
         compression: of each record: "none" or "zlib".
         episode_rows: the most rows of an episode.
         generation: how often the folder was appended to.
-        details: the rest of `schema.json`: counts, seeds, where the data came from.
+        details: counts, seeds, where the data came from.
+        digests: name of a file -> its size and SHA-256, for those without checksums of their own
+            (indexes, vocabularies, the tasks' file); empty where an earlier version prepared them.
     """
 
     path: str
@@ -76,6 +80,7 @@ class Records:
     episode_rows: int = 1024
     generation: int = 0
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    digests: Mapping[str, FileDigest] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], schema: Schema | None = None) -> Records:
@@ -97,7 +102,9 @@ class Records:
                 f"{path} is not a records folder: expected {description}. "
                 f"Make one with `gmeta-tf prepare --output {path}`."
             )
-        records = cls.from_json(path, files.read_bytes(description))
+        records = cls.described(path)
+        for name in records.named_files:
+            check_inside(path, name)
         if schema is not None and _without_sizes(schema) != _without_sizes(records.schema):
             raise ValueError(
                 f"{path} holds records of another schema: expected {_without_sizes(schema)}, "
@@ -109,11 +116,24 @@ class Records:
         return records
 
     @classmethod
-    def from_json(cls, path: str, text: str | bytes) -> Records:
-        """The records that a `schema.json` describes, unchecked.
+    def described(cls, path: str | os.PathLike[str]) -> Records:
+        """The records that a folder's `schema.json` describes; no other file is looked at.
 
         Raises:
-            ValueError: it has another format version, or does not describe records.
+            FileNotFoundError: there is no `schema.json`.
+            ValueError: it is not a file in the folder, or as `from_json`.
+        """
+        path = os.fspath(path)
+        check_inside(path, "schema.json")
+        return cls.from_json(path, files.read_bytes(files.join(path, "schema.json")))
+
+    @classmethod
+    def from_json(cls, path: str, text: str | bytes) -> Records:
+        """The records that a `schema.json` describes, unchecked but for the names of its files.
+
+        Raises:
+            ValueError: it has another format version, does not describe records, or names a file
+                outside of the folder.
         """
         try:
             values = json.loads(text)
@@ -134,11 +154,23 @@ class Records:
             }
             described = {name: values[name] for name in _DESCRIBED}
             _check_kinds(contents, described)
-            return cls(path, Schema.from_json(values["schema"]), contents, **described)
+            digests = {
+                name: FileDigest(bytes=int(saved["bytes"]), sha256=str(saved["sha256"]))
+                for name, saved in values.get("digests", {}).items()
+            }
+            schema = Schema.from_json(values["schema"])
+            records = cls(path, schema, contents, **described, digests=digests)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ValueError(
                 f"{path}: schema.json does not describe records: {error!r}. Prepare the data again."
             ) from error
+        for name in records.named_files:
+            if not is_inside_name(name):
+                raise ValueError(
+                    f"{path}: schema.json names the file {name!r}: expected a name inside the "
+                    "folder, without `..` and not absolute. Prepare the data again."
+                )
+        return records
 
     def describe(self) -> dict[str, Any]:
         """What `schema.json` holds, as JSON values."""
@@ -148,12 +180,20 @@ class Records:
             "schema": self.schema.to_json(),
             "splits": json.loads(json.dumps(splits)),
             **{name: getattr(self, name) for name in _DESCRIBED},
+            **({"digests": dict(self.digests)} if self.digests else {}),
         }
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits' names."""
         return tuple(self.contents)
+
+    @property
+    def named_files(self) -> tuple[str, ...]:
+        """The names of all files that `schema.json` names."""
+        tables = (*self.vocabularies.values(), *([self.tasks] if self.tasks else ()))
+        splits = (name for one in self.contents.values() for name in (one.index, *one.files))
+        return (*tables, *splits)
 
     def index(self, split: str) -> np.ndarray:
         """The index of a split, `IndexEntry [episodes]`, mapped into memory where possible.
@@ -268,8 +308,14 @@ def _check_kinds(contents: Mapping[str, SplitFiles], described: Mapping[str, Any
         if not all(isinstance(n, int) for n in (split.tasks, split.episodes, split.rows)):
             raise TypeError("expected numbers of tasks, episodes and rows")
     check_word("compression", described["compression"], COMPRESSIONS)
-    if not isinstance(described["episode_rows"], int):
-        raise TypeError("expected a number of episode_rows")
+    for name in ("episode_rows", "generation"):
+        if not isinstance(described[name], int) or described[name] < 0:
+            raise TypeError(f"expected a number of {name}, got {described[name]!r}")
+    vocabularies = described["vocabularies"]
+    if not all(isinstance(name, str) for name in (*vocabularies.values(), described["tasks"])):
+        raise TypeError("expected names of vocabularies and of the tasks' file")
+    if not isinstance(described["details"], dict):
+        raise TypeError("expected details")
 
 
 def _first_line(error: BaseException) -> str:

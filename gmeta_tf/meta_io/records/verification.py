@@ -1,4 +1,4 @@
-"""Finds the damaged records of a folder, by file and offset.
+"""Finds the damaged records of a folder, by file and offset, and its damaged values.
 
 The framing of every record, its int32 words and the index are compared with one another. A damaged
 record hides no other: the index says where the next one begins, and a length in a file counts only
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import pathlib
 import re
 import tempfile
 import zlib
@@ -19,6 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.digest import fault_of
+from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.records.codec import (
     HEADER_WORDS,
     TFRECORD_FRAME_BYTES,
@@ -92,12 +95,13 @@ def verify(path: str) -> Verification:
     description = files.join(path, "schema.json")
     if not files.exists(description):
         raise FileNotFoundError(f"{path} is not a records folder: expected {description}.")
-    records = Records.from_json(path, files.read_text(description))
+    records = Records.described(path)
     damages: list[Damage] = []
     num_records = 0
     for split in records.splits:
         index_path = files.join(path, records.contents[split].index)
         try:
+            check_inside(path, records.contents[split].index)
             index = records.index(split)
         except ValueError as error:
             damages.append(Damage(index_path, None, str(error)))
@@ -109,6 +113,8 @@ def verify(path: str) -> Verification:
         for number, name in enumerate(records.files(split)):
             entries = index[index["file"] == number]
             damages += _damages_of_file(records, name, entries, is_whole=True)
+    damages += _damages_of_values(records)
+    damages += _changed_files(records)
     return Verification(tuple(damages), num_records)
 
 
@@ -181,6 +187,40 @@ def read_episode(records: Records, split: str, position: int) -> np.ndarray:
     return words
 
 
+def _damages_of_values(records: Records) -> Iterator[Damage]:
+    """The faults of the vocabularies and of the tasks' file."""
+    # Here, since it needs DuckDB, for which whoever explains a damaged record must not wait.
+    from gmeta_tf.meta_io.records.value_tables import value_faults
+
+    sizes = {table.name: table.num_rows for table in records.schema.tables}
+    tables: list[tuple[str, str, int | None, int | None]] = [
+        (name, "key", 1, None if (size := sizes.get(table)) is None else size - 1)
+        for table, name in records.vocabularies.items()
+    ]
+    if records.tasks:
+        tables.append((records.tasks, "task", None, None))
+    for name, number, begin, expected in tables:
+        path = files.join(records.path, name)
+        try:
+            check_inside(records.path, name)
+        except ValueError as error:
+            yield Damage(path, None, str(error))
+            continue
+        faults = value_faults(path, number, begin=begin, expected=expected)
+        yield from (Damage(path, None, fault) for fault in faults)
+
+
+def _changed_files(records: Records) -> Iterator[Damage]:
+    """The files that are not as `prepare` wrote them; earlier versions kept no digests."""
+    for name, saved in records.digests.items():
+        path = files.join(records.path, name)
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(ValueError, OSError):
+            # What is not there, or not inside the folder, has been told already.
+            check_inside(records.path, name)
+            if (fault := fault_of(pathlib.Path(files.local_copy(path, folder)), saved)) is not None:
+                yield Damage(path, None, fault.partition(": ")[2])
+
+
 def _entries_at(
     records: Records, split: str, offsets: set[int]
 ) -> Iterator[tuple[str, np.ndarray]]:
@@ -208,11 +248,14 @@ def _damages_of_file(
         try:
             if not files.exists(path):
                 raise FileNotFoundError("the file is missing")
+            check_inside(records.path, path[len(files.join(records.path, "")) :])
             local = files.local_copy(path, folder)
             reasons = _reasons_of_frames(local, entries)
             if is_whole:
                 damages += _gaps(path, files.size(local), entries)
-        except OSError as error:
+        except (OSError, ValueError) as error:
+            if not len(entries):
+                return [Damage(path, None, str(error))]
             return [Damage(path, int(offset), str(error)) for offset in entries["offset"]]
         sound = np.array([position not in reasons for position in range(len(entries))], bool)
         for block in _blocks(entries, sound):

@@ -449,6 +449,16 @@ class TestDamage:
         ):
             Records.open(tmp_path)
 
+    def test_an_index_with_more_rows_than_a_compressed_record_can_fill(self, tmp_path):
+        """Even where `schema.json` allows as many."""
+        made_records(tmp_path, [2, 3], compression="zlib", episode_rows=2**31)
+        Records.open(tmp_path)
+        index = np.load(tmp_path / INDEX)
+        index["rows"][0] = 2**30
+        np.save(tmp_path / INDEX, index)
+        with pytest.raises(ValueError, match="1 entries have an impossible length, the first one"):
+            Records.open(tmp_path)
+
     def test_nothing_is_left_out_of_the_copy(self, folder, expected, tmp_path):
         """What the tests above take for unharmed is what the folder holds."""
         shutil.copytree(folder, tmp_path / "copy")

@@ -1,0 +1,83 @@
+"""Files that a run writes: whole or not at all, and named where the disk is full."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import tensorflow as tf
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+__all__ = ["named_if_full", "save_tensors", "write_whole"]
+
+_FULL = ("No space left", "File too large", "Disk quota exceeded")
+
+
+@contextlib.contextmanager
+def named_if_full(shown: str | os.PathLike[str]) -> Iterator[None]:
+    """Whatever a library calls a file that cannot be written is one line that names the file.
+
+    Args:
+        shown: the file, by the name that it would have got.
+
+    Raises:
+        OSError: with ENOSPC where the disk is full.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise _unwritten(shown, error) from error
+    except (OSError, tf.errors.OpError) as error:
+        # Inner errors have named their file.
+        if getattr(error, "filename", None) is not None and _REMEDY in str(error):
+            raise
+        if not isinstance(error, tf.errors.ResourceExhaustedError) and not _is_full(error):
+            raise
+        raise _unwritten(shown, error) from error
+
+
+def save_tensors(
+    tensors: Mapping[str, np.ndarray], path: pathlib.Path, *, shown: pathlib.Path
+) -> None:
+    """Writes a safetensors file: the same tensors give the same bytes.
+
+    Raises:
+        OSError: the file cannot be written; the message names `shown`.
+    """
+    with named_if_full(shown):
+        save_file(dict(tensors), path)
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Replaces a small text file at once: after an error the older one is as it was.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with named_if_full(path):
+            new.write_text(text, encoding="utf-8")
+            new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+_REMEDY = "Make room, and start again; what was saved before is as it was"
+
+
+def _is_full(error: Exception) -> bool:
+    return any(reason in str(error) for reason in _FULL)
+
+
+def _unwritten(shown: str | os.PathLike[str], error: Exception) -> OSError:
+    first_line = (str(error).splitlines() or [type(error).__name__])[0]
+    what = "the disk is full" if _is_full(error) else "it cannot be written"
+    if isinstance(error, tf.errors.ResourceExhaustedError):
+        what = "the disk is full"
+    return OSError(errno.ENOSPC, f"{what}: {first_line}. {_REMEDY}", os.fspath(shown))
