@@ -30,6 +30,7 @@ def evaluate(options: EvaluateOptions) -> None:
     trained, records, model = load_run(
         options.run,
         world,
+        records_folder=options.records,
         metrics=options.metrics,
         checkpoint=options.checkpoint,
         fall_back=options.fall_back,

@@ -24,7 +24,11 @@ def export(options: ExportOptions) -> None:
     output = pathlib.Path(options.output) if options.output else run / "saved_model"
     check_export_output(output)
     _, records, model = load_run(
-        options.run, gm.World(), checkpoint=options.checkpoint, fall_back=options.fall_back
+        options.run,
+        gm.World(),
+        records_folder=options.records,
+        checkpoint=options.checkpoint,
+        fall_back=options.fall_back,
     )
     gm.export_saved_model(model, output, records)
     print(output)

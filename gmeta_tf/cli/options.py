@@ -376,11 +376,13 @@ class _OfRunOptions(_Options):
 
     Attributes:
         run: the folder of a run of `gmeta-tf train`.
+        records: where the run's records are now; None is where they were.
         checkpoint: the name of the checkpoint to load, such as epoch-000003; None is the newest.
         fall_back: where that one is damaged, load the newest earlier one that is not.
     """
 
     run: str
+    records: str | None = None
     checkpoint: str | None = None
     fall_back: bool = False
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from gmeta_tf.allowed import LOSSES
 from gmeta_tf.cli.options import TrainOptions, flag_of
-from gmeta_tf.cli.run_files import read_config
+from gmeta_tf.cli.run_files import read_config, records_path
 
 __all__ = ["changed_options", "check_resumed", "describe_changes"]
 
@@ -80,6 +80,8 @@ def describe_changes(changes: dict[str, tuple[Any, Any]]) -> list[str]:
 
 def _plain(options: TrainOptions, name: str) -> Any:
     """An option's value, the same for all ways to say it."""
+    if name == "records":
+        return records_path(options)
     value = getattr(options, name)
     if name == "loss":
         return LOSSES[value]

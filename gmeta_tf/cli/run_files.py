@@ -16,7 +16,7 @@ from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.meta_io.files import is_remote
 from gmeta_tf.saving.run_lock import LOCK, check_unlocked
 
-__all__ = ["check_run_folder", "claim_run_folder", "read_config"]
+__all__ = ["check_run_folder", "claim_run_folder", "read_config", "records_path"]
 
 _CONFIG = "config.yaml"
 # What was asked for once is not asked for whenever the run is loaded.
@@ -93,7 +93,7 @@ def claim_run_folder(options: TrainOptions) -> None:
     check_run_folder(options)
     run = pathlib.Path(options.run)
     run.mkdir(parents=True, exist_ok=True)
-    saved = dataclasses.asdict(options) | _ONCE
+    saved = dataclasses.asdict(options) | {"records": records_path(options)} | _ONCE
     text = yaml.safe_dump(saved, sort_keys=False)
     if not (run / _CONFIG).is_file():
         try:
@@ -109,6 +109,11 @@ def claim_run_folder(options: TrainOptions) -> None:
             _replace_config(run, text)
     else:
         _replace_config(run, text)
+
+
+def records_path(options: TrainOptions) -> str:
+    """Where a run's records are, whatever the current folder is later on."""
+    return options.records if is_remote(options.records) else os.path.abspath(options.records)
 
 
 def _chosen_metrics(metrics: list[str] | None, loss: str | None) -> list[str] | None:

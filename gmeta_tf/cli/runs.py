@@ -125,6 +125,7 @@ def load_run(
     run: str,
     world: gm.World,
     *,
+    records_folder: str | None = None,
     metrics: list[str] | None = None,
     checkpoint: str | None = None,
     fall_back: bool = False,
@@ -136,6 +137,7 @@ def load_run(
     Args:
         run: the folder.
         world: the ranks.
+        records_folder: where the records are; None is where they were.
         metrics: what the model evaluates; None is what the run's options say.
         checkpoint: the name of the checkpoint to load; None is the newest.
         fall_back: where that one is damaged, load the newest earlier one that is not.
@@ -154,6 +156,8 @@ def load_run(
             f"{run} has no complete checkpoint yet. Train longer, or lower --checkpoint-every."
         )
     options = _as_trained(options, chosen.checked, world)
+    if records_folder is not None:
+        options = dataclasses.replace(options, records=records_folder)
     records = gm.Records.open(options.records)
     check_records(chosen.checked, records, world)
     if metrics is not None:

@@ -1,6 +1,7 @@
 """A run folder: who may take it, and that an older run is there until the new one has it."""
 
 import dataclasses
+import os
 import pathlib
 
 import pytest
@@ -29,12 +30,15 @@ def contents(folder):
     }
 
 
+R = os.path.abspath("r")
+
+
 def test_a_new_run_writes_its_options(run):
-    assert read_config(run) == TrainOptions(records="r", run=str(run), width=3)
+    assert read_config(run) == TrainOptions(records=R, run=str(run), width=3)
 
 
 def test_overwrite_leaves_the_new_config_alone(run):
-    options = TrainOptions(records="r", run=str(run), width=5, overwrite=True)
+    options = TrainOptions(records=R, run=str(run), width=5, overwrite=True)
     claim_run_folder(options)
     assert [path.name for path in run.iterdir()] == ["config.yaml"]
     # What was asked for once is not asked for whenever the run is loaded.
@@ -177,3 +181,12 @@ def test_the_saved_config_is_what_the_command_takes(run):
     """As `--config`, but for the folder."""
     values = yaml.safe_load((run / "config.yaml").read_text())
     assert set(values) == {field.name for field in dataclasses.fields(TrainOptions)}
+
+
+def test_the_records_of_a_run_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    claim_run_folder(TrainOptions(records="records", run="run"))
+    claim_run_folder(TrainOptions(records="s3://bucket/records", run="of-remote"))
+    monkeypatch.chdir("/")
+    assert read_config(tmp_path / "run").records == str(tmp_path / "records")
+    assert read_config(tmp_path / "of-remote").records == "s3://bucket/records"
