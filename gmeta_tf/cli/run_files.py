@@ -98,8 +98,9 @@ def claim_run_folder(options: TrainOptions) -> None:
     if not (run / _CONFIG).is_file():
         try:
             # Only one of two processes that start at the same time can make the file.
-            with open(run / _CONFIG, "x", encoding="utf-8") as file:
+            with open(run / _CONFIG, "x", encoding="utf-8") as file, _removed_if_half(run):
                 file.write(text)
+                file.flush()
         except FileExistsError as error:
             raise ValueError(
                 f"{run} was taken by another process. Choose another --run."
@@ -129,6 +130,16 @@ def _chosen_metrics(metrics: list[str] | None, loss: str | None) -> list[str] | 
     return metrics
 
 
+@contextlib.contextmanager
+def _removed_if_half(run: pathlib.Path) -> Iterator[None]:
+    """Takes a new `config.yaml` away if it cannot be written: the folder is not a run's then."""
+    try:
+        yield
+    except OSError:
+        (run / _CONFIG).unlink()
+        raise
+
+
 def _is_inside(records: str, run: pathlib.Path) -> bool:
     path = pathlib.Path(records).resolve()
     return not is_remote(records) and path.is_relative_to(run.resolve())
@@ -136,8 +147,11 @@ def _is_inside(records: str, run: pathlib.Path) -> bool:
 
 def _replace_config(run: pathlib.Path, text: str) -> None:
     new = run / f"{_CONFIG}.new"
-    new.write_text(text, encoding="utf-8")
-    new.replace(run / _CONFIG)
+    try:
+        new.write_text(text, encoding="utf-8")
+        new.replace(run / _CONFIG)
+    finally:
+        new.unlink(missing_ok=True)  # half of it, on a full disk
 
 
 @contextlib.contextmanager

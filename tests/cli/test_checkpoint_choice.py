@@ -136,6 +136,37 @@ def test_records_that_were_prepared_anew_under_a_run(run, small, other_records, 
     assert not (run / "new").exists()
 
 
+def prepared(folder, log, output, *words):
+    """The log with the options that the run's records were prepared with."""
+    files = ["--input", str(log), "--schema", str(folder / "schema.yaml"), "--no-progress"]
+    cli.main(["prepare", *files, "--output", str(output), *words])
+
+
+def test_the_same_values_in_other_rows(folder, run, small, tmp_path, capsys):
+    """Each row twice: keys mean what they did, but a run that goes on would see other rows."""
+    head, body = (folder / "log.csv").read_text(encoding="utf-8").split("\n", 1)
+    (tmp_path / "twice.csv").write_text(f"{head}\n{body}{body}", encoding="utf-8")
+    words = ["--valid-fraction", "0.1", "--num-files", "3"]
+    prepared(folder, tmp_path / "twice.csv", tmp_path / "records", *words)
+    train = ["train", "--records", str(tmp_path / "records"), "--run", str(run), *small]
+    shown = failing([*train, "--resume"], capsys)
+    assert "rows of the split 'train' are not those that it was trained with" in shown
+    config = run / "config.yaml"
+    values = yaml.safe_load(config.read_text()) | {"records": str(tmp_path / "records")}
+    config.write_text(yaml.safe_dump(values))
+    assert saved_epoch(load_run(str(run), ONE)[2]) > 0
+
+
+def test_a_run_goes_on_after_rows_were_appended(folder, run, small, tmp_path, capsys):
+    records = shutil.copytree(folder / "records", tmp_path / "records")
+    prepared(folder, folder / "log.csv", records, "--append")
+    # Nothing is left to train; what is compared is.
+    words = ["--records", str(records), "--run", str(run), *small, "--resume", "--epochs", "2"]
+    capsys.readouterr()
+    cli.main(["train", *words])
+    assert "was appended to since: generation 0 is now 1" in capsys.readouterr().err
+
+
 def test_a_config_that_was_changed_does_not_change_the_model(run, capsys):
     """A flip in it, or a run that went on with other options and was killed."""
     config = run / "config.yaml"

@@ -3,6 +3,8 @@
 import dataclasses
 import os
 import pathlib
+import resource
+import signal
 
 import pytest
 import yaml
@@ -72,6 +74,24 @@ def test_an_older_run_comes_back_when_the_new_one_cannot_be_written(run, monkeyp
     with pytest.raises(OSError, match="no space left"):
         claim_run_folder(TrainOptions(records="r", run=str(run), overwrite=True))
     assert contents(run) == before
+
+
+@pytest.mark.parametrize("flag", [{}, {"resume": True}, {"overwrite": True}], ids=str)
+def test_a_full_disk_leaves_no_half_of_a_config(flag, run, tmp_path):
+    """As where a file may have no more than 100 bytes."""
+    folder = run if flag else tmp_path / "new"
+    before = contents(run)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        with pytest.raises(OSError, match="File too large"):
+            claim_run_folder(TrainOptions(records="r", run=str(folder), **flag))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert contents(run) == before
+    assert flag or list(folder.iterdir()) == []
 
 
 def test_the_folder_may_be_the_current_one_or_a_link(run, tmp_path, monkeypatch):
