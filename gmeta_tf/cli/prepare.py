@@ -13,6 +13,7 @@ import gmeta_tf as gm
 from gmeta_tf.cli.first_checks import check_prepare, read_schema
 from gmeta_tf.cli.options import PrepareOptions
 from gmeta_tf.meta_io.files import is_remote
+from gmeta_tf.meta_io.preparing.null_words import null_words
 from gmeta_tf.meta_io.preparing.prepare import Split
 from gmeta_tf.meta_io.preparing.prepare import prepare as prepare_records
 from gmeta_tf.meta_io.preparing.summary import describe
@@ -49,6 +50,12 @@ def prepare(options: PrepareOptions) -> None:
             progress=options.progress,
         )
     print(describe(records))
+    for what, words in null_words(records).items():
+        print(
+            f"warning: {', '.join(words)} among the values of {what}. If that stands for a "
+            "missing value, leave the text empty and prepare anew.",
+            file=sys.stderr,
+        )
     dropped = sum(records.details["dropped_rows"].values())
     if dropped:
         share = dropped / (dropped + records.details["rows"] + records.details["left_out_rows"])

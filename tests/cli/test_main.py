@@ -62,6 +62,19 @@ def test_prepare_warns_of_bad_rows(tmp_path, capsys):
     assert "2 of 32 (6.2%) are: task 1, label 1" in capsys.readouterr().err
 
 
+def test_prepare_warns_of_words_for_a_missing_value(tmp_path, capsys):
+    rows = [f"{user}\ti{row}\t{row % 2}" for user in ("u0", "u1", "\\N") for row in range(4)]
+    rows += ["u0\tNULL\t1", "u1\tnan\t0", "\\N\tNullable\t0"]
+    (tmp_path / "log.tsv").write_text("\n".join(["user\titem\tclick", *rows]))
+    (tmp_path / "s.yaml").write_text("task: user\nlabel: click\nfields: [{name: item}]\n")
+    words = ["prepare", "--input", str(tmp_path / "log.tsv"), "--schema", str(tmp_path / "s.yaml")]
+    cli.main([*words, "--output", str(tmp_path / "records"), "--test-fraction", "0"])
+    warnings = capsys.readouterr().err.splitlines()
+    assert warnings[0].startswith("warning: \\N among the values of the tasks. If that stands for")
+    assert warnings[1].startswith("warning: NULL, nan among the values of the table 'item'. If")
+    assert len(warnings) == 2
+
+
 def test_evaluate_prints_one_json_line(folder, capsys):
     cli.main(["evaluate", "--run", str(folder / "run"), "--json"])
     (line,) = capsys.readouterr().out.splitlines()

@@ -697,7 +697,7 @@ def test_save_is_refused():
         ({"non_finite": "ignore"}, r"expected non_finite to be one of raise, skip, got 'ignore'"),
         ({"metrics": ["auroc"]}, r"metric: expected one of auc, .*received 'auroc'"),
     ],
-    ids=str,
+    ids=lambda one: " ".join(one) if isinstance(one, dict) else one,
 )
 def test_compile_refuses(compiled, message):
     with pytest.raises(ValueError, match=message):

@@ -103,7 +103,7 @@ def _delimited_readers(
         yield (
             f"read_csv({_sql_paths(file for file, _ in alike)}, auto_detect=false, header=true, "
             f"columns={{{types}}}, delim={sql_text(delimiter)}, quote='\"', escape='\"', "
-            f"compression='{compression}')"
+            f"compression='{compression}', hive_partitioning=false)"
         )
 
 
@@ -158,7 +158,7 @@ def _json_reader(files: Sequence[str], types: Mapping[str, str]) -> str:
     typed = ", ".join(f"{sql_text(column)}: '{kind}'" for column, kind in types.items())
     return (
         f"read_json({_sql_paths(files)}, format='newline_delimited', columns={{{typed}}}, "
-        "filename=false)"
+        "filename=false, hive_partitioning=false)"
     )
 
 
@@ -202,7 +202,7 @@ def read_parquet(
 
 
 def _parquet_reader(files: Sequence[str]) -> str:
-    return f"read_parquet({_sql_paths(files)}, binary_as_string=true)"
+    return f"read_parquet({_sql_paths(files)}, binary_as_string=true, hive_partitioning=false)"
 
 
 def _parquet_types(database: duckdb.DuckDBPyConnection, file: str) -> dict[str, str]:

@@ -443,3 +443,24 @@ class TestMaterialised:
 def test_another_error_of_duckdb_is_passed_on():
     error = reading_error("made", duckdb.BinderException("Binder Error: no column x"))
     assert str(error) == "made cannot be read: Binder Error: no column x"
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv", "rows.json", "rows.parquet"])
+def test_a_folder_that_is_called_like_a_column_overrides_none(name, tmp_path):
+    folder = tmp_path / "date=2023-08-28" / "user=all"
+    folder.mkdir(parents=True)
+    path = folder / name
+    if name == "rows.parquet":
+        write_parquet(path, "SELECT 'u1' AS user, '2023-08-28 10:15' AS date")
+    elif name == "rows.json":
+        write(path, '{"user": "u1", "date": "2023-08-28 10:15"}\n')
+    else:
+        write(path, "user,date\nu1,2023-08-28 10:15\n".replace(",", "\t" if "tsv" in name else ","))
+    source = files_source(path)
+    with contextlib.closing(duckdb.connect()) as database:
+        described = database.execute(f"SELECT * FROM ({source.query})").fetchall()
+        columns = [column[0] for column in database.description]
+    assert sorted(zip(columns, described[0], strict=True)) == [
+        ("date", "2023-08-28 10:15"),
+        ("user", "u1"),
+    ]
