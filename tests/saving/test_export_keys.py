@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 import tensorflow as tf
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import gmeta_tf as gm
@@ -116,6 +116,7 @@ NUMBERS = st.one_of(
     st.integers(0, 3),
     st.sampled_from([0, 11, 2**31 - 1, 2**31, 10**18, 2**63 - 2, 2**63 - 1]),
 )
+@example([2**63 - 1, 10**18], 3, 2**63 - 1)
 @settings(deadline=None)
 def test_a_raw_key_is_the_number_that_its_text_is(numbers, zeros, largest):
     texts = tf.constant(["0" * zeros + str(number) for number in numbers])
