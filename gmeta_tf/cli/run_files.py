@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import yaml
 
 from gmeta_tf.cli.options import TrainOptions
+from gmeta_tf.cli.yaml_file import read_yaml
 from gmeta_tf.meta_io.files import is_remote
 from gmeta_tf.saving.run_lock import LOCK, check_unlocked
 
@@ -37,12 +38,12 @@ def read_config(run: str | os.PathLike[str]) -> TrainOptions:
             "Make one with `gmeta-tf train`."
         )
     try:
-        values = dict(yaml.safe_load(config.read_text(encoding="utf-8")))
+        values = read_yaml(config, "the options of a run")
         # Earlier versions took 0 for none.
         values["checkpoint_every_steps"] = values.get("checkpoint_every_steps") or None
         values["metrics"] = _chosen_metrics(values.get("metrics"), values.get("loss"))
         return TrainOptions(**values)
-    except (TypeError, ValueError, yaml.YAMLError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(
             f"{config} does not hold the options of a run: {error}. Restore it, or train again "
             "with --overwrite."

@@ -32,6 +32,7 @@ __all__ = [
     "copy_in",
     "exists",
     "find",
+    "is_full_disk",
     "is_remote",
     "join",
     "local_copy",
@@ -55,6 +56,19 @@ _TRANSIENT = ("Unavailable", "Aborted", "DeadlineExceeded", "Unknown", "Internal
 # A download of more is split into parts, and those the SDK does take up where it should.
 _PART_BYTES = 1 << 20
 _PIECE_BYTES = 64 << 20
+
+
+def is_full_disk(error: Exception) -> bool:
+    """Whether an error of Python's, DuckDB's, TensorFlow's or safetensors' is that of a full disk.
+
+    Example:
+        >>> texts = ("x: No space left on device", "Disk quota exceeded", "no such file")
+        >>> [is_full_disk(OSError(text)) for text in texts]
+        [True, True, False]
+    """
+    reasons = ("No space left", "File too large", "Disk quota exceeded")
+    is_named = type(error).__name__ == "ResourceExhaustedError"
+    return is_named or any(reason in str(error) for reason in reasons)
 
 
 def is_remote(path: Path) -> bool:

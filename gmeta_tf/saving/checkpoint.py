@@ -48,6 +48,7 @@ from gmeta_tf.saving.writing import named_if_full, save_tensors
 __all__ = [
     "CheckedCheckpoint",
     "checked_checkpoint",
+    "complete_checkpoints",
     "is_own_file",
     "latest_checkpoint",
     "load_checkpoint",
@@ -205,9 +206,13 @@ def restore_checkpoint(model: MetaModel, checkpoint: CheckedCheckpoint) -> dict[
 
 def latest_checkpoint(folder: str | pathlib.Path) -> pathlib.Path | None:
     """The newest complete checkpoint in a folder, by name; None if there is none."""
-    complete = [found.parent for found in pathlib.Path(folder).glob(f"*/{MANIFEST}")]
-    whole = [path for path in complete if path.suffix != ".partial" and path.name[0] != "."]
-    return max(whole, default=None)
+    return max(complete_checkpoints(folder), default=None)
+
+
+def complete_checkpoints(folder: str | pathlib.Path) -> list[pathlib.Path]:
+    """The complete checkpoints in a folder, by name; none that is half written."""
+    found = [manifest.parent for manifest in pathlib.Path(folder).glob(f"*/{MANIFEST}")]
+    return sorted(path for path in found if path.suffix != ".partial" and path.name[0] != ".")
 
 
 def is_own_file(name: str) -> bool:

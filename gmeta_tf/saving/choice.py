@@ -8,8 +8,12 @@ import pathlib
 
 from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.distributed.world import World
-from gmeta_tf.saving.checkpoint import CheckedCheckpoint, checked_checkpoint
-from gmeta_tf.saving.manifest import MANIFEST, DamagedCheckpointError
+from gmeta_tf.saving.checkpoint import (
+    CheckedCheckpoint,
+    checked_checkpoint,
+    complete_checkpoints,
+)
+from gmeta_tf.saving.manifest import DamagedCheckpointError
 
 __all__ = ["ChosenCheckpoint", "choose_checkpoint", "set_aside"]
 
@@ -82,8 +86,7 @@ def set_aside(folder: pathlib.Path, names: tuple[str, ...], aside: pathlib.Path)
 
 def _complete(folder: pathlib.Path, name: str | None) -> list[str]:
     """The names of complete checkpoints, the oldest first."""
-    found = [path.parent for path in folder.glob(f"*/{MANIFEST}")]
-    names = sorted(p.name for p in found if p.suffix != ".partial" and p.name[0] != ".")
+    names = [path.name for path in complete_checkpoints(folder)]
     if name is not None and name not in names:
         raise ValueError(
             f"expected --checkpoint to be one of {', '.join(names) or 'none, as there is none'}, "

@@ -13,9 +13,9 @@ import tensorflow as tf
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-__all__ = ["named_if_full", "save_tensors", "write_whole"]
+from gmeta_tf.meta_io.files import is_full_disk
 
-_FULL = ("No space left", "File too large", "Disk quota exceeded")
+__all__ = ["named_if_full", "save_tensors", "write_whole"]
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def named_if_full(shown: str | os.PathLike[str]) -> Iterator[None]:
         # Inner errors have named their file.
         if getattr(error, "filename", None) is not None and _REMEDY in str(error):
             raise
-        if not isinstance(error, tf.errors.ResourceExhaustedError) and not _is_full(error):
+        if not is_full_disk(error):
             raise
         raise _unwritten(shown, error) from error
 
@@ -71,13 +71,7 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 _REMEDY = "Make room, and start again; what was saved before is as it was"
 
 
-def _is_full(error: Exception) -> bool:
-    return any(reason in str(error) for reason in _FULL)
-
-
 def _unwritten(shown: str | os.PathLike[str], error: Exception) -> OSError:
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
-    what = "the disk is full" if _is_full(error) else "it cannot be written"
-    if isinstance(error, tf.errors.ResourceExhaustedError):
-        what = "the disk is full"
+    what = "the disk is full" if is_full_disk(error) else "it cannot be written"
     return OSError(errno.ENOSPC, f"{what}: {first_line}. {_REMEDY}", os.fspath(shown))

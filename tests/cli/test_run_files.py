@@ -210,3 +210,12 @@ def test_the_records_of_a_run_are_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir("/")
     assert read_config(tmp_path / "run").records == str(tmp_path / "records")
     assert read_config(tmp_path / "of-remote").records == "s3://bucket/records"
+
+
+def test_a_name_that_stands_twice_in_a_config(run):
+    with open(run / "config.yaml", "a", encoding="utf-8") as config:
+        config.write("width: 9\n")
+    with pytest.raises(
+        ValueError, match=r"options of a run: .*config.yaml, .*'width' stands twice"
+    ):
+        read_config(run)

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 import duckdb
 import tensorflow as tf
 
+from gmeta_tf.meta_io.files import is_full_disk
+
 __all__ = ["told_of_a_full_disk"]
 
 
@@ -25,10 +27,7 @@ def told_of_a_full_disk(output: str | os.PathLike[str]) -> Iterator[None]:
             ) from error
         raise _full_disk(output, error) from error
     except (duckdb.Error, tf.errors.OpError, OSError) as error:
-        reasons = ("No space left", "File too large")
-        if not isinstance(error, tf.errors.ResourceExhaustedError) and not any(
-            reason in str(error) for reason in reasons
-        ):
+        if not is_full_disk(error):
             raise
         raise _full_disk(output, error) from error
 
