@@ -40,6 +40,8 @@ _OF_MODEL = (
     *("adapt_embeddings", "overlap", "learn_rates", "optimizer", "learning_rate"),
     *("weight_decay", "row_learning_rate"),
     *("capacity", "when_full", "admit_after", "time_to_live"),
+    # No model's, but how it is evaluated unless an option says otherwise.
+    *("support", "in_time_order"),
 )
 TRAIN_SPLIT = "train"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import duckdb
 
-__all__ = ["connect", "one_value", "sql_name", "sql_parquet", "sql_text", "trimmed"]
+__all__ = ["connect", "one_value", "reason_of", "sql_name", "sql_parquet", "sql_text", "trimmed"]
 
 _WHITE_SPACE = " \t\n\r\x0b\x0c"
 
@@ -37,9 +37,21 @@ def connect(spill_folder: pathlib.Path, memory_limit: str | None) -> duckdb.Duck
         except duckdb.Error as error:
             database.close()
             raise ValueError(
-                f"expected memory_limit to be a size such as '8GB', got {memory_limit!r}: {error}"
+                f"expected memory_limit to be a size such as '8GB', got {memory_limit!r}: "
+                f"{reason_of(error)}"
             ) from error
     return database
+
+
+def reason_of(error: Exception) -> str:
+    """What went wrong, in one line: DuckDB goes on with the query and a caret under it.
+
+    Example:
+        >>> reason_of(ValueError("Invalid data.\\nLINE 1: SELECT ..."))
+        'Invalid data'
+    """
+    first_line = (str(error).splitlines() or [""])[0].strip().rstrip(".")
+    return first_line or type(error).__name__
 
 
 def one_value(database: duckdb.DuckDBPyConnection, query: str) -> Any:

@@ -172,13 +172,15 @@ def test_a_config_that_was_changed_does_not_change_the_model(run, capsys):
     config = run / "config.yaml"
     expected, *_ = load_run(str(run), ONE)
     text = config.read_text().replace("inner_learning_rate: 0.5", "inner_learning_rate: 0.7")
-    text = text.replace("width: 4", "width: 5")
+    text = text.replace("width: 4", "width: 5").replace("support: 3", "support: 2")
+    text = text.replace("in_time_order: false", "in_time_order: true")
     config.write_text(text)
     capsys.readouterr()
     options, *_ = load_run(str(run), ONE)
     assert options == expected
     said = capsys.readouterr().err
-    assert "(width 5, not 4, inner_learning_rate 0.7, not 0.5); the checkpoint's count" in said
+    assert "(width 5, not 4, inner_learning_rate 0.7, not 0.5, " in said
+    assert "support 2, not 3, in_time_order True, not False); the checkpoint's count" in said
 
 
 def test_the_manifest_has_what_the_model_was_trained_on(run, folder):

@@ -92,6 +92,7 @@ def _sweep(parent: pathlib.Path, name: str | None) -> None:
             continue
         lock = next((folder / n for n in (_LOCK, _UNLOCKED) if (folder / n).is_file()), None)
         if lock is None:
+            _remove_if_just_begun(folder, name)
             continue
         with contextlib.suppress(FileNotFoundError), open(lock, "rb") as file:
             try:
@@ -106,12 +107,24 @@ def _sweep(parent: pathlib.Path, name: str | None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _remove_if_just_begun(folder: pathlib.Path, name: str | None) -> None:
+    """Removes the folder of a process that was killed before it made anything in it.
+
+    One that is still alive makes another: see `_locked_folder`.
+    """
+    before, _, drawn = folder.name[1:].rpartition("-")
+    if before and name in (None, before) and re.fullmatch(r"[a-z0-9_]{8}", drawn):
+        with contextlib.suppress(OSError):  # it holds something
+            folder.rmdir()
+
+
 def _locked_folder(output: pathlib.Path) -> tuple[pathlib.Path, BinaryIO]:
     """A new folder, and the open file that holds its lock."""
     while True:
         folder = pathlib.Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
-        file = open(folder / _UNLOCKED, "wb")  # noqa: SIM115, open as long as the lock is held
+        file: BinaryIO | None = None
         try:
+            file = open(folder / _UNLOCKED, "wb")  # noqa: SIM115, open as long as the lock is held
             file.write(os.fsencode(output.name))
             file.flush()
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -120,11 +133,18 @@ def _locked_folder(output: pathlib.Path) -> tuple[pathlib.Path, BinaryIO]:
             return folder, file
         except FileNotFoundError:
             # A sweeper came before the lock, and took the folder for that of a dead process.
-            file.close()
+            _close(file)
         except BaseException:
-            file.close()
+            _close(file)
             shutil.rmtree(folder, ignore_errors=True)
             raise
+
+
+def _close(file: BinaryIO | None) -> None:
+    # On a full disk the name is still in its buffer, and closing raises, too; the file is closed.
+    if file is not None:
+        with contextlib.suppress(OSError):
+            file.close()
 
 
 def _output_of(folder: pathlib.Path, recorded: bytes) -> str | None:

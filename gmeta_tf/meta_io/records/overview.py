@@ -23,7 +23,7 @@ from gmeta_tf.meta_io.records.index_checks import index_chunks
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.verification import read_episode
 from gmeta_tf.meta_io.records.word_checks import keys_of
-from gmeta_tf.meta_io.sql import sql_name, sql_parquet
+from gmeta_tf.meta_io.sql import reason_of, sql_name, sql_parquet
 from gmeta_tf.schema import PADDING_KEY, UNKNOWN_KEY, Field
 
 __all__ = ["describe", "named_values", "overview"]
@@ -95,7 +95,7 @@ def named_values(path: str, number: str, numbers: Iterable[int]) -> dict[int, st
             ).fetchall()
     except (duckdb.Error, OSError) as error:
         raise ValueError(
-            f"{path} is missing or damaged: {error}. Prepare the data again."
+            f"{path} is missing or damaged: {reason_of(error)}. Prepare the data again."
         ) from error
     return {int(key): value for key, value in found}
 

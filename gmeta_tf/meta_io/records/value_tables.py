@@ -11,7 +11,7 @@ from typing import NamedTuple
 import duckdb
 
 from gmeta_tf.meta_io import files
-from gmeta_tf.meta_io.sql import sql_name, sql_parquet
+from gmeta_tf.meta_io.sql import reason_of, sql_name, sql_parquet
 
 __all__ = ["ValueSum", "sum_of_values", "value_faults"]
 
@@ -95,6 +95,6 @@ def _row(path: str, query: str) -> tuple:
             (row,) = database.execute(query.format(sql_parquet(local))).fetchall()
     except (duckdb.Error, OSError) as error:
         raise ValueError(
-            f"{path} is missing or damaged: {error}. Prepare the data again."
+            f"{path} is missing or damaged: {reason_of(error)}. Prepare the data again."
         ) from error
     return row

@@ -14,7 +14,7 @@ from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.digest import FileDigest, fault_of
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.records.records import Records
-from gmeta_tf.meta_io.sql import sql_parquet
+from gmeta_tf.meta_io.sql import reason_of, sql_parquet
 
 __all__ = ["read_vocabulary"]
 
@@ -47,8 +47,8 @@ def read_vocabulary(records: str | os.PathLike[str], table: str) -> np.ndarray:
             return np.asarray(database.execute(query).fetchnumpy()["value"], object)
         except duckdb.Error as error:
             raise ValueError(
-                f"{path}, the vocabulary of the table {table!r}, is missing or damaged: {error}. "
-                "Prepare the data again."
+                f"{path}, the vocabulary of the table {table!r}, is missing or damaged: "
+                f"{reason_of(error)}. Prepare the data again."
             ) from error
 
 

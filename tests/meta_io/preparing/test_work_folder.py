@@ -1,5 +1,7 @@
 """A work folder belongs to the output that is recorded in it, and to no other."""
 
+import errno
+import io
 import pathlib
 
 import pytest
@@ -77,6 +79,40 @@ def test_one_that_was_killed_before_it_had_its_lock(tmp_path):
     assert begun.is_dir()
     sweep(tmp_path / "records")
     assert not begun.exists()
+
+
+def test_one_that_was_killed_before_it_had_anything(tmp_path):
+    begun, longer = tmp_path / ".records-abcd1234", tmp_path / ".records-2-abcd1234"
+    mine, used = tmp_path / ".records-mine", tmp_path / ".records-wxyz5678"
+    for folder in (begun, longer, mine, used):
+        folder.mkdir()
+    (used / "thesis.tex").write_text("mine")
+    sweep(tmp_path / "records")
+    assert not begun.exists()
+    assert longer.is_dir()
+    assert mine.is_dir()
+    assert (used / "thesis.tex").read_text() == "mine"
+    sweep_all(tmp_path)
+    assert not longer.exists()
+    assert mine.is_dir()
+
+
+@pytest.mark.parametrize("fails", ["open", "write"])
+def test_no_folder_is_left_where_its_lock_cannot_be_made(fails, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Full(io.RawIOBase):
+        def writable(self):
+            return True
+
+        write = full
+
+    made = full if fails == "open" else lambda *_: io.BufferedWriter(Full())
+    monkeypatch.setattr(module, "open", made, raising=False)
+    with pytest.raises(OSError, match="No space left"), work_folder(tmp_path / "records"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_was_swept_before_its_lock_is_made_anew(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import duckdb
 import pytest
 
 from gmeta_tf.meta_io.preparing.prepare import Split, prepare
+from gmeta_tf.meta_io.records.overview import named_values
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.value_tables import sum_of_values
 from gmeta_tf.meta_io.records.verification import verify
@@ -140,3 +141,26 @@ def test_a_sum_does_not_depend_on_the_order_but_on_each_value(tmp_path):
     assert written(dict(reversed(pairs.items()))) == whole
     assert written({1: "b", 2: "a", 3: "=c"}) != whole
     assert sum_of_values(str(path), "key", 2) == written({1: "b", 2: "a"})
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda folder: read_vocabulary(folder, "item"),
+        lambda folder: sum_of_values(str(folder / VALUES), "key"),
+        lambda folder: named_values(str(folder / TASKS), "task", [0]),
+    ],
+    ids=["vocabulary", "sum", "names"],
+)
+def test_what_duckdb_says_of_a_damaged_file_is_one_line(folder, read):
+    """Its own message goes on with the query and a caret under it."""
+    described = json.loads((folder / "schema.json").read_text())
+    del described["digests"]  # as of an earlier version: the file is not compared, but read
+    (folder / "schema.json").write_text(json.dumps(described))
+    for name in (VALUES, TASKS):
+        content = bytearray((folder / name).read_bytes())
+        content[-6] ^= 0x40  # the length of what describes the columns
+        (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"missing or damaged: .*Prepare the data again") as told:
+        read(folder)
+    assert "\n" not in str(told.value)
