@@ -18,6 +18,7 @@ from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.preparing.work_folder import replace_folder, work_folder
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
+from gmeta_tf.saving.export_digests import write_digests
 from gmeta_tf.saving.serving_graph import ServingGraph, served_tables
 from gmeta_tf.saving.writing import named_if_full
 from gmeta_tf.schema import Schema
@@ -92,6 +93,7 @@ def export_saved_model(
         extra = built / "assets.extra"
         extra.mkdir(exist_ok=True)
         (extra / "schema.json").write_text(json.dumps(schema.to_json(), indent=2))
+        write_digests(built)
         # Another process may have put something else there meanwhile.
         check_export_output(path)
         if path.is_dir() and not any(path.iterdir()):

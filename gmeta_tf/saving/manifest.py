@@ -9,13 +9,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pathlib
-import re
 from typing import Any
 
 from gmeta_tf.meta_io.inside import check_inside
+from gmeta_tf.saving.sealed_json import fault_of_seal, sealed
 
 __all__ = [
     "EARLIER",
@@ -31,7 +30,6 @@ MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 EARLIER = "Use an earlier one; for a run `--checkpoint NAME` or `--fall-back` chooses it."
 
-_END = re.compile(rb',\n  "digest": "sha256:([0-9a-f]{64})"\n\}\Z')
 # Only manifests with digests have these.
 _WITH_DIGEST = ("digest", "files", "save_id")
 
@@ -49,10 +47,7 @@ def damaged(path: pathlib.Path, what: str) -> DamagedCheckpointError:
 
 def write_manifest(folder: pathlib.Path, values: dict[str, Any]) -> None:
     """Writes the manifest: JSON values with the names of `read_manifest`."""
-    head = json.dumps(values, indent=2).removesuffix("\n}")
-    digest = hashlib.sha256(head.encode()).hexdigest()
-    text = f'{head},\n  "digest": "sha256:{digest}"\n}}'
-    (folder / MANIFEST).write_text(text, encoding="utf-8")
+    (folder / MANIFEST).write_text(sealed(values), encoding="utf-8")
 
 
 def read_manifest(path: pathlib.Path) -> dict[str, Any]:
@@ -100,15 +95,10 @@ def _parsed(content: bytes, path: pathlib.Path) -> dict[str, Any]:
 
 
 def _check_digest(content: bytes, values: dict[str, Any], path: pathlib.Path) -> None:
-    end = _END.search(content)
-    if end is None:
-        if any(name in values for name in _WITH_DIGEST):
-            raise damaged(path, f"{MANIFEST} does not end in its digest")
-        return
-    found = hashlib.sha256(content[: end.start()]).hexdigest()
-    expected = end[1].decode()
-    if found != expected:
-        raise damaged(path, f"{MANIFEST} has the SHA-256 {found}, and says {expected} of itself")
+    # Manifests of earlier versions have no digest.
+    fault = fault_of_seal(content) if any(name in values for name in _WITH_DIGEST) else None
+    if fault is not None:
+        raise damaged(path, f"{MANIFEST} {fault}")
 
 
 def _check_kinds(values: dict[str, Any], path: pathlib.Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.meta_io.inside import check_inside
+from gmeta_tf.saving.export_digests import check_export
 from gmeta_tf.saving.input_names import input_names
 from gmeta_tf.saving.raw_columns import numbers_of, tasks_of, texts_of
 from gmeta_tf.schema import Schema
@@ -39,7 +40,7 @@ class Predictor:
 
         Raises:
             FileNotFoundError: no such export.
-            ValueError: one of its files is not a file in the folder.
+            ValueError: one of its files is not a file in the folder, is missing or was changed.
         """
         path = pathlib.Path(path)
         description = path / "assets.extra" / "schema.json"
@@ -50,6 +51,7 @@ class Predictor:
             )
         for name in ("assets.extra/schema.json", "saved_model.pb"):
             check_inside(path, name)
+        check_export(path)
         schema = Schema.from_json(json.loads(description.read_text()))
         loaded = tf.saved_model.load(str(path))
         # The function keeps no hold of the loaded object, whose variables it reads.

@@ -250,6 +250,36 @@ def test_a_file_that_lies_elsewhere_is_not_read(trained, tmp_path, name):
         Predictor.load(path)
 
 
+FILES = [
+    *("assets.extra/schema.json", "assets.extra/digests.json", "saved_model.pb", "fingerprint.pb"),
+    *("variables/variables.data-00000-of-00001", "variables/variables.index"),
+]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_flipped_bit_is_found_before_tensorflow_reads_it(trained, tmp_path, monkeypatch, name):
+    path = shutil.copytree(trained[3], tmp_path / "saved")
+    monkeypatch.setattr(tf.saved_model, "load", lambda *_: pytest.fail("it was loaded"))
+    whole = (path / name).read_bytes()
+    for position in {*range(0, len(whole), -(-len(whole) // 20)), len(whole) - 1}:
+        changed = bytearray(whole)
+        changed[position] ^= 1 << position % 8
+        (path / name).write_bytes(changed)
+        with pytest.raises(ValueError, match=f"damaged or incomplete: .*{name}.*Export it again"):
+            Predictor.load(path)
+    (path / name).unlink()
+    if name not in ("assets.extra/schema.json", "assets.extra/digests.json"):
+        with pytest.raises(ValueError, match=f"{name} is missing|{name}: expected .* bytes"):
+            Predictor.load(path)
+
+
+def test_an_export_of_an_earlier_version_is_served(trained, tmp_path, caplog):
+    path = shutil.copytree(trained[3], tmp_path / "saved")
+    (path / "assets.extra" / "digests.json").unlink()
+    assert Predictor.load(path).schema == Predictor.load(trained[3]).schema
+    assert "was exported by an earlier version, without digests" in caplog.text
+
+
 def test_predictor_errors(trained, predictor, tmp_path):
     with pytest.raises(FileNotFoundError, match="is not an exported model"):
         Predictor.load(tmp_path)
