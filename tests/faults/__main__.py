@@ -20,12 +20,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-from tests.faults import children, kills
+from tests.faults import children, concurrent, flips, full_disk, kills, limits
 from tests.faults.file_operations import why_unavailable
 from tests.faults.outcome import KINDS, Case, Group, Tally
 from tests.faults.place import Place
 
-_CAMPAIGNS = {"kills": kills}
+_CAMPAIGNS = {
+    "kills": kills,
+    "flips": flips,
+    "full_disk": full_disk,
+    "concurrent": concurrent,
+    "limits": limits,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,9 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen(
-    place: Place, options: argparse.Namespace
-) -> Iterator[tuple[str, str, int, Case]]:
+def _chosen(place: Place, options: argparse.Namespace) -> Iterator[tuple[str, str, int, Case]]:
     """The cases to try."""
     only = options.only.split(",") if options.only else list(_CAMPAIGNS)
     wanted = options.case.split("/") if options.case else None

@@ -29,6 +29,11 @@ class Operation(NamedTuple):
     name: str
     path: str
 
+    @property
+    def takes_room(self) -> bool:
+        """Whether it fails on a full disk."""
+        return self.name not in _FREES
+
 
 # name: number on x86-64 and on AArch64 (None: not there), which argument is a descriptor or a
 # folder's, which one is a path, which one holds an open's flags.

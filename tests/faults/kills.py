@@ -28,8 +28,7 @@ def _not_read(folder: pathlib.Path, output: str) -> Files:
     return {
         path: digest
         for path, digest in files_of(folder).items()
-        if path.split("/")[0] not in (output.split("/")[0], "")
-        and not path.startswith(".")
+        if path.split("/")[0] not in (output.split("/")[0], "") and not path.startswith(".")
     }
 
 
@@ -66,7 +65,9 @@ class Subject:
         if aside and earlier:
             hidden = [
                 path
-                for path in (folder / self.output).parent.glob(f".{pathlib.Path(self.output).name}-*")
+                for path in (folder / self.output).parent.glob(
+                    f".{pathlib.Path(self.output).name}-*"
+                )
                 if files_of(path / "previous") and (path / "lock").is_file()
             ]
             expect(len(hidden) == 1, f"the earlier {self.output} is gone")
@@ -103,9 +104,7 @@ SUBJECTS = (
         "overwrite", "records", lambda folder: files_of(folder / "records"), 2, may_be_aside=True
     ),
     Subject("append", "records", lambda folder: _counted(folder / "records"), quick=5),
-    Subject(
-        "train", "run-2", lambda folder: checkpoints_of(folder / "run-2"), 1, ("--resume",)
-    ),
+    Subject("train", "run-2", lambda folder: checkpoints_of(folder / "run-2"), 1, ("--resume",)),
     Subject("resume", "run", lambda folder: checkpoints_of(folder / "run"), quick=1),
     Subject("evaluate", "run", lambda folder: _one(folder / "run" / "evaluation-test.json")),
     Subject("export", "run", lambda folder: _exported(folder), quick=1, may_be_aside=True),

@@ -45,9 +45,7 @@ class Place:
                 *("prepare", "--input", "later.csv", "--schema", "schema.yaml"),
                 *("--output", "records", "--append"),
             ],
-            "train": [
-                "train", "--records", "records", "--run", "run-2", "--epochs", "2", *_SMALL
-            ],
+            "train": ["train", "--records", "records", "--run", "run-2", "--epochs", "2", *_SMALL],
             "resume": [
                 *("train", "--records", "records", "--run", "run", "--epochs", "2", *_SMALL),
                 "--resume",

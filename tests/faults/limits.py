@@ -1,0 +1,68 @@
+"""Little memory and few open files: one line or success, and never half a result."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import random
+import resource
+
+from tests.faults import children
+from tests.faults.kills import SUBJECTS, Subject
+from tests.faults.outcome import Case, Group, expect
+from tests.faults.place import Place
+
+__all__ = ["groups"]
+
+_MEBIBYTE = 1 << 20
+_FILES = (8, 12, 16, 24, 32, 64)
+_MORE_MEBIBYTES = (1, 4, 16, 64, 256, 1024)
+_QUICK = {"prepare": 2, "predict": 1}
+
+
+def groups(place: Place) -> dict[str, Group]:
+    """A group for each limit and command."""
+    return {
+        f"{limit}-{subject.command}": Group(
+            functools.partial(_cases, place, subject, limit), _QUICK.get(subject.command, 0)
+        )
+        for limit in ("files", "memory")
+        for subject in SUBJECTS
+    }
+
+
+def _cases(place: Place, subject: Subject, limit: str, draw: random.Random) -> list[Case]:
+    if limit == "files":
+        return [
+            Case(f"{n} open files", functools.partial(_limited, place, subject, "files", n))
+            for n in _FILES
+        ]
+    return [
+        Case(
+            f"{more} MiB of memory more than the imports take",
+            functools.partial(_limited, place, subject, "memory", more),
+        )
+        for more in _MORE_MEBIBYTES
+    ]
+
+
+def _limited(place: Place, subject: Subject, limit: str, amount: int) -> None:
+    def set_limit() -> None:
+        if limit == "files":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (amount, amount))
+            return
+        has = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        most = has + amount * _MEBIBYTE
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+    arguments = place.commands[subject.command]
+    new = place.undisturbed(subject.command, subject.result)
+    folder = place.fresh()
+    earlier, others = subject.result(folder), subject.others(folder)
+    ended = children.run(arguments, folder, before=set_limit)
+    is_new = subject.expect_whole(folder, earlier, new)
+    expect(subject.others(folder) == others, "files beside the output have changed")
+    if ended.status == 0:
+        expect(is_new, "success is told, and the result is not there")
+    else:
+        ended.expect_one_line()
