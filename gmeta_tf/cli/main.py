@@ -19,6 +19,7 @@ from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultH
 
 from gmeta_tf.cli import first_checks, options
 from gmeta_tf.cli.endings import quiet_endings
+from gmeta_tf.cli.shortages import shortage_of
 
 __all__ = ["main"]
 
@@ -82,9 +83,14 @@ def _run(arguments: Sequence[str] | None) -> None:
         getattr(command, name)(command_options)
     except BrokenPipeError:
         raise  # an output that nobody reads on is no bad input
-    except (ValueError, OSError, ImportError) as error:
-        # Options name their command themselves.
-        print(f"gmeta-tf {name}: {str(error).removeprefix(f'{name}: ')}", file=sys.stderr)
+    except Exception as error:
+        told = shortage_of(error)
+        if told is None:
+            if not isinstance(error, ValueError | OSError | ImportError):
+                raise
+            # Options name their command themselves.
+            told = str(error).removeprefix(f"{name}: ")
+        print(f"gmeta-tf {name}: {told}", file=sys.stderr)
         raise SystemExit(1) from error
 
 

@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-from tests.faults import children, concurrent, flips, full_disk, kills, limits
+from tests.faults import children, concurrent, flips, full_disk, kills, limits, mutations
 from tests.faults.file_operations import why_unavailable
 from tests.faults.outcome import KINDS, Case, Group, Tally
 from tests.faults.place import Place
@@ -28,6 +28,7 @@ from tests.faults.place import Place
 _CAMPAIGNS = {
     "kills": kills,
     "flips": flips,
+    "mutations": mutations,
     "full_disk": full_disk,
     "concurrent": concurrent,
     "limits": limits,
