@@ -46,8 +46,12 @@ step() { printf '\n== %s\n' "$*"; }
 
 bash launch/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" TF_CPP_MIN_LOG_LEVEL=${TF_CPP_MIN_LOG_LEVEL:-2}
-# horovodrun puts the rank before every line; only rank 0 has something to say here.
-on_ranks() { horovodrun -np "$ranks" "$@" | sed -u 's/^\[0\]<stdout>://'; }
+# horovodrun puts the rank before every line; only rank 0 has something to say here. When a rank is lost
+# it adds a traceback of its own, of which the last lines say which rank that was.
+on_ranks() {
+  horovodrun -np "$ranks" "$@" 2> >(sed -u -e '/^Traceback /d' -e '/^  /d' >&2) |
+    sed -u 's/^\[0\]<stdout>://'
+}
 
 step "prepare"
 gmeta-tf prepare --movielens "$data" --output "$output/records" --overwrite

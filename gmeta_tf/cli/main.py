@@ -20,6 +20,8 @@ from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultH
 from gmeta_tf.cli import first_checks, options
 from gmeta_tf.cli.endings import quiet_endings
 from gmeta_tf.cli.shortages import shortage_of
+from gmeta_tf.distributed.lost_ranks import LostRankError, is_of_lost_rank
+from gmeta_tf.distributed.world import World
 
 __all__ = ["main"]
 
@@ -85,8 +87,10 @@ def _run(arguments: Sequence[str] | None) -> None:
         raise  # an output that nobody reads on is no bad input
     except Exception as error:
         told = shortage_of(error)
+        if is_of_lost_rank(error):  # in a collective of the command's own
+            told = str(LostRankError(World.detect()))
         if told is None:
-            if not isinstance(error, ValueError | OSError | ImportError):
+            if not isinstance(error, ValueError | OSError | ImportError | LostRankError):
                 raise
             # Options name their command themselves.
             told = str(error).removeprefix(f"{name}: ")

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.distributed.collectives import agree, allreduce_sum, stop
+from gmeta_tf.distributed.lost_ranks import LostRankError, is_of_lost_rank
 from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.sharded import ShardedEmbedding
@@ -289,11 +290,8 @@ class RankedModel(keras.Model):
             rejected = rejection_text(error)
             if rejected is not None:
                 raise ValueError(rejected) from error
-            if "Horovod has been shut down" in str(error):
-                raise RuntimeError(
-                    f"rank {self.world.rank} stopped because another rank did; "
-                    "that rank's message says why."
-                ) from error
+            if is_of_lost_rank(error):
+                raise LostRankError(self.world) from error
             damage = None
             if isinstance(data, TaskBatches):
                 told = (describe_damage(data.records, split, error) for split in data.splits_read)

@@ -20,13 +20,23 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 
-from tests.faults import children, concurrent, flips, full_disk, kills, limits, mutations
+from tests.faults import (
+    children,
+    concurrent,
+    flips,
+    full_disk,
+    kills,
+    limits,
+    mutations,
+    rank_kills,
+)
 from tests.faults.file_operations import why_unavailable
 from tests.faults.outcome import KINDS, Case, Group, Tally
 from tests.faults.place import Place
 
 _CAMPAIGNS = {
     "kills": kills,
+    "rank_kills": rank_kills,
     "flips": flips,
     "mutations": mutations,
     "full_disk": full_disk,

@@ -67,7 +67,7 @@ def work_folder(output: pathlib.Path) -> Iterator[pathlib.Path]:
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
         lock.close()
 
 
@@ -104,6 +104,23 @@ def _sweep(parent: pathlib.Path, name: str | None) -> None:
                 continue
             if (folder / _PREVIOUS).is_dir() and not os.path.lexists(parent / of):
                 (folder / _PREVIOUS).rename(parent / of)
+            _remove(folder)
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Removes a work folder as far as that is possible.
+
+    The lock goes last: by it, half a removal is known as ours.
+    """
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if path.name in (_LOCK, _UNLOCKED):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+        if all(path.name in (_LOCK, _UNLOCKED) for path in folder.iterdir()):
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -136,7 +153,7 @@ def _locked_folder(output: pathlib.Path) -> tuple[pathlib.Path, BinaryIO]:
             _close(file)
         except BaseException:
             _close(file)
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             raise
 
 

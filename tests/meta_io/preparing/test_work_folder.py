@@ -97,6 +97,24 @@ def test_one_that_was_killed_before_it_had_anything(tmp_path):
     assert mine.is_dir()
 
 
+def test_half_a_removal_is_ended_by_the_next_process(tmp_path, monkeypatch):
+    """The process is killed while it removes, or may not open another file."""
+    removed = []
+
+    def rmtree(path, **_):
+        removed.append(path)
+
+    with work_folder(tmp_path / "records") as work:
+        (work / "built").mkdir()
+        (work / "built" / "x").touch()
+        monkeypatch.setattr(module.shutil, "rmtree", rmtree)
+    assert removed == [work / "built"]
+    assert (work / "lock").read_text() == "records"
+    monkeypatch.undo()
+    sweep(tmp_path / "records")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("fails", ["open", "write"])
 def test_no_folder_is_left_where_its_lock_cannot_be_made(fails, tmp_path, monkeypatch):
     def full(*_, **__):
