@@ -9,8 +9,8 @@ import pathlib
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta_io.digest import digest_of
 from gmeta_tf.meta_io.inside import check_inside
+from gmeta_tf.meta_io.sealed_json import fault_of_seal, sealed
 from gmeta_tf.saving.digests import check_files, share_of
-from gmeta_tf.saving.sealed_json import fault_of_seal, sealed
 
 __all__ = ["DIGESTS", "check_export", "write_digests"]
 

@@ -14,7 +14,7 @@ import pathlib
 from typing import Any
 
 from gmeta_tf.meta_io.inside import check_inside
-from gmeta_tf.saving.sealed_json import fault_of_seal, sealed
+from gmeta_tf.meta_io.sealed_json import fault_of_seal, sealed
 
 __all__ = [
     "EARLIER",

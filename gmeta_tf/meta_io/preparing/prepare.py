@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
 import pathlib
 import tempfile
@@ -41,6 +40,7 @@ from gmeta_tf.meta_io.preparing.work_folder import (
 )
 from gmeta_tf.meta_io.records.records import Records, SplitFiles
 from gmeta_tf.meta_io.records.writer import EpisodeWriter
+from gmeta_tf.meta_io.sealed_json import sealed
 from gmeta_tf.meta_io.sources.sources import Source
 from gmeta_tf.schema import Schema
 
@@ -160,7 +160,7 @@ def prepare(
         )
         with told_of_a_full_disk(output):
             described = _build(job, _ENGINE_OF[engine], built, writing, os.fspath(output), old)
-            text = json.dumps(described.describe(), indent=2, ensure_ascii=False)
+            text = sealed(described.describe())
             (built / "schema.json").write_text(text, encoding="utf-8")
             with job.progress.stage("moving into place"):
                 _commit(built, output, old, work)

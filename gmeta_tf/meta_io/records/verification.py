@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import re
@@ -32,6 +33,7 @@ from gmeta_tf.meta_io.records.codec import (
 from gmeta_tf.meta_io.records.index_checks import index_chunks, index_faults
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.word_checks import reasons_of_words
+from gmeta_tf.meta_io.sealed_json import fault_of_seal
 
 __all__ = ["Damage", "Verification", "describe_damage", "read_episode", "verify"]
 
@@ -96,7 +98,7 @@ def verify(path: str) -> Verification:
     if not files.exists(description):
         raise FileNotFoundError(f"{path} is not a records folder: expected {description}.")
     records = Records.described(path)
-    damages: list[Damage] = []
+    damages = list(_changed_description(description))
     num_records = 0
     for split in records.splits:
         index_path = files.join(path, records.contents[split].index)
@@ -208,6 +210,13 @@ def _damages_of_values(records: Records) -> Iterator[Damage]:
             continue
         faults = value_faults(path, number, begin=begin, expected=expected)
         yield from (Damage(path, None, fault) for fault in faults)
+
+
+def _changed_description(path: str) -> Iterator[Damage]:
+    """Whether `schema.json` is not as `prepare` wrote it; earlier versions wrote no digest."""
+    content = files.read_bytes(path)
+    if "digest" in json.loads(content) and (fault := fault_of_seal(content)) is not None:
+        yield Damage(path, None, f"it {fault}: it was changed since it was prepared")
 
 
 def _changed_files(records: Records) -> Iterator[Damage]:

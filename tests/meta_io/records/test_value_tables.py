@@ -118,6 +118,7 @@ def test_files_of_earlier_versions_have_no_digests(folder):
     schema = folder / "schema.json"
     values = json.loads(schema.read_text())
     values.pop("digests")
+    values.pop("digest")
     schema.write_text(json.dumps(values))
     assert verify(str(folder)).damages == ()
     assert len(read_vocabulary(folder, "item")) == 6
@@ -141,6 +142,21 @@ def test_a_sum_does_not_depend_on_the_order_but_on_each_value(tmp_path):
     assert written(dict(reversed(pairs.items()))) == whole
     assert written({1: "b", 2: "a", 3: "=c"}) != whole
     assert sum_of_values(str(path), "key", 2) == written({1: "b", 2: "a"})
+
+
+def test_a_changed_schema_json_is_named(folder):
+    """Whatever it says: other labels or another separator fit the records as well."""
+    path = folder / "schema.json"
+    whole = path.read_text()
+    for old, new in (('"positive_from": null', '"positive_from": 1234'), ('"|"', '"~"')):
+        assert old in whole
+        path.write_text(whole.replace(old, new))
+        (damage,) = verify(str(folder)).damages
+        assert damage.path == str(path)
+        assert "it was changed since it was prepared" in damage.reason
+    path.write_text(json.dumps(json.loads(whole)))  # by another program
+    (damage,) = verify(str(folder)).damages
+    assert damage.reason.startswith("it does not end in its digest")
 
 
 @pytest.mark.parametrize(

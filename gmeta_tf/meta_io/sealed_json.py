@@ -22,7 +22,7 @@ def sealed(values: dict[str, Any]) -> str:
         >>> fault_of_seal(b'{}')
         'does not end in its digest'
     """
-    head = json.dumps(values, indent=2).removesuffix("\n}")
+    head = json.dumps(values, indent=2, ensure_ascii=False).removesuffix("\n}")
     digest = hashlib.sha256(head.encode()).hexdigest()
     return f'{head},\n  "digest": "sha256:{digest}"\n}}'
 
