@@ -19,6 +19,7 @@ from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultH
 
 from gmeta_tf.cli import first_checks, options
 from gmeta_tf.cli.endings import quiet_endings
+from gmeta_tf.cli.gone_files import gone_file
 from gmeta_tf.cli.shortages import shortage_of
 from gmeta_tf.distributed.lost_ranks import LostRankError, is_of_lost_rank
 from gmeta_tf.distributed.world import World
@@ -86,7 +87,7 @@ def _run(arguments: Sequence[str] | None) -> None:
     except BrokenPipeError:
         raise  # an output that nobody reads on is no bad input
     except Exception as error:
-        told = shortage_of(error)
+        told = shortage_of(error) or gone_file(error)
         if is_of_lost_rank(error):  # in a collective of the command's own
             told = str(LostRankError(World.detect()))
         if told is None:

@@ -43,9 +43,9 @@ def flags_of_commands():
 
 
 def flags_of_scripts():
-    """Those of benchmarks and of scripts, by the code that reads them."""
+    """Those of benchmarks, scripts and the fault campaign, by the code that reads them."""
     found = set()
-    own = [ROOT / "gmeta_tf" / "cli" / "quickstart_report.py"]
+    own = [ROOT / "gmeta_tf/cli/quickstart_report.py", ROOT / "tests/faults/__main__.py"]
     for path in (*(ROOT / "benchmarks").rglob("*.py"), *(ROOT / "launch").rglob("*.py"), *own):
         # The first argument of add_argument, or of a function that calls it.
         found |= set(re.findall(r"\(\s*\"(--[\w-]+)\"", path.read_text("utf-8")))

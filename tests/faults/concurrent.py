@@ -29,9 +29,9 @@ class _Pair:
 
 
 _PAIRS = (
-    _Pair("prepare", "prepare", 0.2, quick=2),
+    _Pair("prepare", "prepare", 0.2, quick=1),
     _Pair("overwrite", "overwrite", 0.3, quick=1),
-    _Pair("append", "append", 0.3, quick=1),
+    _Pair("append", "append", 0.3),
     _Pair("train", "train", 2.0),
     _Pair("resume", "evaluate", 2.0),
     _Pair("resume", "export", 2.0),

@@ -17,7 +17,7 @@ from tests.faults.place import Place
 
 __all__ = ["groups"]
 
-_QUICK = {"prepare": 3, "append": 2, "predict": 2, "export": 1, "train": 1}
+_QUICK = {"prepare": 2, "append": 1, "predict": 1}
 
 
 def groups(place: Place) -> dict[str, Group]:

@@ -99,16 +99,16 @@ def _expect_whole_checkpoints(run: pathlib.Path, found: Files, earlier: Files, n
 
 
 SUBJECTS = (
-    Subject("prepare", "new", lambda folder: files_of(folder / "new"), quick=4),
+    Subject("prepare", "new", lambda folder: files_of(folder / "new"), quick=2),
     Subject(
-        "overwrite", "records", lambda folder: files_of(folder / "records"), 2, may_be_aside=True
+        "overwrite", "records", lambda folder: files_of(folder / "records"), 1, may_be_aside=True
     ),
-    Subject("append", "records", lambda folder: _counted(folder / "records"), quick=5),
-    Subject("train", "run-2", lambda folder: checkpoints_of(folder / "run-2"), 1, ("--resume",)),
+    Subject("append", "records", lambda folder: _counted(folder / "records"), quick=3),
+    Subject("train", "run-2", lambda folder: checkpoints_of(folder / "run-2"), 0, ("--resume",)),
     Subject("resume", "run", lambda folder: checkpoints_of(folder / "run"), quick=1),
     Subject("evaluate", "run", lambda folder: _one(folder / "run" / "evaluation-test.json")),
-    Subject("export", "run", lambda folder: _exported(folder), quick=1, may_be_aside=True),
-    Subject("predict", "predictions.csv", lambda folder: _one(folder / "predictions.csv"), 2),
+    Subject("export", "run", lambda folder: _exported(folder), may_be_aside=True),
+    Subject("predict", "predictions.csv", lambda folder: _one(folder / "predictions.csv"), 1),
 )
 
 

@@ -23,7 +23,7 @@ _MEBIBYTE = 1 << 20
 _FILES = (8, 12, 16, 24, 32, 64)
 _MORE_MEBIBYTES = (1, 4, 16, 64, 256, 1024)
 _ABORTED = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, 127)
-_QUICK = {"prepare": 2, "predict": 1}
+_QUICK = {"prepare": 1, "predict": 1}
 
 
 def groups(place: Place) -> dict[str, Group]:
