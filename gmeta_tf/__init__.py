@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gmeta_tf.meta_io.preparing.prepare import prepare as prepare
     from gmeta_tf.meta_io.preparing.split import Split as Split
     from gmeta_tf.meta_io.records.records import Records as Records
+    from gmeta_tf.meta_io.sources.reader_options import ReaderOptions as ReaderOptions
     from gmeta_tf.meta_io.sources.sources import files_source as files_source
     from gmeta_tf.saving.checkpoint import latest_checkpoint as latest_checkpoint
     from gmeta_tf.saving.checkpoint import load_checkpoint as load_checkpoint
@@ -49,6 +50,7 @@ _HOME = {
     "MetaModel": "gmeta_tf.meta.meta_model",
     "Predictor": "gmeta_tf.saving.predictor",
     "Progress": "gmeta_tf.meta_io.batches.task_batches",
+    "ReaderOptions": "gmeta_tf.meta_io.sources.reader_options",
     "Records": "gmeta_tf.meta_io.records.records",
     "RowLoss": "gmeta_tf.meta.losses",
     "RowWiseAdagrad": "gmeta_tf.embedding.row_optimizers",

@@ -168,6 +168,15 @@ def test_train_leaves_an_earlier_run_and_its_records(place, small, capsys):
     assert_it_changes_nothing(place, inside, "which --overwrite would delete", capsys)
 
 
+READING = [
+    ("separator", ["--separator", "12345"], "separator to be a text of 1 to 4 bytes"),
+    ("quoting", ["--quoting", "all"], "--quoting to be one of minimal, none, got 'all'"),
+    ("columns", ["--columns", "a", "a"], "each column once"),
+    ("encoding", ["--encoding", "ebcdic"], "--encoding to be one of utf-8, latin-1, utf-16"),
+    ("format", ["--format", "xls"], "--format to be one of csv, tsv, got 'xls'"),
+]
+
+
 PREPARE = [
     ("output", ["--output", "@precious"], "(it has no schema.json)|not a records folder"),
     ("output", ["--output", "@file"], "(it has no schema.json)|not a records folder"),
@@ -189,6 +198,7 @@ PREPARE = [
     ("max_bad_share", ["--max-bad-share", "0"], "--max-bad-share above 0 and at most 1"),
     ("memory_limit", ["--memory-limit", "much"], "memory_limit to be a size"),
     ("spill_folder", ["--spill-folder", "@file"], "file"),
+    *READING,
 ]
 
 
@@ -201,7 +211,7 @@ def test_prepare(place, mode, name, wrong, match, capsys):
 
 
 def test_every_option_of_prepare_has_a_wrong_value():
-    assert not options_without(options.PrepareOptions, cases=PREPARE, any_value=set())
+    assert not options_without(options.PrepareOptions, cases=PREPARE, any_value={"null_words"})
 
 
 @pytest.mark.parametrize(
@@ -291,6 +301,7 @@ PREDICT = [
     ("support", ["--support", "@none.csv"], "none.csv"),
     ("support", ["--support", "@no-label.csv"], "no-label.csv: no column 'stars'"),
     ("tasks", ["--tasks", "0"], "--tasks of at least 1"),
+    *READING,
 ]
 
 
@@ -303,7 +314,7 @@ def test_predict(place, name, wrong, match, capsys):
 
 
 def test_every_option_of_predict_has_a_wrong_value():
-    assert not options_without(options.PredictOptions, cases=PREDICT, any_value=set())
+    assert not options_without(options.PredictOptions, cases=PREDICT, any_value={"null_words"})
 
 
 @pytest.mark.parametrize(
