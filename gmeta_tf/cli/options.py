@@ -172,6 +172,8 @@ class PrepareOptions(ReaderFlags):
             system's folder for temporary files).
         append: add a later log to an existing records folder. The folder's split stays,
             vocabularies grow, and no key changes.
+        allow_same_input: take a file that the records have already, or that is given twice; its
+            rows then count twice.
         overwrite: replace an existing records folder, once the new one is complete.
         progress: show the stages, on a terminal.
     """
@@ -193,6 +195,7 @@ class PrepareOptions(ReaderFlags):
     memory_limit: str | None = None
     spill_folder: str | None = None
     append: bool = False
+    allow_same_input: bool = False
     overwrite: bool = False
     progress: bool = True
 

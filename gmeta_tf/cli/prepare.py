@@ -47,6 +47,7 @@ def prepare(options: PrepareOptions) -> None:
             spill_folder=options.spill_folder,
             on_bad_row=cast(Any, options.on_bad_row),
             max_bad_share=options.max_bad_share,
+            allow_same_input=options.allow_same_input,
             progress=options.progress,
         )
     print(describe(records))

@@ -32,7 +32,10 @@ def test_prepare_appends_and_tells_what_is_there(folder, tmp_path, capsys):
     made = ["--valid-fraction", "0.1", "--episode-rows", "16", "--compression", "zlib"]
     cli.main([*common, *made, "--on-bad-row", "drop", "--spill-folder", str(tmp_path / "spilled")])
     first = capsys.readouterr().out
-    cli.main([*common, "--append", "--engine", "duckdb"])
+    with pytest.raises(SystemExit):
+        cli.main([*common, "--append"])
+    assert "log.csv, which was read for generation 0 of" in capsys.readouterr().err
+    cli.main([*common, "--append", "--engine", "duckdb", "--allow-same-input"])
     second = capsys.readouterr().out
     rows = [
         int(shown.split(" rows of ")[0].split()[-1].replace(",", "")) for shown in (first, second)

@@ -207,6 +207,8 @@ PREPARE = [
 def test_prepare(place, mode, name, wrong, match, capsys):
     words = ["prepare", "--input", "@log.csv", "--schema", "@schema.yaml", "--output", "@records"]
     match = match.split("|")[mode == "--append"] if "|" in match else match
+    # The log is the one that the records are of, which would be told first.
+    words += ["--allow-same-input"] if mode == "--append" else []
     assert_it_changes_nothing(place, [*words, mode, *wrong], match, capsys)
 
 
@@ -221,6 +223,7 @@ def test_every_option_of_prepare_has_a_wrong_value():
         ([], "exists. Pass overwrite=True"),
         (["--overwrite", "--split-by", "time", "--schema", "@timeless.yaml"], "needs a time"),
         (["--overwrite", "--test-fraction", "0.9", "--valid-fraction", "0.9"], "no task is left"),
+        (["--append"], "log.csv, which was read for generation 0 of"),
         (["--append", "--episode-rows", "16"], "expected episode_rows to be 1024, got 16"),
         (["--append", "--schema", "@timeless.yaml"], "expected the schema to be"),
     ],

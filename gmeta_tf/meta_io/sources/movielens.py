@@ -12,7 +12,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 
-from gmeta_tf.meta_io.sources.sources import Source
+from gmeta_tf.meta_io.sources.sources import Source, source_files
 from gmeta_tf.schema import Field, Schema
 
 __all__ = ["movielens_100k", "movielens_schema", "movielens_source"]
@@ -120,7 +120,12 @@ def movielens_source(directory: str | os.PathLike[str]) -> Source:
     )
     for names, queries_of in layouts:
         if _has(folder, names):
-            return Source(f"MovieLens in {folder}", _joined(*queries_of(folder)), row="row")
+            return Source(
+                f"MovieLens in {folder}",
+                _joined(*queries_of(folder)),
+                row="row",
+                files=source_files(folder / name for name in names),
+            )
     expected = ", or ".join(", ".join(names) for names, _ in layouts)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     raise ValueError(
