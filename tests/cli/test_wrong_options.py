@@ -179,7 +179,7 @@ READING = [
 
 PREPARE = [
     ("output", ["--output", "@precious"], "(it has no schema.json)|not a records folder"),
-    ("output", ["--output", "@file"], "(it has no schema.json)|not a records folder"),
+    ("output", ["--output", "@file"], "nothing else (it has no schema.json)|not a records folder"),
     ("input", ["--input", "@none.csv"], "none.csv"),
     ("input", ["--input", "@no-label.csv"], "stars"),
     ("schema", ["--schema", "@none.yaml"], "no schema"),

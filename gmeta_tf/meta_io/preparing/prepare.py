@@ -103,7 +103,7 @@ def prepare(
             1024, or that of the folder to append to.
         compression: of each record, "none" or "zlib". None is "none", or that of the folder to
             append to.
-        overwrite: replace `output` when it is a records folder.
+        overwrite: replace `output` when it is a records folder and holds nothing else.
         append: add to `output`, a records folder of this schema.
         memory_limit: what the engine may take, such as "8GB"; the rest goes to disk. None is
             DuckDB's default, 80 % of the machine.
@@ -175,6 +175,9 @@ def prepare(
             text = json.dumps(described.describe(), indent=2, ensure_ascii=False)
             (built / "schema.json").write_text(text, encoding="utf-8")
             with job.progress.stage("moving into place"):
+                if old is None:
+                    # Another process may have put something else there meanwhile.
+                    check_output(output, overwrite=overwrite, append=False)
                 _commit(built, output, old, work)
     return Records.open(output)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.records.file_names import problem_of_replacing
 
 __all__ = ["check_output", "claimed", "replace_folder", "sweep", "sweep_all", "work_folder"]
 
@@ -25,7 +26,7 @@ def check_output(output: str | os.PathLike[str], *, overwrite: bool, append: boo
     """Checks that records may be written to `output`, and touches nothing.
 
     Raises:
-        ValueError: it exists and is not to be overwritten, or is not a records folder.
+        ValueError: it exists and is not to be overwritten, or holds more than records.
         FileNotFoundError: no records folder to append to.
     """
     name, described = os.fspath(output), files.exists(files.join(output, "schema.json"))
@@ -47,10 +48,11 @@ def check_output(output: str | os.PathLike[str], *, overwrite: bool, append: boo
                 f"{name} exists. Pass overwrite=True to replace it, append=True to add to it, or "
                 "choose another output (on the command line: --overwrite, --append)."
             )
-        if not described:
+        problem = problem_of_replacing(pathlib.Path(output))
+        if problem is not None:
             raise ValueError(
-                f"{name} is not a records folder (it has no schema.json) and is not overwritten. "
-                "Move it away or choose another output."
+                f"{name} is not a folder of records and nothing else ({problem}) and is not "
+                "overwritten. Move it away or choose another output."
             )
 
 

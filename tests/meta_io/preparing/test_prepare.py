@@ -19,6 +19,7 @@ import pytest
 from prepare_twin import SCHEMA, Twin, assert_same, made_rows, task_table, tasks_of, write_rows
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.digest import digest_of
 from gmeta_tf.meta_io.preparing import duckdb_engine, vocabularies, work_folder
 from gmeta_tf.meta_io.preparing import encode as encode_module
 from gmeta_tf.meta_io.preparing import prepare as prepare_module
@@ -528,6 +529,7 @@ class TestOutput:
             "cut_values": {},
             "split": {"test_fraction": 0.2, "valid_fraction": 0.0, "seed": 0, "by": "task"},
             "time": {"kind": "", "valid": None, "test": None},
+            "inputs": [{"name": "small.csv", **digest_of(tmp_path / "small.csv"), "generation": 0}],
         }
         assert len(records.contents["train"].files) == 2
         assert records.path == str(output)
@@ -600,9 +602,50 @@ class TestOutput:
             (output / "thesis.tex").write_text("x")
         else:
             output.write_text("x")
-        with pytest.raises(ValueError, match=r"precious is not a records folder .*not overwritten"):
+        with pytest.raises(ValueError, match=r"precious is not a folder of .*not overwritten"):
             prepare(small_source(tmp_path), SMALL, output, overwrite=True)
         assert (output / "thesis.tex" if kind == "folder" else output).read_text() == "x"
+
+    @pytest.mark.parametrize(
+        ("name", "content", "problem"),
+        [
+            ("schema.json", '{"type": "record"}', r"its schema\.json is not one of records"),
+            ("schema.json", "damaged", r"its schema\.json is not one of records"),
+            ("notes/thesis.tex", "x", "it holds notes"),
+            ("vocabulary/thesis.tex", "x", "it holds vocabulary/thesis.tex"),
+            (".git/HEAD", "x", r"it holds \.git"),
+        ],
+    )
+    def test_that_holds_something_else_is_not_overwritten(self, name, content, problem, tmp_path):
+        output = tmp_path / "precious"
+        if name != "schema.json":
+            prepare(small_source(tmp_path), SMALL, output)
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text(content)
+        before = {path: path.is_file() and path.read_bytes() for path in output.rglob("*")}
+        with pytest.raises(ValueError, match=rf"records and nothing else \({problem}\)"):
+            prepare(small_source(tmp_path), SMALL, output, overwrite=True)
+        assert before == {path: path.is_file() and path.read_bytes() for path in output.rglob("*")}
+
+    def test_that_is_damaged_is_overwritten(self, tmp_path):
+        output = tmp_path / "out"
+        prepare(small_source(tmp_path), SMALL, output)
+        (output / "schema.json").write_text("{")
+        prepare(small_source(tmp_path), SMALL, output, overwrite=True)
+        assert Records.open(output).details["rows"] > 0
+
+    def test_that_appears_meanwhile_is_not_replaced(self, tmp_path, monkeypatch):
+        output, details_of = tmp_path / "out", prepare_module.details_of
+
+        def meanwhile(*arguments):
+            output.mkdir()
+            (output / "thesis.tex").write_text("x")
+            return details_of(*arguments)
+
+        monkeypatch.setattr(prepare_module, "details_of", meanwhile)
+        with pytest.raises(ValueError, match=r"out exists\. Pass overwrite=True"):
+            prepare(small_source(tmp_path), SMALL, output)
+        assert [path.name for path in output.iterdir()] == ["thesis.tex"]
 
     @pytest.mark.parametrize(
         ("module", "step"),
