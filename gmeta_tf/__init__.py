@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gmeta_tf import _moved
 
 if TYPE_CHECKING:
+    from gmeta_tf.cli.runs import load_run as load_run
     from gmeta_tf.distributed.world import World as World
     from gmeta_tf.embedding.dynamic.rules import DynamicTable as DynamicTable
     from gmeta_tf.embedding.row_optimizers import SGD as SGD
@@ -66,6 +67,7 @@ _HOME = {
     "files_source": "gmeta_tf.meta_io.sources.sources",
     "latest_checkpoint": "gmeta_tf.saving.checkpoint",
     "load_checkpoint": "gmeta_tf.saving.checkpoint",
+    "load_run": "gmeta_tf.cli.runs",
     "models": "gmeta_tf.models",
     "prepare": "gmeta_tf.meta_io.preparing.prepare",
     "save_checkpoint": "gmeta_tf.saving.checkpoint",

@@ -409,7 +409,7 @@ class TestSources:
         paths = [write_rows(folder / f"{n}.csv", small_rows()) for n in range(5)]
         source = files_source(paths)
         assert source.description.endswith("2.csv and 2 more")
-        records = prepare(source, SMALL, folder / "out [2]")
+        records = prepare(source, SMALL, folder / "out [2]", allow_same_input=True)
         assert records.details["rows"] == 50
         assert read_vocabulary(records.path, "item").size == 4
 
@@ -720,7 +720,7 @@ class TestRemote:
 
         monkeypatch.setattr(files, "copy_in", copy_over)
         prepare(source, SMALL, folder, num_files=2)
-        records = prepare(source, SMALL, folder, append=True, num_files=1)
+        records = prepare(source, SMALL, folder, append=True, num_files=1, allow_same_input=True)
         assert labels_of(records)[0] == [0, 1, 0, 1]
         assert len(records.contents["train"].files) == 3
 
@@ -753,7 +753,13 @@ class TestProgress:
         monkeypatch.setattr(sys, "stderr", terminal)
         prepare(small_source(tmp_path), SMALL, tmp_path / "out", progress=True)
         lines = [line.split("\r")[-1] for line in terminal.getvalue().split("\n") if line]
-        stages = ["reading", "checking", "numbering tasks", "counting values"]
+        stages = [
+            "looking at the files",
+            "reading",
+            "checking",
+            "numbering tasks",
+            "counting values",
+        ]
         stages += ["making vocabularies", "encoding and sorting", "writing train", "writing test"]
         stages += ["moving into place"]
         assert [line.split("[")[0].strip() for line in lines] == stages
