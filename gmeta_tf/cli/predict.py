@@ -11,6 +11,7 @@ import numpy as np
 
 from gmeta_tf.cli.first_checks import check_predict, reader_options
 from gmeta_tf.cli.options import PredictOptions
+from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.preparing.raw_rows import kept_value
 from gmeta_tf.meta_io.preparing.work_folder import work_folder
 from gmeta_tf.meta_io.sources.line_counts import check_every_line
@@ -51,7 +52,9 @@ def predict(options: PredictOptions) -> None:
             writer = csv.writer(file)
             writer.writerow([*query, "prediction"])
             writer.writerows(zip(*query.values(), predictions.tolist(), strict=True))
+        to_disk(work / "predictions.csv")
         (work / "predictions.csv").replace(target)
+        to_disk(target.parent)
     print(f"{output}: {len(predictions)} rows")
 
 

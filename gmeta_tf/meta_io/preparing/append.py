@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.preparing.job import Previous, TimeCuts
 from gmeta_tf.meta_io.preparing.split import Split
@@ -111,13 +111,13 @@ def move_in(built: pathlib.Path, old: Records) -> None:
     counted, kept = _names_of(Records.from_json(old.path, text)), _names_of(old)
     _remove_uncounted(output, kept)
     for name in sorted(counted - kept):
-        _to_disk(built / name)
+        to_disk(built / name)
         (built / name).rename(output / name)
     new = output / "schema.json.new"
     (built / "schema.json").rename(new)
-    _to_disk(new, output / "vocabulary", output)
+    to_disk(new, output / "vocabulary", output)
     new.replace(output / "schema.json")
-    _to_disk(output)
+    to_disk(output)
     _remove_uncounted(output, counted)
 
 
@@ -133,12 +133,3 @@ def _remove_uncounted(folder: pathlib.Path, counted: set[str]) -> None:
         name = path.relative_to(folder).as_posix()
         if name not in counted and is_own_file(name) and path.is_file():
             path.unlink()
-
-
-def _to_disk(*paths: pathlib.Path) -> None:
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.disk import to_disk, tree_to_disk
 from gmeta_tf.meta_io.records.file_names import problem_of_replacing
 
 __all__ = ["check_output", "claimed", "replace_folder", "sweep", "sweep_all", "work_folder"]
@@ -148,11 +149,15 @@ def _output_of(folder: pathlib.Path, recorded: bytes) -> str | None:
 def replace_folder(built: pathlib.Path, output: pathlib.Path, work: pathlib.Path) -> None:
     """Renames `built` to `output`; what stood there goes to the work folder, and back if it fails.
 
+    What was built is on the disk before it gets the name, and the name is when this returns.
+
     Raises:
-        OSError: `built` cannot be renamed.
+        OSError: `built` cannot be renamed, or cannot get to the disk.
     """
+    tree_to_disk(built)
     if not os.path.lexists(output):
         built.rename(output)
+        to_disk(output.parent)
         return
     aside = work / _PREVIOUS
     output.rename(aside)
@@ -161,6 +166,7 @@ def replace_folder(built: pathlib.Path, output: pathlib.Path, work: pathlib.Path
     except OSError:
         aside.rename(output)
         raise
+    to_disk(output.parent)
 
 
 @contextlib.contextmanager
