@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import shlex
 import statistics
 import time
 from collections.abc import Mapping
@@ -38,7 +39,8 @@ class RunFolder(keras.callbacks.Callback):
         .lock                      while it trains: the process that does
 
     One process at a time trains in a folder; of a second one `fit` raises. What a killed run left
-    is removed when training begins, or named in the log where it is not known to be ours.
+    is removed when training begins, or where it is not known to be ours named in the log, with the
+    command that removes it.
 
     Each epoch's values have `input_wait`: the share of rank 0's training time that its steps spent
     waiting for `TaskBatches`. Above a few per cent the input bounds the speed. For a dynamic table
@@ -115,7 +117,9 @@ class RunFolder(keras.callbacks.Callback):
         sweep_all(self.path / "checkpoint")
         if left := _unfinished(self.path):
             _LOG.warning(
-                "left by a run that was killed, and not used: %s. Remove them.", ", ".join(left)
+                "left by a run that was killed, and not used: %s. To remove: rm -r -- %s",
+                ", ".join(left),
+                shlex.join(left),
             )
         self._details["records"] = fingerprint_of(self._batches.records)
         with named_if_full(self.path / "tensorboard"):
