@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gmeta_tf import _moved
 
 if TYPE_CHECKING:
+    from gmeta_tf.cli.runs import load_run as load_run
     from gmeta_tf.distributed.world import World as World
     from gmeta_tf.embedding.dynamic.rules import DynamicTable as DynamicTable
     from gmeta_tf.embedding.row_optimizers import SGD as SGD
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from gmeta_tf.meta_io.preparing.prepare import prepare as prepare
     from gmeta_tf.meta_io.preparing.split import Split as Split
     from gmeta_tf.meta_io.records.records import Records as Records
+    from gmeta_tf.meta_io.sources.reader_options import ReaderOptions as ReaderOptions
     from gmeta_tf.meta_io.sources.sources import files_source as files_source
     from gmeta_tf.saving.checkpoint import latest_checkpoint as latest_checkpoint
     from gmeta_tf.saving.checkpoint import load_checkpoint as load_checkpoint
@@ -49,6 +51,7 @@ _HOME = {
     "MetaModel": "gmeta_tf.meta.meta_model",
     "Predictor": "gmeta_tf.saving.predictor",
     "Progress": "gmeta_tf.meta_io.batches.task_batches",
+    "ReaderOptions": "gmeta_tf.meta_io.sources.reader_options",
     "Records": "gmeta_tf.meta_io.records.records",
     "RowLoss": "gmeta_tf.meta.losses",
     "RowWiseAdagrad": "gmeta_tf.embedding.row_optimizers",
@@ -64,6 +67,7 @@ _HOME = {
     "files_source": "gmeta_tf.meta_io.sources.sources",
     "latest_checkpoint": "gmeta_tf.saving.checkpoint",
     "load_checkpoint": "gmeta_tf.saving.checkpoint",
+    "load_run": "gmeta_tf.cli.runs",
     "models": "gmeta_tf.models",
     "prepare": "gmeta_tf.meta_io.preparing.prepare",
     "save_checkpoint": "gmeta_tf.saving.checkpoint",

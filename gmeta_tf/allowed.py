@@ -13,6 +13,9 @@ COMPRESSIONS = ("none", "zlib")
 ON_BAD_ROW = ("error", "drop")
 FIELD_KINDS = ("categorical", "multi", "dense")
 KEYS = ("vocabulary", "hash", "raw")
+FILE_FORMATS = ("csv", "tsv")
+QUOTINGS = ("minimal", "none")
+ENCODINGS = ("utf-8", "latin-1", "utf-16")
 
 # Tables.
 BACKENDS = ("auto", "horovod", "sok")

@@ -9,7 +9,8 @@ from typing import Any
 import gmeta_tf as gm
 from gmeta_tf.cli.options import EvaluateOptions
 from gmeta_tf.cli.runs import evaluation_batches, load_run
-from gmeta_tf.distributed.collectives import barrier, start
+from gmeta_tf.distributed.collectives import start
+from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.evaluation.baseline import best_baseline
 from gmeta_tf.evaluation.json_report import json_report
 from gmeta_tf.saving.writing import write_whole
@@ -24,6 +25,7 @@ def evaluate(options: EvaluateOptions) -> None:
         FileNotFoundError: no run folder, checkpoint or records.
         ValueError: no such split, no such field for the baseline, metrics that the labels or the
             loss do not suit, or a metric without a value, once the report is written.
+        OSError: the report cannot be written; on every rank.
     """
     world = gm.World.detect()
     start(world)
@@ -48,7 +50,9 @@ def evaluate(options: EvaluateOptions) -> None:
 
     results = model.evaluate(batches_of(world), return_dict=True, verbose=0)
     undefined = undefined_metrics(results)
-    if world.is_chief:
+    reports: list[dict[str, Any]] = []
+
+    def write() -> None:
         metrics = model.accumulator.names
         baseline = best_baseline(batches_of(gm.World()), options.train_split, items, metrics)
         report = {
@@ -65,8 +69,11 @@ def evaluate(options: EvaluateOptions) -> None:
         report |= {name: int(results[name]) for name in ("tasks", "samples")}
         path = pathlib.Path(options.run) / f"evaluation-{options.split}.json"
         write_whole(path, json_report(report, indent=2))
+        reports.append(report)
+
+    on_chief(write, world, name="evaluated")
+    for report in reports:
         print(json_report(report) if options.json else describe_evaluation(report))
-    barrier(world, name="evaluated")
     if undefined:
         raise ValueError(
             f"expected a number for every metric, got none for {', '.join(undefined)}: of the "

@@ -5,15 +5,18 @@ The commands check everything again where it matters; these checks only make err
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from gmeta_tf.cli.options import (
     EvaluateOptions,
     ExportOptions,
     PredictOptions,
     PrepareOptions,
+    ReaderFlags,
     TrainOptions,
 )
 from gmeta_tf.cli.resuming import check_resumed
@@ -22,6 +25,7 @@ from gmeta_tf.cli.yaml_file import read_yaml
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta_io.files import is_remote
 from gmeta_tf.meta_io.preparing.work_folder import check_output
+from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.schema import Schema
 
 __all__ = [
@@ -31,11 +35,17 @@ __all__ = [
     "check_run",
     "check_train",
     "read_schema",
+    "reader_options",
 ]
+
+# Where a schema's file says how the raw files are written. It is no part of what a row is: records
+# that were made of other files of the same rows are the same.
+_READ = "read"
 
 
 def check_prepare(options: PrepareOptions) -> None:
     """The schema, and whether the output may be written."""
+    reader_options(options, options.schema)
     if options.schema is not None:
         read_schema(options.schema)
     if not is_remote(options.output):
@@ -56,7 +66,8 @@ def check_run(options: EvaluateOptions | ExportOptions) -> None:
 
 
 def check_predict(options: PredictOptions) -> None:
-    """Whether the output may be written."""
+    """How the inputs are read, and whether the output may be written."""
+    reader_options(options)
     inputs = [path for path in (options.query, options.support) if path is not None]
     check_csv_output(options.output, inputs)
 
@@ -85,10 +96,35 @@ def read_schema(path: str) -> Schema:
         FileNotFoundError: no such file.
         ValueError: it does not hold a schema.
     """
-    if not pathlib.Path(path).is_file():
-        raise FileNotFoundError(f"no schema {path}: expected a YAML or JSON file.")
-    values = read_yaml(path, "fields, label and task, each with its value")
+    values = _schema_values(path)
+    values.pop(_READ, None)
     try:
         return Schema.from_json(values)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def reader_options(flags: ReaderFlags, schema: str | None = None) -> ReaderOptions:
+    """How files are read: what flags say, and else what a schema's file says under `read`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a value that does not fit.
+    """
+    values = {} if schema is None else _schema_values(schema)
+    try:
+        written = ReaderOptions.from_json(values[_READ]) if _READ in values else ReaderOptions()
+    except ValueError as error:
+        raise ValueError(f"{schema}: {error}") from error
+    given = {
+        field.name: value
+        for field in dataclasses.fields(ReaderFlags)
+        if (value := getattr(flags, field.name)) is not None
+    }
+    return dataclasses.replace(written, **given)
+
+
+def _schema_values(path: str) -> dict[str, Any]:
+    if not pathlib.Path(path).is_file():
+        raise FileNotFoundError(f"no schema {path}: expected a YAML or JSON file.")
+    return read_yaml(path, "fields, label and task, each with its value")

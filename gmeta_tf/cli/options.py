@@ -23,6 +23,7 @@ __all__ = [
     "PlanOptions",
     "PredictOptions",
     "PrepareOptions",
+    "ReaderFlags",
     "StepOptions",
     "TrainOptions",
     "description_of",
@@ -114,14 +115,39 @@ class _Options:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrepareOptions(_Options):
+class ReaderFlags(_Options):
+    """How CSV and TSV files are written, where not in the usual way.
+
+    Attributes:
+        separator: what stands between cells of CSV and TSV, such as ";" or "::"; None is a comma in
+            CSV and a tab in TSV.
+        quoting: "minimal", where cells with separators or ends of lines are in quotes, or "none",
+            where a quote is a letter like others; None is "minimal", unless a file can be read
+            either way.
+        columns: the names of the columns of CSV and TSV without a header.
+        null_words: cells that stand for a missing value, as empty ones do, such as NULL.
+        encoding: of CSV and TSV: "utf-8", "latin-1" or "utf-16"; None is "utf-8".
+        format: "csv" or "tsv", whatever the files' names end in.
+    """
+
+    separator: str | None = None
+    quoting: str | None = _word(None, of=allowed.QUOTINGS)
+    columns: list[str] | None = None
+    null_words: list[str] | None = None
+    encoding: str | None = _word(None, of=allowed.ENCODINGS)
+    format: str | None = _word(None, of=allowed.FILE_FORMATS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareOptions(ReaderFlags):
     """Raw tables to a folder of task records: checked, split, encoded.
 
     Attributes:
         output: the records folder to make, or to append to; it may be remote, such as s3://...
         input: CSV, TSV, JSON lines or Parquet files or glob patterns, for data of your own; with
             schema. They may be remote, and are copied to `spill_folder` then.
-        schema: a YAML or JSON file that says what a row is; see docs/architecture.md.
+        schema: a YAML or JSON file that says what a row is, and under `read` how files are written;
+            see docs/architecture.md.
         movielens: a folder with MovieLens 100k or 1M as GroupLens or RecBole lay it out, or
             "download" for the 100k data. Has its own schema.
         test_fraction: the share that is held out for the test, of the tasks or of the rows.
@@ -146,6 +172,8 @@ class PrepareOptions(_Options):
             system's folder for temporary files).
         append: add a later log to an existing records folder. The folder's split stays,
             vocabularies grow, and no key changes.
+        allow_same_input: take a file that the records have already, or that is given twice; its
+            rows then count twice.
         overwrite: replace an existing records folder, once the new one is complete.
         progress: show the stages, on a terminal.
     """
@@ -167,6 +195,7 @@ class PrepareOptions(_Options):
     memory_limit: str | None = None
     spill_folder: str | None = None
     append: bool = False
+    allow_same_input: bool = False
     overwrite: bool = False
     progress: bool = True
 
@@ -181,6 +210,16 @@ class PrepareOptions(_Options):
             raise ValueError(
                 "prepare: --input needs --schema, a YAML file with fields, label and task. "
                 "docs/architecture.md shows one."
+            )
+        given = [
+            flag_of(field.name)
+            for field in dataclasses.fields(ReaderFlags)
+            if getattr(self, field.name) is not None
+        ]
+        if self.movielens is not None and given:
+            raise ValueError(
+                f"prepare: {', '.join(given)} says how --input is written, and --movielens knows "
+                "how its files are. Leave one of them out."
             )
         if self.append and self.overwrite:
             raise ValueError("prepare: --append and --overwrite exclude each other.")
@@ -430,7 +469,7 @@ class ExportOptions(_OfRunOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PredictOptions(_Options):
+class PredictOptions(ReaderFlags):
     """Predicts raw query rows with an exported model, after adapting to raw support rows.
 
     Attributes:

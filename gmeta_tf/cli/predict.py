@@ -9,10 +9,13 @@ import pathlib
 import duckdb
 import numpy as np
 
-from gmeta_tf.cli.first_checks import check_predict
+from gmeta_tf.cli.first_checks import check_predict, reader_options
 from gmeta_tf.cli.options import PredictOptions
+from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.preparing.raw_rows import kept_value
 from gmeta_tf.meta_io.preparing.work_folder import work_folder
+from gmeta_tf.meta_io.sources.line_counts import check_every_line
+from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sources.sources import files_source
 from gmeta_tf.meta_io.sql import sql_name
 from gmeta_tf.saving.predictor import Predictor
@@ -32,11 +35,12 @@ def predict(options: PredictOptions) -> None:
     """
     check_predict(options)
     predictor = Predictor.load(options.saved_model)
-    query = read_rows(options.query, predictor.schema)
+    reading = reader_options(options)
+    query = read_rows(options.query, predictor.schema, reading)
     support = (
         {name: values[:0] for name, values in query.items()} | {predictor.schema.label: np.zeros(0)}
         if options.support is None
-        else read_rows(options.support, predictor.schema)
+        else read_rows(options.support, predictor.schema, reading)
     )
     names = (options.query, options.support or "no support rows")
     predictions = predictor(query, support, tasks=options.tasks, names=names)
@@ -48,16 +52,22 @@ def predict(options: PredictOptions) -> None:
             writer = csv.writer(file)
             writer.writerow([*query, "prediction"])
             writer.writerows(zip(*query.values(), predictions.tolist(), strict=True))
+        to_disk(work / "predictions.csv")
         (work / "predictions.csv").replace(target)
+        to_disk(target.parent)
     print(f"{output}: {len(predictions)} rows")
 
 
-def read_rows(path: str, schema: Schema) -> dict[str, np.ndarray]:
+def read_rows(
+    path: str,
+    schema: Schema,
+    options: ReaderOptions = ReaderOptions(),  # noqa: B008, frozen
+) -> dict[str, np.ndarray]:
     """Every column of a CSV, TSV or Parquet file, in the file's order; None is a missing value.
 
     The task and what is looked up are the texts that `prepare` makes of them.
     """
-    source = files_source(path)
+    source = files_source(path, options=options)
     looked_up = [schema.task, *(field.column_name for field in schema.key_fields)]
     with contextlib.closing(duckdb.connect()) as database:
         database.execute("SET TimeZone='UTC'")
@@ -70,6 +80,7 @@ def read_rows(path: str, schema: Schema) -> dict[str, np.ndarray]:
         ]
         replaced = f" REPLACE ({', '.join(dict.fromkeys(kept))})" if kept else ""
         columns = database.execute(f"SELECT *{replaced} FROM ({source.query})").fetchnumpy()
+        check_every_line(database, source, len(next(iter(columns.values()))))
     return {name: _with_none(values) for name, values in columns.items()}
 
 

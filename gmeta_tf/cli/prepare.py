@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import gmeta_tf as gm
-from gmeta_tf.cli.first_checks import check_prepare, read_schema
+from gmeta_tf.cli.first_checks import check_prepare, read_schema, reader_options
 from gmeta_tf.cli.options import PrepareOptions
 from gmeta_tf.meta_io.files import is_remote
 from gmeta_tf.meta_io.preparing.null_words import null_words
@@ -47,6 +47,7 @@ def prepare(options: PrepareOptions) -> None:
             spill_folder=options.spill_folder,
             on_bad_row=cast(Any, options.on_bad_row),
             max_bad_share=options.max_bad_share,
+            allow_same_input=options.allow_same_input,
             progress=options.progress,
         )
     print(describe(records))
@@ -75,10 +76,11 @@ def raw_rows(options: PrepareOptions) -> Iterator[tuple[Source, gm.Schema]]:
         yield movielens_source(folder), movielens_schema()
         return
     inputs = options.input or []
+    reading = reader_options(options, options.schema)
+    schema = read_schema(options.schema or "")  # before any copying, which may take long
     if not any(is_remote(path) for path in inputs):
-        yield files_source(inputs), read_schema(options.schema or "")
+        yield files_source(inputs, options=reading), schema
         return
-    schema = read_schema(options.schema or "")  # before the copying, which may take long
     beside = pathlib.Path(options.spill_folder or tempfile.gettempdir()) / "gmeta-tf-copies"
     with work_folder(beside) as copies:
-        yield files_source(inputs, copies=copies), schema
+        yield files_source(inputs, copies=copies, options=reading), schema

@@ -14,6 +14,7 @@ import yaml
 
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.yaml_file import read_yaml
+from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.files import is_remote
 from gmeta_tf.saving.run_lock import LOCK, check_unlocked
 
@@ -150,7 +151,9 @@ def _replace_config(run: pathlib.Path, text: str) -> None:
     new = run / f"{_CONFIG}.new"
     try:
         new.write_text(text, encoding="utf-8")
+        to_disk(new)
         new.replace(run / _CONFIG)
+        to_disk(run)
     finally:
         new.unlink(missing_ok=True)  # half of it, on a full disk
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -13,6 +13,7 @@ import gmeta_tf as gm
 from gmeta_tf.allowed import replicate_of
 from gmeta_tf.cli.options import StepOptions, TrainOptions
 from gmeta_tf.cli.run_files import read_config
+from gmeta_tf.distributed.collectives import start
 from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.meta_io.records.fingerprint import check_fingerprint, has_other_rows
@@ -21,6 +22,7 @@ from gmeta_tf.saving.choice import choose_checkpoint
 
 __all__ = [
     "TRAIN_SPLIT",
+    "LoadedRun",
     "build_learner",
     "build_model",
     "check_records",
@@ -123,22 +125,36 @@ def _inner_loop(options: TrainOptions, learner: Any) -> gm.InnerLoop:
     return dataclasses.replace(inner, adapt_embeddings=options.adapt_embeddings)
 
 
+class LoadedRun(NamedTuple):
+    """What `load_run` gives.
+
+    Attributes:
+        options: of `gmeta-tf train`, as the model was trained.
+        records: the run's records.
+        model: compiled, with the weights of the checkpoint.
+    """
+
+    options: TrainOptions
+    records: gm.Records
+    model: gm.MetaModel
+
+
 def load_run(
     run: str,
-    world: gm.World,
+    world: gm.World | None = None,
     *,
     records_folder: str | None = None,
     metrics: list[str] | None = None,
     checkpoint: str | None = None,
     fall_back: bool = False,
-) -> tuple[TrainOptions, gm.Records, gm.MetaModel]:
-    """The options, the records and the model, as trained, of a run folder.
+) -> LoadedRun:
+    """The options, the records and the model, as trained, of a run folder of `gmeta-tf train`.
 
     Every rank must call it.
 
     Args:
         run: the folder.
-        world: the ranks.
+        world: the ranks, connected; None detects and connects them.
         records_folder: where the records are; None is where they were.
         metrics: what the model evaluates; None is what the run's options say.
         checkpoint: the name of the checkpoint to load; None is the newest.
@@ -148,7 +164,15 @@ def load_run(
         FileNotFoundError: no run there, or one without a checkpoint.
         ValueError: its config.yaml or its checkpoint cannot be read, or does not fit; the records
             are not those that it was trained on.
+
+    Example:
+        options, records, model = gm.load_run("run")
+        test = gm.TaskBatches(records, "test", support=options.support, every_query=True)
+        model.evaluate(test, return_dict=True)
     """
+    if world is None:
+        world = gm.World.detect()
+        start(world)
     options = read_config(run)
     chosen = choose_checkpoint(
         pathlib.Path(run) / "checkpoint", world, name=checkpoint, fall_back=fall_back
@@ -166,7 +190,7 @@ def load_run(
         options = dataclasses.replace(options, metrics=metrics)
     model = build_model(options, records.schema, world)
     restore_checkpoint(model, chosen.checked)
-    return options, records, model
+    return LoadedRun(options, records, model)
 
 
 def options_of_model(options: TrainOptions) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -10,13 +11,92 @@ import tensorflow as tf
 
 from gmeta_tf.meta.losses import RowLoss
 
-__all__ = ["check_metrics", "check_optimizer", "check_output", "check_precision"]
+__all__ = [
+    "check_call",
+    "check_learner",
+    "check_metrics",
+    "check_optimizer",
+    "check_options",
+    "check_output",
+    "check_precision",
+]
 
+_SHOWN_LETTERS = 200
 # Ops that hand their first input on, whatever its values.
 _HANDS_ON = {
     *("Identity", "Reshape", "Squeeze", "ExpandDims", "Cast", "StridedSlice", "StopGradient"),
     "PreventGradient",
 }
+
+
+_METRIC_OF_KERAS = {
+    "AUC": "auc",
+    "BinaryAccuracy": "accuracy",
+    "Accuracy": "accuracy",
+    "BinaryCrossentropy": "log_loss",
+    "MeanAbsoluteError": "mae",
+    "MeanSquaredError": "rmse",
+    "RootMeanSquaredError": "rmse",
+}
+# What Keras' compile takes and a step over tasks has no place for.
+_OPTIONS = ("run_eagerly", "steps_per_execution")
+
+
+def check_learner(learner: Any) -> None:
+    """Raises for a learner that is no Keras model.
+
+    Raises:
+        ValueError: a layer, a function or a class.
+    """
+    if not isinstance(learner, keras.Model):
+        raise ValueError(
+            f"MetaModel: expected a Keras model as the learner, got {_shown(learner)}. Extend "
+            "keras.Model, or make a functional one: keras.Model(inputs, outputs)."
+        )
+
+
+def check_call(learner: keras.Model, example: dict[str, tf.Tensor]) -> None:
+    """Calls a learner, and raises where it does not give one number a row.
+
+    Args:
+        learner: not necessarily built; it is afterwards.
+        example: its input, of one row.
+
+    Raises:
+        ValueError: the learner does not take the input, or has another output.
+    """
+    inputs = ", ".join(f"{name!r} {_shape(value)}" for name, value in example.items())
+    try:
+        output = learner(example)
+    except (ValueError, TypeError, KeyError, tf.errors.InvalidArgumentError) as error:
+        raise ValueError(
+            f"MetaModel: the learner {learner.name!r} failed on one row, {_told(error)}. "
+            f"Expected a model whose input is a dict of {inputs}; the first layer of a Sequential "
+            "has to take that dict, or write a functional model."
+        ) from error
+    tensors = tf.nest.flatten(output)
+    is_one_number = len(tensors) == 1 and tensors[0].shape.rank and tensors[0].shape[0] == 1
+    if isinstance(output, dict) or not is_one_number or tensors[0].shape.num_elements() != 1:
+        shapes = tf.nest.map_structure(_shape, output)
+        raise ValueError(
+            f"MetaModel: expected the learner {learner.name!r} to give one number a row, [R] or "
+            f"[R, 1], got for one row {shapes}. Let it return the one output that is trained: "
+            "losses of several outputs are not known here."
+        )
+
+
+def check_options(options: Collection[str]) -> None:
+    """Raises for options of Keras' `compile` that would be left unheeded.
+
+    Raises:
+        ValueError: one of them.
+    """
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise ValueError(
+            f"MetaModel.compile: expected of Keras' options {' and '.join(_OPTIONS)} alone, got "
+            f"{unknown[0]}, which has no effect on steps over tasks. Leave it out."
+        )
 
 
 def check_precision(learner: keras.Model) -> None:
@@ -67,11 +147,26 @@ def check_optimizer(optimizer: Any) -> None:
 
 
 def check_metrics(loss: RowLoss, metrics: Sequence[str]) -> None:
-    """Raises for a metric that cannot be computed from the predictions of a loss.
+    """Raises for a metric that cannot be computed over tasks, or from the predictions of a loss.
 
     Raises:
-        ValueError: log_loss of predictions that are no probabilities.
+        ValueError: Keras' metrics and functions; log_loss of predictions that are no probabilities.
     """
+    if isinstance(metrics, str) or not isinstance(metrics, list | tuple):
+        raise ValueError(
+            f"metrics: expected a list of names, such as {list(loss.metrics)}, got "
+            f"{_shown(metrics)}. Put it in a list."
+        )
+    for one in metrics:
+        kind = one if isinstance(one, str) else type(one).__name__
+        instead = _METRIC_OF_KERAS.get(kind)
+        if not isinstance(one, str) or instead is not None:
+            remedy = f"Give {instead!r}." if instead else f"{list(loss.metrics)} are the default."
+            raise ValueError(
+                f"metrics: expected names of gmeta_tf's metrics, got {_shown(one)}. Keras' own add "
+                "up the rows of one rank and know nothing of tasks, adapted and unadapted "
+                f"predictions. {remedy}"
+            )
     if loss.predicts_probabilities is False and "log_loss" in metrics:
         fitting = ", ".join(loss.metrics)
         raise ValueError(
@@ -100,6 +195,22 @@ def check_output(learner: keras.Model, example: dict[str, tf.Tensor], loss: RowL
             f"{loss.name} takes the sigmoid itself. Leave the last activation out, such as "
             "Dense(1) for Dense(1, activation='sigmoid')."
         )
+
+
+def _shown(value: Any) -> str:
+    """A text as it is; of other objects the kind alone."""
+    return repr(value) if isinstance(value, str) else f"an object of {type(value).__name__}"
+
+
+def _shape(value: Any) -> str:
+    return str(list(value.shape))
+
+
+def _told(error: Exception) -> str:
+    """An error's first line that says something, without colours."""
+    lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception encountered when")]
+    return f"{type(error).__name__}: {(told or ['no message'])[0][:_SHOWN_LETTERS].rstrip('.')}"
 
 
 def _ends_in_a_sigmoid(learner: keras.Model, example: dict[str, tf.Tensor]) -> bool:

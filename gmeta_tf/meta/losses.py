@@ -35,6 +35,13 @@ class RowLoss:
         takes_logits: whether the output is a logit, so that the learner must not end in a sigmoid.
         predicts_probabilities: whether predictions are in [0, 1], as log_loss needs them; None is
             unknown, and then evaluation looks.
+
+    Example:
+        >>> def absolute(label, output):
+        ...     return tf.sqrt(tf.square(label - output) + 1e-6)
+        >>> loss = RowLoss("absolute", absolute, tf.identity, metrics=("rmse", "mae"))
+        >>> loss.loss(tf.constant([1.0, 1.0]), tf.constant([0.5, 4.0])).numpy().round(3).tolist()
+        [0.5, 3.0]
     """
 
     name: str

@@ -23,8 +23,11 @@ from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
 from gmeta_tf.meta.fast_weights import TaskLearner
 from gmeta_tf.meta.inner_loop import InnerLoop
 from gmeta_tf.meta.learner_checks import (
+    check_call,
+    check_learner,
     check_metrics,
     check_optimizer,
+    check_options,
     check_output,
     check_precision,
 )
@@ -82,9 +85,11 @@ class MetaModel(RankedModel):
             name: of the model.
 
         Raises:
-            ValueError: the learner keeps state outside its weights or computes in float16, `inner`
-                names layers that the learner does not have, or fewer than one lane.
+            ValueError: the learner is no Keras model, does not take the rows or gives another
+                output than one number a row, keeps state outside its weights or computes in
+                float16; `inner` names layers that the learner does not have; fewer than one lane.
         """
+        check_learner(learner)
         check_precision(learner)
         super().__init__(name=name)
         self.learner = learner
@@ -95,7 +100,7 @@ class MetaModel(RankedModel):
             raise ValueError(f"MetaModel: expected lanes of at least 1, got {lanes}.")
         self.lanes = num_lanes(self.world) if lanes is None else lanes
         example = one_row(embedding.schema, embedding.width)
-        learner(example)
+        check_call(learner, example)
         self.adapter = TaskAdapter(
             TaskLearner(learner, self.inner.adapt_dense, example, form=self.inner.fast_weights),
             self.inner,
@@ -147,12 +152,14 @@ class MetaModel(RankedModel):
             options: `run_eagerly`, `steps_per_execution`.
 
         Raises:
-            ValueError: an unknown name, another `non_finite`, a trainable variable without an
+            ValueError: an unknown name, a metric of Keras', an option of Keras' that has no effect
+                here, another `non_finite`, a trainable variable without an
                 update rule, a learner that ends in a sigmoid where the loss takes logits, a metric
                 that the loss's predictions do not suit, an optimizer that would update dense
                 weights otherwise than rows, or ranks with different configurations (on every
                 rank).
         """
+        check_options(options)
         optimizer = keras.optimizers.get(optimizer)
         check_optimizer(optimizer)
         chosen_loss = row_loss(loss)

@@ -30,10 +30,10 @@ from gmeta_tf.distributed.ownership import is_own, own_keys
 from gmeta_tf.distributed.verdicts import on_chief, on_every_rank
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta.meta_model import MetaModel
-from gmeta_tf.meta_io.digest import FileDigest, digest_of
+from gmeta_tf.meta_io.digest import FileDigest
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.preparing.work_folder import replace_folder, work_folder
-from gmeta_tf.saving.digests import check_files, share_of
+from gmeta_tf.saving.digests import check_files, digests_on_disk, share_of
 from gmeta_tf.saving.dynamic_files import check_dynamic, load_dynamic, save_dynamic
 from gmeta_tf.saving.manifest import (
     FORMAT_VERSION,
@@ -127,7 +127,7 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
             }
             with named_if_full(path / MANIFEST):
                 write_manifest(built, manifest)
-            replace_folder(built, path, pathlib.Path(work))
+                replace_folder(built, path, pathlib.Path(work))
 
         on_chief(commit, world, name="checkpoint_end")
 
@@ -260,7 +260,9 @@ def _write_own_files(
         save_tensors(tensors, built / name, shown=path / name)
     step = int(model.optimizer.iterations)
     names = [*arrays, *save_dynamic(model.embedding, built, step, shown=path)]
-    return {name: digest_of(built / name) for name in names}
+    # Here, as another host's rank 0 cannot wait for this one's disk.
+    with named_if_full(path):
+        return digests_on_disk(built, names)
 
 
 def _check_heads(path: pathlib.Path, size: int) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from gmeta_tf.distributed.world import World
-from gmeta_tf.meta_io.digest import FileDigest, fault_of
+from gmeta_tf.meta_io.digest import FileDigest, digest_of, fault_of
+from gmeta_tf.meta_io.disk import to_disk
 
-__all__ = ["check_files", "share_of"]
+__all__ = ["check_files", "digests_on_disk", "share_of"]
 
 # Hashing leaves Python's lock; more threads than this read no faster from one disk.
 _THREADS = 4
@@ -34,6 +35,22 @@ def share_of(files: Mapping[str, FileDigest], world: World) -> list[str]:
         if rank == world.rank:
             own.append(name)
     return own
+
+
+def digests_on_disk(folder: pathlib.Path, names: Sequence[str]) -> dict[str, FileDigest]:
+    """The digests of files that were just written; they are on the disk when this returns.
+
+    The disk writes one file while another is read from memory.
+
+    Raises:
+        OSError: a file cannot be read, or cannot get to the disk.
+    """
+    paths = [folder / name for name in names]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        written = threads.map(to_disk, paths)
+        digests = list(threads.map(digest_of, paths))
+        list(written)
+    return dict(zip(names, digests, strict=True))
 
 
 def check_files(

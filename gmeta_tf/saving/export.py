@@ -6,13 +6,13 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from gmeta_tf.distributed.collectives import broadcast_json
-from gmeta_tf.distributed.world import World
+from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.meta.meta_model import MetaModel
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.preparing.work_folder import replace_folder, work_folder
@@ -62,9 +62,9 @@ def export_saved_model(
     Raises:
         ValueError: a vocabulary is missing or differs in size from its table; or `path` exists and
             is not an export (on every rank).
-        OSError: the disk is full; an earlier export is as it was.
+        OSError: the disk is full (on every rank); an earlier export is as it was.
     """
-    _check_on_chief(path, model.world)
+    on_chief(lambda: check_export_output(path), model.world, name="export_output")
     schema = model.embedding.schema
     if isinstance(vocabularies, Records):
         folder = vocabularies.path
@@ -75,8 +75,14 @@ def export_saved_model(
         }
     _check_vocabularies(schema, vocabularies)
     tables = served_tables(model)
-    if not model.world.is_chief:
-        return
+    on_chief(lambda: _write(model, path, tables, vocabularies), model.world, name="export_written")
+
+
+def _write(
+    model: MetaModel, path: str | pathlib.Path, tables: Any, vocabularies: Mapping[str, np.ndarray]
+) -> None:
+    """Builds the SavedModel beside `path`, and moves it there."""
+    schema = model.embedding.schema
     serving = ServingGraph(model, tables, vocabularies)
     signatures = serving.signatures()
     # A link is followed: what it points to is replaced, and the link stays.
@@ -117,19 +123,6 @@ def check_export_output(path: str | pathlib.Path) -> None:
         )
     for name in _OWN_FILES:
         check_inside(path, name)
-
-
-def _check_on_chief(path: str | pathlib.Path, world: World) -> None:
-    """Has rank 0 look; every rank raises what it found."""
-    problem = None
-    if world.is_chief:
-        try:
-            check_export_output(path)
-        except ValueError as error:
-            problem = str(error)
-    problem = broadcast_json(problem, world, name="export_output")
-    if problem is not None:
-        raise ValueError(problem)
 
 
 def _forget_custom_gradients(file: pathlib.Path) -> None:

@@ -29,6 +29,12 @@ class Predictor:
     Attributes:
         schema: what a row is.
         predict: the SavedModel's signature `predict`.
+
+    Example (docs/training.md has it as a whole):
+        predictor = gm.Predictor.load("run/saved_model")
+        support = {"user": [7, 7], "item": [3, 5], "liked": [1, 0]}
+        query = {"user": [7, 8], "item": [4, 4]}
+        predictor(query, support)    # float32 [2]: user 7 adapted, user 8 not
     """
 
     schema: Schema

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pathlib
+import shlex
 import statistics
 import time
 from collections.abc import Mapping
@@ -38,7 +39,8 @@ class RunFolder(keras.callbacks.Callback):
         .lock                      while it trains: the process that does
 
     One process at a time trains in a folder; of a second one `fit` raises. What a killed run left
-    is removed when training begins, or named in the log where it is not known to be ours.
+    is removed when training begins, or where it is not known to be ours named in the log, with the
+    command that removes it.
 
     Each epoch's values have `input_wait`: the share of rank 0's training time that its steps spent
     waiting for `TaskBatches`. Above a few per cent the input bounds the speed. For a dynamic table
@@ -115,7 +117,9 @@ class RunFolder(keras.callbacks.Callback):
         sweep_all(self.path / "checkpoint")
         if left := _unfinished(self.path):
             _LOG.warning(
-                "left by a run that was killed, and not used: %s. Remove them.", ", ".join(left)
+                "left by a run that was killed, and not used: %s. To remove: rm -r -- %s",
+                ", ".join(left),
+                shlex.join(left),
             )
         self._details["records"] = fingerprint_of(self._batches.records)
         with named_if_full(self.path / "tensorboard"):
@@ -155,9 +159,7 @@ class RunFolder(keras.callbacks.Callback):
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}
-        if self._is_chief:
-            with named_if_full(self.path / "tensorboard"):
-                self._scalars.close()
+        on_chief(self._close_scalars, self.model.world, name="run_folder_scalars")
         if self._speeds:  # otherwise nothing was left to train, and what an earlier run wrote stays
             self._end(values)
         if self._lock is not None:
@@ -166,13 +168,16 @@ class RunFolder(keras.callbacks.Callback):
     def _end(self, values: dict[str, float]) -> None:
         if self._saved != (self._epoch + 1, 0):
             self._save(self._epoch + 1, 0, values)
-        if self._is_chief:
-            values |= {"epochs": self._epoch + 1, "samples_per_second": self.samples_per_second}
-            write_whole(self.path / "metrics.json", json_report(values, indent=2))
+        values |= {"epochs": self._epoch + 1, "samples_per_second": self.samples_per_second}
+        on_chief(
+            lambda: write_whole(self.path / "metrics.json", json_report(values, indent=2)),
+            self.model.world,
+            name="run_folder_metrics",
+        )
 
-    @property
-    def _is_chief(self) -> bool:
-        return self.model.world.is_chief
+    def _close_scalars(self) -> None:
+        with named_if_full(self.path / "tensorboard"):
+            self._scalars.close()
 
     @property
     def _steps_in_epoch(self) -> int:
@@ -197,12 +202,16 @@ class RunFolder(keras.callbacks.Callback):
         folder = self.path / "checkpoint"
         name = f"epoch-{epochs:06d}" + (f"-step-{steps:06d}" if steps else "")
         logs = without_nan(values)
+        on_chief(self._check_lock, self.model.world, name="run_folder_lock")
         save_checkpoint(
             self.model, folder / name, epoch=epochs, logs=logs, **self._details, **details
         )
         self._saved = (epochs, steps)
-        if self._is_chief:
-            self._drop_old(folder)
+        on_chief(lambda: self._drop_old(folder), self.model.world, name="run_folder_dropped")
+
+    def _check_lock(self) -> None:
+        if self._lock is not None:
+            self._lock.check()
 
     def _drop_old(self, folder: pathlib.Path) -> None:
         complete = sorted(manifest.parent for manifest in folder.glob(f"epoch-*/{MANIFEST}"))

@@ -7,14 +7,24 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import os
 import pathlib
 import socket
 import stat
+import threading
+import time
+from typing import Any
 
 __all__ = ["LOCK", "RunLock", "check_unlocked"]
 
 LOCK = ".lock"
+
+# Where locks do not tell, the file's time does: its owner renews it so often. A job that is not
+# suspended misses no ten of them in a row.
+_BEAT_SECONDS = 30.0
+_STALE_SECONDS = 300.0
+_LOG = logging.getLogger(__name__)
 
 _held: dict[str, RunLock] = {}
 
@@ -24,8 +34,9 @@ class RunLock:
     """A run folder that this process has taken: a locked file with its host and process number.
 
     The system unlocks the file when the process ends, in whatever way, so that a lock on this host
-    whose owner is gone is taken over. Of another host that cannot be seen on every file system:
-    its lock stands until the file is removed.
+    whose owner is gone is taken over. Of another host, which may be a container that has ended,
+    that cannot be seen on every file system. So the owner renews the file's time every 30 seconds,
+    and a lock that nobody has renewed for 5 minutes is taken over, too.
 
         with RunLock.take(run):
             ...
@@ -33,10 +44,12 @@ class RunLock:
     Attributes:
         path: the file.
         descriptor: of the open file.
+        ended: set when the folder was given back; the time is renewed until then.
     """
 
     path: pathlib.Path
     descriptor: int
+    ended: threading.Event
 
     @classmethod
     def take(cls, run: str | os.PathLike[str]) -> RunLock:
@@ -52,19 +65,50 @@ class RunLock:
         descriptor = _opened(path, run)
         try:
             os.ftruncate(descriptor, 0)
-            own = {"host": socket.gethostname(), "pid": os.getpid()}
+            own = {**_own_name(), "renewed_every_seconds": _BEAT_SECONDS}
             os.pwrite(descriptor, json.dumps(own).encode(), 0)
         except BaseException:
             os.close(descriptor)
             raise
-        lock = cls(path, descriptor)
+        lock = cls(path, descriptor, threading.Event())
         _held[str(path)] = lock
+        threading.Thread(target=lock._renew, name="run lock", daemon=True).start()
         return lock
+
+    def _renew(self) -> None:
+        # In a thread of its own, since a step or an export may hold up the others for minutes.
+        while not self.ended.wait(_BEAT_SECONDS):
+            # A store that cannot be reached for a while is no reason to end a training.
+            with contextlib.suppress(OSError):
+                os.utime(self.path, follow_symlinks=False)
+
+    def check(self) -> None:
+        """Checks that the folder is still this process's, before something is written there.
+
+        Raises:
+            ValueError: this process was suspended for so long that another one has taken it over.
+        """
+        own = _own_name()
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            holder = None
+        else:
+            holder = _holder(descriptor)
+            os.close(descriptor)
+        if holder != (own["host"], own["pid"]):
+            who = "nobody's" if holder is None else f"that of process {holder[1]} on {holder[0]}"
+            raise ValueError(
+                f"{self.path.parent} is no longer this process's: expected its lock {self.path} to "
+                f"be that of process {own['pid']} on {own['host']}, found it to be {who}. This "
+                "process stops; see that one alone trains there, and go on with --resume."
+            )
 
     def release(self) -> None:
         """Gives the folder back and removes the file; does nothing the second time."""
         if _held.pop(str(self.path), None) is None:
             return
+        self.ended.set()
         with contextlib.suppress(OSError):
             if _is_at(self.descriptor, self.path):
                 self.path.unlink()
@@ -126,10 +170,39 @@ def _check_holder(descriptor: int, path: pathlib.Path, run: str | os.PathLike[st
     if holder is None:
         return
     host, pid = holder
-    if host != socket.gethostname():
+    is_elsewhere = host != socket.gethostname()
+    may_be_alive = not is_known_free and pid != os.getpid() and _is_alive(pid)
+    if not is_elsewhere and not may_be_alive:
+        return
+    if not _renews(descriptor):
         raise _in_use(run, holder, f" If that process is gone, remove {path}.")
-    if not is_known_free and pid != os.getpid() and _is_alive(pid):
-        raise _in_use(run, holder, "")
+    age = time.time() - os.fstat(descriptor).st_mtime
+    if age <= _STALE_SECONDS:
+        raise _in_use(
+            run,
+            holder,
+            f" It gave a sign of life {max(0, round(age))} s ago; if it is gone, the folder is "
+            f"free {round(_STALE_SECONDS)} s after the last one, or when you remove {path}.",
+        )
+    _LOG.warning(
+        "%s: taken over from process %d on %s, which has given no sign of life for %d s",
+        os.fspath(run),
+        pid,
+        host,
+        round(age),
+    )
+
+
+def _own_name() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}
+
+
+def _renews(descriptor: int) -> bool:
+    """Whether the owner renews the file's time; those of earlier versions do not."""
+    try:
+        return "renewed_every_seconds" in json.loads(os.pread(descriptor, 4096, 0))
+    except (ValueError, TypeError):
+        return False
 
 
 def _holder(descriptor: int) -> tuple[str, int] | None:
@@ -137,7 +210,7 @@ def _holder(descriptor: int) -> tuple[str, int] | None:
     try:
         values = json.loads(os.pread(descriptor, 4096, 0))
         return str(values["host"]), int(values["pid"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OSError):  # a pipe has no beginning to read from
         return None
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
+from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.files import is_full_disk
 
 __all__ = ["named_if_full", "save_tensors", "write_whole"]
@@ -63,7 +64,9 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     try:
         with named_if_full(path):
             new.write_text(text, encoding="utf-8")
+            to_disk(new)
             new.replace(path)
+            to_disk(path.parent)
     finally:
         new.unlink(missing_ok=True)
 

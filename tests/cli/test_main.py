@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli import options
 from gmeta_tf.cli import predict as predict_module
@@ -32,7 +33,10 @@ def test_prepare_appends_and_tells_what_is_there(folder, tmp_path, capsys):
     made = ["--valid-fraction", "0.1", "--episode-rows", "16", "--compression", "zlib"]
     cli.main([*common, *made, "--on-bad-row", "drop", "--spill-folder", str(tmp_path / "spilled")])
     first = capsys.readouterr().out
-    cli.main([*common, "--append", "--engine", "duckdb"])
+    with pytest.raises(SystemExit):
+        cli.main([*common, "--append"])
+    assert "log.csv, which was read for generation 0 of" in capsys.readouterr().err
+    cli.main([*common, "--append", "--engine", "duckdb", "--allow-same-input"])
     second = capsys.readouterr().out
     rows = [
         int(shown.split(" rows of ")[0].split()[-1].replace(",", "")) for shown in (first, second)
@@ -73,6 +77,15 @@ def test_prepare_warns_of_words_for_a_missing_value(tmp_path, capsys):
     assert warnings[0].startswith("warning: \\N among the values of the tasks. If that stands for")
     assert warnings[1].startswith("warning: NULL, nan among the values of the table 'item'. If")
     assert len(warnings) == 2
+
+
+def test_a_run_is_loaded_by_its_folder_alone(folder):
+    loaded = gm.load_run(str(folder / "run"))
+    assert loaded.options.support == 3
+    assert loaded.records.path == str(folder / "records")
+    test = gm.TaskBatches(loaded.records, "test", tasks=4, support=3, every_query=True)
+    found = loaded.model.evaluate(test, return_dict=True, verbose=0)
+    assert found["tasks"] == loaded.records.contents["test"].tasks
 
 
 def test_evaluate_prints_one_json_line(folder, capsys):

@@ -168,9 +168,18 @@ def test_train_leaves_an_earlier_run_and_its_records(place, small, capsys):
     assert_it_changes_nothing(place, inside, "which --overwrite would delete", capsys)
 
 
+READING = [
+    ("separator", ["--separator", "12345"], "separator to be a text of 1 to 4 bytes"),
+    ("quoting", ["--quoting", "all"], "--quoting to be one of minimal, none, got 'all'"),
+    ("columns", ["--columns", "a", "a"], "each column once"),
+    ("encoding", ["--encoding", "ebcdic"], "--encoding to be one of utf-8, latin-1, utf-16"),
+    ("format", ["--format", "xls"], "--format to be one of csv, tsv, got 'xls'"),
+]
+
+
 PREPARE = [
     ("output", ["--output", "@precious"], "(it has no schema.json)|not a records folder"),
-    ("output", ["--output", "@file"], "(it has no schema.json)|not a records folder"),
+    ("output", ["--output", "@file"], "nothing else (it has no schema.json)|not a records folder"),
     ("input", ["--input", "@none.csv"], "none.csv"),
     ("input", ["--input", "@no-label.csv"], "stars"),
     ("schema", ["--schema", "@none.yaml"], "no schema"),
@@ -189,6 +198,7 @@ PREPARE = [
     ("max_bad_share", ["--max-bad-share", "0"], "--max-bad-share above 0 and at most 1"),
     ("memory_limit", ["--memory-limit", "much"], "memory_limit to be a size"),
     ("spill_folder", ["--spill-folder", "@file"], "file"),
+    *READING,
 ]
 
 
@@ -197,11 +207,13 @@ PREPARE = [
 def test_prepare(place, mode, name, wrong, match, capsys):
     words = ["prepare", "--input", "@log.csv", "--schema", "@schema.yaml", "--output", "@records"]
     match = match.split("|")[mode == "--append"] if "|" in match else match
+    # The log is the one that the records are of, which would be told first.
+    words += ["--allow-same-input"] if mode == "--append" else []
     assert_it_changes_nothing(place, [*words, mode, *wrong], match, capsys)
 
 
 def test_every_option_of_prepare_has_a_wrong_value():
-    assert not options_without(options.PrepareOptions, cases=PREPARE, any_value=set())
+    assert not options_without(options.PrepareOptions, cases=PREPARE, any_value={"null_words"})
 
 
 @pytest.mark.parametrize(
@@ -211,6 +223,7 @@ def test_every_option_of_prepare_has_a_wrong_value():
         ([], "exists. Pass overwrite=True"),
         (["--overwrite", "--split-by", "time", "--schema", "@timeless.yaml"], "needs a time"),
         (["--overwrite", "--test-fraction", "0.9", "--valid-fraction", "0.9"], "no task is left"),
+        (["--append"], "log.csv, which was read for generation 0 of"),
         (["--append", "--episode-rows", "16"], "expected episode_rows to be 1024, got 16"),
         (["--append", "--schema", "@timeless.yaml"], "expected the schema to be"),
     ],
@@ -291,6 +304,7 @@ PREDICT = [
     ("support", ["--support", "@none.csv"], "none.csv"),
     ("support", ["--support", "@no-label.csv"], "no-label.csv: no column 'stars'"),
     ("tasks", ["--tasks", "0"], "--tasks of at least 1"),
+    *READING,
 ]
 
 
@@ -303,7 +317,7 @@ def test_predict(place, name, wrong, match, capsys):
 
 
 def test_every_option_of_predict_has_a_wrong_value():
-    assert not options_without(options.PredictOptions, cases=PREDICT, any_value=set())
+    assert not options_without(options.PredictOptions, cases=PREDICT, any_value={"null_words"})
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,8 @@ OF_OTHERS = {
         "--no-build-isolation",
         "--disable-pip-version-check",
         "--dest",
-        "--quiet",
+        "--retries",
+        "--timeout",
     ),  # pip
     "--master",  # spark-submit
     "--fix",  # ruff

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
     (folder / "train.py").write_text(quick_start())
     try:
         data = movielens_100k()
-    except RuntimeError as error:
+    except ConnectionError as error:
         pytest.skip(f"MovieLens-100k can not be downloaded here: {error}")
     prepare(movielens_source(data), movielens_schema(), folder / "records", split=Split(0.2))
     return folder

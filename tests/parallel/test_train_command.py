@@ -1,15 +1,18 @@
 """`gmeta-tf train` on several ranks: all of them raise, and rank 0 touches the run folder last."""
 
 import pathlib
+import shutil
 import tempfile
 
 import pytest
 from made_data import make_records
 
 import gmeta_tf as gm
-from gmeta_tf.cli.options import TrainOptions
+from gmeta_tf.cli.evaluate import evaluate
+from gmeta_tf.cli.options import EvaluateOptions, TrainOptions
+from gmeta_tf.cli.runs import training_batches
 from gmeta_tf.cli.train import train
-from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
+from gmeta_tf.distributed.collectives import barrier, broadcast_json, gather_json, start
 from gmeta_tf.saving.checkpoint import latest_checkpoint
 from gmeta_tf.saving.run_lock import LOCK
 
@@ -35,6 +38,44 @@ def folder():
     train(options_of(folder))
     barrier(WORLD, name="train_trained")
     return folder
+
+
+def assert_all_ranks_raise_the_same(act, match, name):
+    with pytest.raises(OSError, match=match) as raised:
+        act()
+    texts = gather_json(str(raised.value), WORLD, name=name)
+    assert texts == texts[:1] * WORLD.size
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "log.txt"])
+def test_a_file_that_rank_0_cannot_write_is_told_on_all_ranks(folder, name):
+    run = folder / f"run-without-{name}"
+    options, records, model = gm.load_run(str(folder / "run"), WORLD)
+    batches = training_batches(options, records, WORLD)
+    callback = gm.RunFolder(run, batches)
+    callback.set_model(model)
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    if WORLD.is_chief:
+        (run / name / "in-its-place").mkdir(parents=True)
+    barrier(WORLD, name="train_unwritable_made")
+    if name == "log.txt":
+        assert_all_ranks_raise_the_same(lambda: callback.on_epoch_end(0, {}), name, "log_told")
+        return
+    callback.on_epoch_end(0, {})
+    assert_all_ranks_raise_the_same(lambda: callback.on_train_end({}), name, "metrics_told")
+
+
+def test_a_report_that_rank_0_cannot_write_is_told_on_all_ranks(folder):
+    report = folder / "run" / "evaluation-train.json"
+    if WORLD.is_chief:
+        (report / "in-its-place").mkdir(parents=True)
+    barrier(WORLD, name="evaluate_unwritable_made")
+    options = EvaluateOptions(run=str(folder / "run"), split="train")
+    assert_all_ranks_raise_the_same(lambda: evaluate(options), "evaluation-train", "report_told")
+    if WORLD.is_chief:
+        shutil.rmtree(report)
+    barrier(WORLD, name="evaluate_unwritable_removed")
 
 
 def contents(folder):

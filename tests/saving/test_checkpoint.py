@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 
 import keras
 import numpy as np
@@ -146,3 +148,21 @@ def test_other_tables_are_refused(records, tmp_path):
     other = dataclasses.replace(records, schema=records.schema.with_num_rows(sizes))
     with pytest.raises(ValueError, match="tables"):
         gm.load_checkpoint(make_model(other), tmp_path / "c")
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(records, tmp_path, monkeypatch):
+    model, path, synced = make_model(records), tmp_path / "saved", []
+    fsync = os.fsync
+
+    def noting(descriptor):
+        synced.append((os.readlink(f"/proc/self/fd/{descriptor}"), path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noting)
+    gm.save_checkpoint(model, path)
+    before = [pathlib.Path(name).name for name, is_named in synced if not is_named]
+    names = {file.name for file in path.iterdir()}
+    assert names >= {"manifest.json", "dense.safetensors", "rows-00000-of-00001.safetensors"}
+    assert names <= set(before)
+    assert before[-1] == "checkpoint"  # its folder, under the hidden name
+    assert (str(tmp_path), True) in synced

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import time
 import types
 
@@ -258,14 +259,18 @@ def test_what_killed_runs_left_is_removed_or_named(fresh, records, tmp_path, cap
     for name in (".epoch-000009-abcd1234", ".epoch-000001-efgh5678"):
         (folder / name / "removed").mkdir(parents=True)
         (folder / name / "lock").write_text(name[1:13])
-    for name in ("epoch-000003.partial", "epoch-000007"):
+    left = ("epoch-000003.partial", "epoch-000007", "it's old.partial")
+    for name in left:
         (folder / name).mkdir()
         (folder / name / "dense.safetensors").write_text("half")
     run(fresh(), records, tmp_path, epochs=1)
-    assert checkpoints(tmp_path) == ["epoch-000001", "epoch-000003.partial", "epoch-000007"]
+    assert checkpoints(tmp_path) == ["epoch-000001", *left]
     (line,) = (r.message for r in caplog.records if r.name == run_folder.__name__)
     assert line.startswith("left by a run that was killed, and not used: ")
-    assert all(f"checkpoint/{name}" in line for name in ("epoch-000003.partial", "epoch-000007"))
+    assert all(f"checkpoint/{name}" in line for name in left)
+    # The line ends in the command that removes them, and nothing else.
+    subprocess.run(line.partition("To remove: ")[2], shell=True, check=True)
+    assert checkpoints(tmp_path) == ["epoch-000001"]
 
 
 def test_checkpoints_know_their_records_and_details(fresh, records, tmp_path):

@@ -4,6 +4,8 @@ import fcntl
 import json
 import os
 import socket
+import threading
+import time
 
 import pytest
 
@@ -54,7 +56,8 @@ def test_a_file_that_says_nothing_yet(taken):
 
 def test_it_is_there_while_it_is_held(run):
     with RunLock.take(run):
-        assert json.loads((run / LOCK).read_text()) == {"host": HOST, "pid": os.getpid()}
+        own = {"host": HOST, "pid": os.getpid(), "renewed_every_seconds": 30.0}
+        assert json.loads((run / LOCK).read_text()) == own
         with open(run / LOCK, "rb") as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # This process has it, under whatever name.
@@ -79,6 +82,60 @@ def test_a_lock_of_another_host_stands(run):
     with pytest.raises(ValueError, match=words):
         RunLock.take(run)
     assert json.loads((run / LOCK).read_text())["host"] == "node-7"
+
+
+RENEWED = {"host": "node-7", "pid": 4, "renewed_every_seconds": 30.0}
+
+
+def lock_of_age(run, seconds, **changed):
+    (run / LOCK).write_text(json.dumps(RENEWED | changed))
+    at = time.time() - seconds
+    os.utime(run / LOCK, (at, at))
+
+
+def test_a_lock_of_another_host_that_gives_signs_of_life_stands(run):
+    lock_of_age(run, 40)
+    words = r"process 4 on node-7.* sign of life 4[0-9] s ago; .* free 300 s after .* remove .*lock"
+    for attempt in (RunLock.take, check_unlocked):
+        with pytest.raises(ValueError, match=words):
+            attempt(run)
+
+
+def test_a_lock_of_another_host_without_a_sign_of_life_is_taken_over(run, caplog):
+    lock_of_age(run, 301)
+    check_unlocked(run)
+    with RunLock.take(run):
+        assert json.loads((run / LOCK).read_text())["host"] == HOST
+    assert "taken over from process 4 on node-7, which has given no sign" in caplog.text
+
+
+def test_the_owner_gives_signs_of_life(run, monkeypatch):
+    monkeypatch.setattr(run_lock, "_BEAT_SECONDS", 0.01)
+    with RunLock.take(run):
+        os.utime(run / LOCK, (1, 1))
+        until = time.monotonic() + 10
+        while (run / LOCK).stat().st_mtime < 2 and time.monotonic() < until:
+            time.sleep(0.01)
+        assert time.time() - (run / LOCK).stat().st_mtime < 10
+    threads = [thread for thread in threading.enumerate() if thread.name == "run lock"]
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+@pytest.mark.parametrize("how", ["taken over", "removed", "a pipe"])
+def test_a_process_that_has_lost_its_lock_is_told(how, run):
+    with RunLock.take(run) as lock:
+        lock.check()
+        if how == "taken over":
+            lock_of_age(run, 0)
+        else:
+            (run / LOCK).unlink()
+        if how == "a pipe":
+            os.mkfifo(run / LOCK)
+        found = "that of process 4 on node-7" if how == "taken over" else "nobody's"
+        with pytest.raises(ValueError, match=f"no longer this process's: .* to be {found}"):
+            lock.check()
 
 
 def test_on_a_file_system_without_locks_the_process_is_looked_for(run, monkeypatch):

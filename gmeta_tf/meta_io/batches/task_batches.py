@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.batch import Batch
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta_io.batches.assembly import (
     assemble_batch,
@@ -241,6 +242,23 @@ class TaskBatches:
         else:
             batches = self._epoch_after_epoch(first_epoch)
         return batches.prefetch(_READY_STEPS).with_options(options)
+
+    def one_batch(self, epoch: int | None = None) -> Batch:
+        """The first batch of an epoch on this rank, to look at; no other rank is asked.
+
+        Args:
+            epoch: counted from 0; None is that of `begin`.
+
+        Returns:
+            A dict of eager tensors, see the class: what the first step of `fit` gets, apart from
+            the next step's keys.
+
+        Example (`batches` of S = 10):
+            batch = batches.one_batch()
+            batch["support"]["label"].shape    # (T, 10)
+            model(batch)                       # the query rows' adapted predictions, [T, Q]
+        """
+        return next(iter(self.dataset(epoch).take(1)))
 
     def _assembled(self, picked: tf.data.Dataset) -> tf.data.Dataset:
         assemble = functools.partial(

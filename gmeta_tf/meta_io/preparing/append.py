@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import pathlib
-import re
 from typing import Any
 
 import numpy as np
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.preparing.job import Previous, TimeCuts
 from gmeta_tf.meta_io.preparing.split import Split
+from gmeta_tf.meta_io.records.file_names import is_own_file
 from gmeta_tf.meta_io.records.index_checks import index_chunks
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.schema import Schema
 
 __all__ = ["append_of", "check_layout", "check_same", "first_parts", "move_in"]
-
-# The names that prepare gives to files; others in a records folder are not touched.
-_OURS = re.compile(
-    r"(\w+-\d{3,}-\d{5,}-of-\d{5,}\.tfrecord|index-\w+-\d{3,}\.npy|tasks-\d{3,}\.parquet"
-    r"|vocabulary/[^/]+-\d{3,}\.parquet|schema\.json\.new)"
-)
 
 
 def check_layout(old: Records) -> None:
@@ -117,13 +111,13 @@ def move_in(built: pathlib.Path, old: Records) -> None:
     counted, kept = _names_of(Records.from_json(old.path, text)), _names_of(old)
     _remove_uncounted(output, kept)
     for name in sorted(counted - kept):
-        _to_disk(built / name)
+        to_disk(built / name)
         (built / name).rename(output / name)
     new = output / "schema.json.new"
     (built / "schema.json").rename(new)
-    _to_disk(new, output / "vocabulary", output)
+    to_disk(new, output / "vocabulary", output)
     new.replace(output / "schema.json")
-    _to_disk(output)
+    to_disk(output)
     _remove_uncounted(output, counted)
 
 
@@ -137,14 +131,5 @@ def _names_of(records: Records) -> set[str]:
 def _remove_uncounted(folder: pathlib.Path, counted: set[str]) -> None:
     for path in (*folder.iterdir(), *(folder / "vocabulary").iterdir()):
         name = path.relative_to(folder).as_posix()
-        if name not in counted and _OURS.fullmatch(name) and path.is_file():
+        if name not in counted and is_own_file(name) and path.is_file():
             path.unlink()
-
-
-def _to_disk(*paths: pathlib.Path) -> None:
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -27,6 +27,7 @@ from gmeta_tf.meta_io.preparing.append import (
 )
 from gmeta_tf.meta_io.preparing.duckdb_engine import encoded_by_duckdb
 from gmeta_tf.meta_io.preparing.full_disk import told_of_a_full_disk
+from gmeta_tf.meta_io.preparing.inputs import check_inputs, inputs_of, known_inputs
 from gmeta_tf.meta_io.preparing.job import Encoded, Job
 from gmeta_tf.meta_io.preparing.spark_engine import encoded_by_spark
 from gmeta_tf.meta_io.preparing.split import Split
@@ -68,6 +69,7 @@ def prepare(
     spill_folder: str | os.PathLike[str] | None = None,
     on_bad_row: Literal["error", "drop"] = "error",
     max_bad_share: float = 0.1,
+    allow_same_input: bool = False,
     progress: bool = False,
 ) -> Records:
     """Writes a records folder from raw rows, or appends to one.
@@ -101,7 +103,7 @@ def prepare(
             1024, or that of the folder to append to.
         compression: of each record, "none" or "zlib". None is "none", or that of the folder to
             append to.
-        overwrite: replace `output` when it is a records folder.
+        overwrite: replace `output` when it is a records folder and holds nothing else.
         append: add to `output`, a records folder of this schema.
         memory_limit: what the engine may take, such as "8GB"; the rest goes to disk. None is
             DuckDB's default, 80 % of the machine.
@@ -113,14 +115,17 @@ def prepare(
             `details["dropped_rows"]`. What makes a file unreadable (text that is not UTF-8, lines
             with other columns) raises in any case.
         max_bad_share: the largest share of bad rows that "drop" leaves out; with more it raises.
+        allow_same_input: take a file that the records have already, or that stands twice in the
+            source: its rows then count twice. Otherwise files of the same bytes are an error.
         progress: show the stages on stderr, if that is a terminal.
 
     Returns:
         The records, opened.
 
     Raises:
-        ValueError: the output exists, or does not fit what is appended; a column or all rows are
-            missing, bad rows, nothing left to train on, or an argument out of its range.
+        ValueError: the output exists, or does not fit what is appended, or has it already; a column
+            or all rows are missing, bad rows, nothing left to train on, or an argument out of its
+            range.
         OSError: the disk is full; an older output is as it was.
     """
     _check_arguments(output, engine, overwrite, append, on_bad_row, max_bad_share)
@@ -139,6 +144,12 @@ def prepare(
             generation=0 if old is None else old.generation + 1,
         )
         _check_times(schema, split)
+        shown = Progress(progress)
+        with shown.stage("looking at the files"):
+            inputs = inputs_of(source, writing.generation)
+        before = [] if old is None else known_inputs(old.details.get("inputs"))
+        if not allow_same_input:
+            check_inputs(source, inputs, before, os.fspath(output))
         work, spilled = _work_folders(stack, output, spill_folder)
         built = work / "records"
         (built / "vocabulary").mkdir(parents=True)
@@ -156,13 +167,17 @@ def prepare(
             spill_folder=spilled,
             memory_limit=memory_limit,
             previous=None if old is None else append_of(old, work),
-            progress=Progress(progress),
+            progress=shown,
         )
         with told_of_a_full_disk(output):
             described = _build(job, _ENGINE_OF[engine], built, writing, os.fspath(output), old)
+            described.details["inputs"] = [*before, *inputs]
             text = sealed(described.describe())
             (built / "schema.json").write_text(text, encoding="utf-8")
             with job.progress.stage("moving into place"):
+                if old is None:
+                    # Another process may have put something else there meanwhile.
+                    check_output(output, overwrite=overwrite, append=False)
                 _commit(built, output, old, work)
     return Records.open(output)
 

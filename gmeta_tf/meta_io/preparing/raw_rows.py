@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import duckdb
 
 from gmeta_tf.meta_io.preparing.job import Job
+from gmeta_tf.meta_io.sources.line_counts import check_every_line
 from gmeta_tf.meta_io.sources.sources import Source, check_unchanged, reading_error
 from gmeta_tf.meta_io.sql import one_value, sql_name, sql_text, trimmed
 from gmeta_tf.schema import LARGEST_KEY, Field, Schema
@@ -67,7 +68,6 @@ def load_rows(database: duckdb.DuckDBPyConnection, job: Job) -> RawRows:
             raise
         except duckdb.Error as error:
             raise reading_error(source.description, error) from error
-        check_unchanged(source)
     row = "rowid" if source.row is None else "row"
     with job.progress.stage("checking", lambda: database.query_progress() / 100):
         kind, reading = "", "0"
@@ -85,7 +85,10 @@ def _load(database: duckdb.DuckDBPyConnection, source: Source, schema: Schema) -
     type_of = {column[0]: column[1] for column in described}
     columns = loaded_columns(source, schema, type_of)
     database.execute(f"CREATE TABLE loaded AS SELECT {columns} FROM ({source.query})")
-    check_some(source, one_value(database, "SELECT count(*) FROM loaded"))
+    num_rows = one_value(database, "SELECT count(*) FROM loaded")
+    check_some(source, num_rows)
+    check_unchanged(source)
+    check_every_line(database, source, num_rows)
     return type_of
 
 
@@ -136,8 +139,20 @@ def _check_columns(source: Source, schema: Schema, columns: Iterable[str]) -> No
         if column not in columns:
             raise ValueError(
                 f"{source.description} has no column {column!r}, which {by} needs; its columns "
-                f"are {', '.join(columns)}. Correct the schema, or give the file its header."
+                f"are {', '.join(columns)}. Correct the schema, or give the file its header"
+                f"{_other_reading(source, list(columns))}."
             )
+
+
+def _other_reading(source: Source, columns: list[str]) -> str:
+    """Which options may be missing where the columns are those of a file that is read wrongly."""
+    if source.format not in ("csv", "tsv"):
+        return ""
+    marks = {"::": "::", ";": ";", "|": "|", "\t": "\\t", ",": ","}
+    found = [shown for mark, shown in marks.items() if len(columns) == 1 and mark in columns[0]]
+    if found:
+        return f" (the separator may be '{found[0]}': say --separator '{found[0]}')"
+    return " (a file without one takes --columns NAME ...)"
 
 
 def parts_of(field: Field, type_name: str, value: str) -> str:

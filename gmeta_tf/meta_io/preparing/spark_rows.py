@@ -27,6 +27,7 @@ from gmeta_tf.meta_io.preparing.raw_rows import (
 )
 from gmeta_tf.meta_io.preparing.spark_run import SparkRun
 from gmeta_tf.meta_io.preparing.vocabularies import is_mapped
+from gmeta_tf.meta_io.sources.line_counts import check_every_line
 from gmeta_tf.meta_io.sources.plain_files import query_of_file
 from gmeta_tf.meta_io.sources.sources import check_unchanged, reading_error
 from gmeta_tf.meta_io.sql import one_value, sql_text, trimmed
@@ -82,19 +83,24 @@ def _load_files(run: SparkRun) -> tuple[Mapping[str, str], list[int]]:
         if source.format in ("csv", "tsv") and not file.columns:
             continue  # a file without a byte
         query = query_of_file(
-            str(source.format), file.path, file.columns, source.columns, source.list_columns
+            str(source.format),
+            file.path,
+            file.columns,
+            source.columns,
+            source.list_columns,
+            source.options,
         )
         path = folder / f"{len(commands):05d}.parquet"
         commands.append([(f"SELECT {columns} FROM ({query})", str(path))])
     try:
-        done = run.in_tasks(commands)
+        counts = [int(count) for (count,) in run.in_tasks(commands)]
+        check_some(source, sum(counts))
+        check_unchanged(source)
+        check_every_line(run.database, source, sum(counts))
     except duckdb.OutOfMemoryException:
         raise
     except duckdb.Error as error:
         raise reading_error(source.description, error) from error
-    check_unchanged(source)
-    counts = [int(count) for (count,) in done]
-    check_some(source, sum(counts))
     return type_of, counts
 
 

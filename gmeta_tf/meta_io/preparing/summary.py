@@ -28,7 +28,8 @@ def details_of(
     sources: the descriptions of the logs, the first one first. rows, tasks: that have records.
     rows_of_tasks: how many tasks have 1, 2 to 3, 4 to 7, ... rows. dropped_rows: by reason.
     left_out_rows: by a split by both. cut_values: by field, values beyond its max_values. split:
-    how it was split. time: how the time was read and cut.
+    how it was split. time: how the time was read and cut. `prepare` adds inputs: the files that
+    were read, see `inputs`.
     """
     before: Mapping[str, Any] = {} if old is None else old.details
     num_tasks, histogram = _rows_of_tasks(job)

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from typing import BinaryIO
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.disk import to_disk, tree_to_disk
+from gmeta_tf.meta_io.records.file_names import problem_of_replacing
 
 __all__ = ["check_output", "claimed", "replace_folder", "sweep", "sweep_all", "work_folder"]
 
@@ -25,7 +27,7 @@ def check_output(output: str | os.PathLike[str], *, overwrite: bool, append: boo
     """Checks that records may be written to `output`, and touches nothing.
 
     Raises:
-        ValueError: it exists and is not to be overwritten, or is not a records folder.
+        ValueError: it exists and is not to be overwritten, or holds more than records.
         FileNotFoundError: no records folder to append to.
     """
     name, described = os.fspath(output), files.exists(files.join(output, "schema.json"))
@@ -47,10 +49,11 @@ def check_output(output: str | os.PathLike[str], *, overwrite: bool, append: boo
                 f"{name} exists. Pass overwrite=True to replace it, append=True to add to it, or "
                 "choose another output (on the command line: --overwrite, --append)."
             )
-        if not described:
+        problem = problem_of_replacing(pathlib.Path(output))
+        if problem is not None:
             raise ValueError(
-                f"{name} is not a records folder (it has no schema.json) and is not overwritten. "
-                "Move it away or choose another output."
+                f"{name} is not a folder of records and nothing else ({problem}) and is not "
+                "overwritten. Move it away or choose another output."
             )
 
 
@@ -183,11 +186,15 @@ def _output_of(folder: pathlib.Path, recorded: bytes) -> str | None:
 def replace_folder(built: pathlib.Path, output: pathlib.Path, work: pathlib.Path) -> None:
     """Renames `built` to `output`; what stood there goes to the work folder, and back if it fails.
 
+    What was built is on the disk before it gets the name, and the name is when this returns.
+
     Raises:
-        OSError: `built` cannot be renamed.
+        OSError: `built` cannot be renamed, or cannot get to the disk.
     """
+    tree_to_disk(built)
     if not os.path.lexists(output):
         built.rename(output)
+        to_disk(output.parent)
         return
     aside = work / _PREVIOUS
     output.rename(aside)
@@ -196,6 +203,7 @@ def replace_folder(built: pathlib.Path, output: pathlib.Path, work: pathlib.Path
     except OSError:
         aside.rename(output)
         raise
+    to_disk(output.parent)
 
 
 @contextlib.contextmanager

@@ -6,13 +6,15 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable, Sequence
 
-from gmeta_tf.meta_io.sources.sources import Source
+from gmeta_tf.meta_io.disk import to_disk
+from gmeta_tf.meta_io.sources.sources import Source, source_files
 from gmeta_tf.schema import Field, Schema
 
 __all__ = ["movielens_100k", "movielens_schema", "movielens_source"]
@@ -20,6 +22,10 @@ __all__ = ["movielens_100k", "movielens_schema", "movielens_source"]
 _PACKAGE = "recbole==1.2.1"
 _SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
 _FOLDER_IN_WHEEL = "recbole/dataset_example/ml-100k"
+_REMEDY = (
+    "Without a network get ml-100k.zip or ml-1m.zip from https://grouplens.org/datasets/movielens, "
+    "unpack it and give its folder: --movielens DIR (launch/quickstart.sh --data DIR)."
+)
 _RECBOLE_FILES = ("ml-100k.inter", "ml-100k.user", "ml-100k.item")
 _100K_FILES = ("u.data", "u.user", "u.item")
 _1M_FILES = ("ratings.dat", "users.dat", "movies.dat")
@@ -79,7 +85,7 @@ def movielens_100k(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
         cache: where the folder is made. None is `$GMETA_DATA`, else `~/.cache/gmeta_tf`.
 
     Raises:
-        RuntimeError: the package cannot be downloaded.
+        ConnectionError: the package cannot be downloaded; says from where, and why.
         ValueError: what was downloaded has another hash.
     """
     if cache is None:
@@ -94,6 +100,7 @@ def movielens_100k(cache: str | os.PathLike[str] | None = None) -> pathlib.Path:
             for name in _RECBOLE_FILES:
                 extracted = pathlib.Path(work) / name
                 extracted.write_bytes(archive.read(f"{_FOLDER_IN_WHEEL}/{name}"))
+                to_disk(extracted)
         # Each file appears whole, and a second process that does the same writes the same bytes.
         for name in _RECBOLE_FILES:
             (pathlib.Path(work) / name).replace(folder / name)
@@ -120,7 +127,12 @@ def movielens_source(directory: str | os.PathLike[str]) -> Source:
     )
     for names, queries_of in layouts:
         if _has(folder, names):
-            return Source(f"MovieLens in {folder}", _joined(*queries_of(folder)), row="row")
+            return Source(
+                f"MovieLens in {folder}",
+                _joined(*queries_of(folder)),
+                row="row",
+                files=source_files(folder / name for name in names),
+            )
     expected = ", or ".join(", ".join(names) for names, _ in layouts)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     raise ValueError(
@@ -135,23 +147,41 @@ def _has(folder: pathlib.Path, names: Sequence[str]) -> bool:
 
 
 def _download(folder: pathlib.Path) -> pathlib.Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    command += ["--disable-pip-version-check", "--dest", str(folder), _PACKAGE]
+    command = [sys.executable, "-m", "pip", "download", "-vv", "--no-deps"]
+    command += ["--disable-pip-version-check", "--retries", "2", "--timeout", "15"]
+    command += ["--dest", str(folder), _PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = sorted(folder.glob("recbole-*.whl"))
     if done.returncode != 0 or not wheels:
-        lines = done.stderr.strip().splitlines() or ["pip gave no reason"]
-        raise RuntimeError(
-            f"MovieLens-100k cannot be downloaded ({lines[-1]}). Without a network, get ml-100k or "
-            "ml-1m from https://grouplens.org/datasets/movielens and pass its folder: --data DIR."
+        url, reason = _told_by_pip(done.stdout, done.stderr)
+        raise ConnectionError(
+            f"MovieLens-100k cannot be downloaded from {url}: {reason}. {_REMEDY}"
         )
     found = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
     if found != _SHA256:
+        url, _ = _told_by_pip(done.stdout, done.stderr)
         raise ValueError(
-            f"{_PACKAGE} was downloaded with another content: expected SHA-256 {_SHA256}, "
-            f"got {found}. Check the package index that pip is set to, or pass your own --data DIR."
+            f"MovieLens-100k cannot be downloaded from {url}: expected {_PACKAGE} with the SHA-256 "
+            f"{_SHA256}, got {found}. Look at the package index that pip is set to. {_REMEDY}"
         )
     return wheels[0]
+
+
+def _told_by_pip(out: str, errors: str) -> tuple[str, str]:
+    """The address that pip asked, and what went wrong there; without names and passwords."""
+    lines = [line for line in errors.splitlines() if line.strip()] or ["pip gave no reason"]
+    reason = lines[-1].removeprefix("ERROR: ")
+    if reason.endswith("is invalid."):
+        reason = "what came is another file, or a part of one"
+    url = "the package index that pip is set to"
+    # The last: before it pip may have found in vain in other places.
+    if fetched := re.findall(r"Could not fetch URL (\S+): (.*?)(?: - skipping)?$", out, re.M):
+        url, reason = fetched[-1]
+        inner = re.search(r"(?:>: |Error\(')([^'\"]+)", reason)
+        reason = re.sub(r" for url: \S+", "", inner[1] if inner else reason)
+    elif downloaded := re.findall(r"Downloading (?:link )?(\S+://\S+)", out):
+        url = downloaded[-1]
+    return re.sub(r"(?<=://)[^/@\s]*@", "", url), reason.strip().rstrip(".")
 
 
 def _joined(ratings: str, users: str, items: str) -> str:

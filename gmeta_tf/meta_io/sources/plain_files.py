@@ -12,9 +12,19 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import duckdb
 
 from gmeta_tf.meta_io.sources.compressed import compression_of
+from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sql import sql_name, sql_text
 
-__all__ = ["PlainFiles", "query_of_file", "read_delimited", "read_json", "read_parquet", "shown"]
+__all__ = [
+    "PlainFiles",
+    "delimiter_of",
+    "lines_reader",
+    "query_of_file",
+    "read_delimited",
+    "read_json",
+    "read_parquet",
+    "shown",
+]
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 # A header is looked for in so many lines; it has more than one when a quoted name has.
@@ -49,6 +59,7 @@ def query_of_file(
     header: tuple[str, ...],
     columns: Sequence[str],
     list_columns: Sequence[str],
+    options: ReaderOptions,
 ) -> str:
     """A SELECT of one of several files, that gives its part of what all of them give.
 
@@ -58,6 +69,7 @@ def query_of_file(
         header: its own columns, for CSV and TSV.
         columns: of all files.
         list_columns: those that are lists, for JSON.
+        options: how CSV and TSV are written.
     """
     if format_name == "parquet":
         reader = _parquet_reader([file])
@@ -67,16 +79,23 @@ def query_of_file(
             {column: "VARCHAR[]" if column in list_columns else "VARCHAR" for column in columns},
         )
     else:
-        reader = next(_delimited_readers([(file, header)], _DELIMITERS[format_name]))
+        reader = next(_delimited_readers([(file, header)], format_name, options))
     return f"SELECT {_sql_columns(columns)} FROM {reader}"
 
 
+def delimiter_of(format_name: str, options: ReaderOptions) -> str:
+    """What stands between the cells of CSV or TSV."""
+    return options.separator or _DELIMITERS[format_name]
+
+
 def read_delimited(
-    database: duckdb.DuckDBPyConnection, files: Sequence[str], format_name: str
+    database: duckdb.DuckDBPyConnection,
+    files: Sequence[str],
+    format_name: str,
+    options: ReaderOptions,
 ) -> PlainFiles:
-    """CSV and TSV, whose columns are those of the headers."""
-    delimiter = _DELIMITERS[format_name]
-    headers = tuple(_header(database, file, delimiter) for file in files)
+    """CSV and TSV, whose columns are those of the headers, or those that the options name."""
+    headers = tuple(_header(database, file, format_name, options) for file in files)
     readable = [(file, header) for file, header in zip(files, headers, strict=True) if header]
     if not readable:
         raise ValueError(
@@ -87,46 +106,82 @@ def read_delimited(
         _same_columns(first, columns, file, header)
     query = " UNION ALL ".join(
         f"SELECT {_sql_columns(columns)} FROM {reader}"
-        for reader in _delimited_readers(readable, delimiter)
+        for reader in _delimited_readers(readable, format_name, options)
     )
     return PlainFiles(query, columns, headers=headers)
 
 
 def _delimited_readers(
-    files: Sequence[tuple[str, tuple[str, ...]]], delimiter: str
+    files: Sequence[tuple[str, tuple[str, ...]]], format_name: str, options: ReaderOptions
 ) -> Iterator[str]:
     """Neighbours with one header and one compression are read together, which is in parallel."""
+    quote, has_header = sql_text(options.quote), str(options.columns is None).lower()
+    nulls = ", ".join(map(sql_text, ("", *options.null_words)))
     for (columns, compression), alike in itertools.groupby(
         files, lambda file: (file[1], compression_of(file[0]))
     ):
         types = ", ".join(f"{sql_text(column)}: 'VARCHAR'" for column in columns)
         yield (
-            f"read_csv({_sql_paths(file for file, _ in alike)}, auto_detect=false, header=true, "
-            f"columns={{{types}}}, delim={sql_text(delimiter)}, quote='\"', escape='\"', "
+            f"read_csv({_sql_paths(file for file, _ in alike)}, auto_detect=false, "
+            f"header={has_header}, columns={{{types}}}, "
+            f"delim={sql_text(delimiter_of(format_name, options))}, quote={quote}, escape={quote}, "
+            f"nullstr=[{nulls}], encoding='{options.encoding}', "
             f"compression='{compression}', hive_partitioning=false)"
         )
 
 
-def _header(database: duckdb.DuckDBPyConnection, file: str, delimiter: str) -> tuple[str, ...]:
-    """The names in a file's header; none if it has no byte.
+def lines_reader(files: Iterable[str], compression: str, encoding: str) -> str:
+    """The SQL table of the lines of text files, whatever is in them; NULL is an empty line.
 
-    DuckDB would rename a column that stands twice, and say nothing. Its lines are read with a
-    delimiter that no text has, so that all of DuckDB's compressions and ends of lines are known.
+    The delimiter is one that no text has, so that all of DuckDB's compressions and ends of lines
+    are known, and no quote counts.
     """
-    lines = database.execute(
-        f"SELECT line FROM read_csv({_sql_paths([file])}, auto_detect=false, header=false, "
+    return (
+        f"read_csv({_sql_paths(files)}, auto_detect=false, header=false, "
         "columns={'line': 'VARCHAR'}, delim='\x1c\x1d\x1e\x1f', quote='', escape='', "
-        f"strict_mode=false, compression='{compression_of(file)}') LIMIT {_HEADER_LINES}"
-    ).fetchall()
-    rows = csv.reader((f"{line or ''}\n" for (line,) in lines), delimiter=delimiter)
-    cells = next((row for row in rows if row), [])
+        f"strict_mode=false, encoding='{encoding}', compression='{compression}', "
+        "hive_partitioning=false)"
+    )
+
+
+def _header(
+    database: duckdb.DuckDBPyConnection, file: str, format_name: str, options: ReaderOptions
+) -> tuple[str, ...]:
+    """The names of a file's columns; none if it has no byte.
+
+    DuckDB would rename a column that stands twice, and say nothing.
+    """
+    reader = lines_reader([file], compression_of(file), options.encoding)
+    lines = database.execute(f"SELECT line FROM {reader} LIMIT {_HEADER_LINES}").fetchall()
+    texts = [line or "" for (line,) in lines]
+    if options.columns is not None:
+        return options.columns if any(texts) else ()
+    if any(texts) and not texts[0]:
+        # DuckDB would take the empty line for the header, and the header for a row.
+        raise ValueError(
+            f"{file} cannot be read: expected its header in the first line, got an empty line. "
+            "Remove the empty lines at the beginning."
+        )
+    cells = _cells_of_header(texts, delimiter_of(format_name, options), options.quote)
     columns = tuple(cell or f"column{position}" for position, cell in enumerate(cells))
     _no_column_twice(f"the header of {file}", columns)
     return columns
 
 
+def _cells_of_header(lines: Sequence[str], delimiter: str, quote: str) -> list[str]:
+    """The cells of the first line that has any."""
+    if len(delimiter) == 1 and quote:
+        rows = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter)
+        return next((row for row in rows if row), [])
+    first = next((line for line in lines if line), "")
+    return [cell.strip(quote) if quote else cell for cell in first.split(delimiter)] * bool(first)
+
+
 def read_json(
-    database: duckdb.DuckDBPyConnection, files: Sequence[str], format_name: str
+    database: duckdb.DuckDBPyConnection,
+    files: Sequence[str],
+    format_name: str,
+    options: ReaderOptions,
 ) -> PlainFiles:
     """JSON lines, whose columns are the keys of all lines."""
     reader = f"read_json_objects({_sql_paths(files)}, format='newline_delimited', filename=true)"
@@ -183,7 +238,10 @@ def _list_columns(
 
 
 def read_parquet(
-    database: duckdb.DuckDBPyConnection, files: Sequence[str], format_name: str
+    database: duckdb.DuckDBPyConnection,
+    files: Sequence[str],
+    format_name: str,
+    options: ReaderOptions,
 ) -> PlainFiles:
     """Parquet, whose files have one schema."""
     expected = _parquet_types(database, files[0])

@@ -13,9 +13,11 @@ from collections.abc import Iterable, Sequence
 
 import duckdb
 
+from gmeta_tf.allowed import FILE_FORMATS
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.sources.compressed import check_whole, compression_of
 from gmeta_tf.meta_io.sources.plain_files import read_delimited, read_json, read_parquet, shown
+from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sql import sql_name, sql_text
 
 __all__ = [
@@ -45,6 +47,7 @@ _ENDINGS = {
     },
     ".parquet": "parquet",
 }
+_NO_QUOTING = "say --quoting none (ReaderOptions(quoting='none'))"
 _SHOWN_LETTERS = 300  # of what DuckDB says, which holds the whole line
 
 
@@ -81,6 +84,7 @@ class Source:
             than to read files; `materialised` runs it once and gives a Parquet source.
         columns: the query's columns in their order, where `format` is not None.
         list_columns: those of a "json" source that are lists of texts; its others are texts.
+        options: how "csv" and "tsv" files are written.
     """
 
     description: str
@@ -90,11 +94,13 @@ class Source:
     format: str | None = None
     columns: tuple[str, ...] = ()
     list_columns: tuple[str, ...] = ()
+    options: ReaderOptions = ReaderOptions()  # noqa: RUF009, frozen
 
 
 def files_source(
     paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     *,
+    options: ReaderOptions = ReaderOptions(),  # noqa: B008, frozen
     copies: str | os.PathLike[str] | None = None,
 ) -> Source:
     """CSV, TSV, JSON lines or Parquet files, read one after the other as if they were one.
@@ -106,6 +112,8 @@ def files_source(
     a file without a byte has no rows). Every cell is text, an empty one is missing. `"` quotes,
     `""` is a quote within quotes. Each line has as many cells as the header; an empty line is read
     over, and so is one empty cell too many. A column without a name is `column<position from 0>`.
+    `options` tells of other separators, quotes, headers, encodings and words for a missing value.
+    Whoever reads the source compares its rows with the lines of the files (`check_every_line`).
 
     JSON has one object in a line. The columns are those of all files together, in the order of
     their names; what a line does not have is missing, and so is null. Text stays as it is, so do
@@ -121,6 +129,7 @@ def files_source(
         paths: a path or a glob pattern (its files in the order of their names), or several.
             The endings tell the format: .csv, .tsv, .jsonl, .ndjson and .json, each also with .gz
             or .zst, and .parquet. Remote files (see `files`) are copied.
+        options: how CSV and TSV are written, where not in the usual way.
         copies: a folder for the copies, which the source reads; only remote files need one.
 
     Raises:
@@ -131,20 +140,25 @@ def files_source(
             values, or JSON that cannot be read.
     """
     names = matching_files(paths)
-    formats = {name: _format_of(name) for name in names}
+    formats = {name: options.format or _format_of(name) for name in names}
     if len(set(formats.values())) > 1:
         raise ValueError(
             f"expected files of one format, got {shown(names)} of "
             f"{', '.join(sorted(set(formats.values())))}. Prepare them apart or convert them."
         )
     format_name = formats[names[0]]
+    if format_name not in FILE_FORMATS and not options.is_default:
+        raise ValueError(
+            f"{shown(names)}: a separator, quoting, columns, null_words and an encoding are those "
+            f"of CSV and TSV, got {format_name}. Leave them out."
+        )
     description = shown(names)
     if copies is not None:
         names = [_local_copy(name, pathlib.Path(copies)) for name in names]
     found_files = source_files(names)
     with contextlib.closing(duckdb.connect()) as database:
         try:
-            found = _READERS[format_name](database, names, format_name)
+            found = _READERS[format_name](database, names, format_name, options)
         except duckdb.Error as error:
             raise reading_error(description, error) from error
     if found.headers:
@@ -159,6 +173,7 @@ def files_source(
         format=format_name,
         columns=found.columns,
         list_columns=found.list_columns,
+        options=options,
     )
 
 
@@ -290,13 +305,22 @@ def reading_error(description: str, error: duckdb.Error) -> ValueError:
         place = f"{file[1] if file else description}, line {line[1]}"
         if cells:
             reason = f"expected {cells[1]} cells, got {cells[2]}"
-            remedy = "Correct the line, and quote cells that hold the delimiter"
+            remedy = (
+                "Correct the line, and quote cells that hold the separator; where a quote is a "
+                f"letter like others, {_NO_QUOTING}"
+            )
         elif "unicode" in text or "utf-8" in text:
             reason = "expected UTF-8, got text that is not utf-8"
-            remedy = "Convert the file, for example with iconv -f latin1 -t utf-8"
+            remedy = (
+                "Say its encoding (on the command line --encoding latin-1), or convert the file, "
+                "for example with iconv -f latin1 -t utf-8"
+            )
         elif "unterminated quote" in text:
             reason = "expected each quote to be closed, got a quoted cell without its end"
-            remedy = 'Close the quote, and write a quote within quotes as ""'
+            remedy = (
+                'Close the quote, and write a quote within quotes as ""; where a quote is a letter '
+                f"like others, {_NO_QUOTING}"
+            )
         elif "Maximum line size" in text:
             reason = re.sub(r"(?s).*(Maximum line size.*?)\.? *\n.*", r"\1", text)
             remedy = "Shorten the line, look for a quote that is not closed, or write Parquet"
@@ -337,5 +361,5 @@ def _format_of(file: str) -> str:
     compression_of(file)
     raise ValueError(
         f"{file}: expected a name that ends in {', '.join(_ENDINGS)}. "
-        "Rename or convert the file, or write a Source with its own query."
+        "Rename or convert the file, or say what it is (on the command line --format csv)."
     )

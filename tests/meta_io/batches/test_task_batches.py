@@ -534,6 +534,15 @@ def test_a_dataset_read_twice_gives_the_same_batches(records):
 
 
 @pytest.mark.slow
+def test_one_batch_is_the_first_of_its_epoch(records):
+    batches = task_batches(records)
+    for epoch in (None, 0, 2):
+        first = next(batches.dataset(epoch).as_numpy_iterator())
+        own = tf.nest.map_structure(lambda value: value.numpy(), batches.one_batch(epoch))
+        assert same([own], [first])
+    assert not same([batches.one_batch(0)], [batches.one_batch(2)])
+
+
 def test_not_deterministic_is_another_order_within_an_epoch(records):
     options = {"every_row": True, "window_rows": 20, "tasks": 2}
     progress = task_batches(records, **options).progress(3, 4)

@@ -200,7 +200,7 @@ def files_of(folder: pathlib.Path) -> dict[str, bytes]:
 
 
 class TestInterrupted:
-    @pytest.mark.parametrize("step", ["_to_disk", "_names_of", "_remove_uncounted"])
+    @pytest.mark.parametrize("step", ["to_disk", "_names_of", "_remove_uncounted"])
     def test_appending_leaves_the_folder_readable(self, step, folder, tmp_path, monkeypatch):
         before = files_of(folder)
         more = source_of(tmp_path, "more", small_rows("ef", "xw"))

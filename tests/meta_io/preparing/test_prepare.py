@@ -19,6 +19,7 @@ import pytest
 from prepare_twin import SCHEMA, Twin, assert_same, made_rows, task_table, tasks_of, write_rows
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.digest import digest_of
 from gmeta_tf.meta_io.preparing import duckdb_engine, vocabularies, work_folder
 from gmeta_tf.meta_io.preparing import encode as encode_module
 from gmeta_tf.meta_io.preparing import prepare as prepare_module
@@ -408,7 +409,7 @@ class TestSources:
         paths = [write_rows(folder / f"{n}.csv", small_rows()) for n in range(5)]
         source = files_source(paths)
         assert source.description.endswith("2.csv and 2 more")
-        records = prepare(source, SMALL, folder / "out [2]")
+        records = prepare(source, SMALL, folder / "out [2]", allow_same_input=True)
         assert records.details["rows"] == 50
         assert read_vocabulary(records.path, "item").size == 4
 
@@ -528,6 +529,7 @@ class TestOutput:
             "cut_values": {},
             "split": {"test_fraction": 0.2, "valid_fraction": 0.0, "seed": 0, "by": "task"},
             "time": {"kind": "", "valid": None, "test": None},
+            "inputs": [{"name": "small.csv", **digest_of(tmp_path / "small.csv"), "generation": 0}],
         }
         assert len(records.contents["train"].files) == 2
         assert records.path == str(output)
@@ -600,9 +602,50 @@ class TestOutput:
             (output / "thesis.tex").write_text("x")
         else:
             output.write_text("x")
-        with pytest.raises(ValueError, match=r"precious is not a records folder .*not overwritten"):
+        with pytest.raises(ValueError, match=r"precious is not a folder of .*not overwritten"):
             prepare(small_source(tmp_path), SMALL, output, overwrite=True)
         assert (output / "thesis.tex" if kind == "folder" else output).read_text() == "x"
+
+    @pytest.mark.parametrize(
+        ("name", "content", "problem"),
+        [
+            ("schema.json", '{"type": "record"}', r"its schema\.json is not one of records"),
+            ("schema.json", "damaged", r"its schema\.json is not one of records"),
+            ("notes/thesis.tex", "x", "it holds notes"),
+            ("vocabulary/thesis.tex", "x", "it holds vocabulary/thesis.tex"),
+            (".git/HEAD", "x", r"it holds \.git"),
+        ],
+    )
+    def test_that_holds_something_else_is_not_overwritten(self, name, content, problem, tmp_path):
+        output = tmp_path / "precious"
+        if name != "schema.json":
+            prepare(small_source(tmp_path), SMALL, output)
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        (output / name).write_text(content)
+        before = {path: path.is_file() and path.read_bytes() for path in output.rglob("*")}
+        with pytest.raises(ValueError, match=rf"records and nothing else \({problem}\)"):
+            prepare(small_source(tmp_path), SMALL, output, overwrite=True)
+        assert before == {path: path.is_file() and path.read_bytes() for path in output.rglob("*")}
+
+    def test_that_is_damaged_is_overwritten(self, tmp_path):
+        output = tmp_path / "out"
+        prepare(small_source(tmp_path), SMALL, output)
+        (output / "schema.json").write_text("{")
+        prepare(small_source(tmp_path), SMALL, output, overwrite=True)
+        assert Records.open(output).details["rows"] > 0
+
+    def test_that_appears_meanwhile_is_not_replaced(self, tmp_path, monkeypatch):
+        output, details_of = tmp_path / "out", prepare_module.details_of
+
+        def meanwhile(*arguments):
+            output.mkdir()
+            (output / "thesis.tex").write_text("x")
+            return details_of(*arguments)
+
+        monkeypatch.setattr(prepare_module, "details_of", meanwhile)
+        with pytest.raises(ValueError, match=r"out exists\. Pass overwrite=True"):
+            prepare(small_source(tmp_path), SMALL, output)
+        assert [path.name for path in output.iterdir()] == ["thesis.tex"]
 
     @pytest.mark.parametrize(
         ("module", "step"),
@@ -677,7 +720,7 @@ class TestRemote:
 
         monkeypatch.setattr(files, "copy_in", copy_over)
         prepare(source, SMALL, folder, num_files=2)
-        records = prepare(source, SMALL, folder, append=True, num_files=1)
+        records = prepare(source, SMALL, folder, append=True, num_files=1, allow_same_input=True)
         assert labels_of(records)[0] == [0, 1, 0, 1]
         assert len(records.contents["train"].files) == 3
 
@@ -710,7 +753,13 @@ class TestProgress:
         monkeypatch.setattr(sys, "stderr", terminal)
         prepare(small_source(tmp_path), SMALL, tmp_path / "out", progress=True)
         lines = [line.split("\r")[-1] for line in terminal.getvalue().split("\n") if line]
-        stages = ["reading", "checking", "numbering tasks", "counting values"]
+        stages = [
+            "looking at the files",
+            "reading",
+            "checking",
+            "numbering tasks",
+            "counting values",
+        ]
         stages += ["making vocabularies", "encoding and sorting", "writing train", "writing test"]
         stages += ["moving into place"]
         assert [line.split("[")[0].strip() for line in lines] == stages

@@ -30,6 +30,7 @@ from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.preparing.spark_run import SparkRun
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.sources.movielens import movielens_schema, movielens_source
+from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sources.sources import Source, files_source
 from gmeta_tf.schema import Field, Schema, Table
 
@@ -177,6 +178,29 @@ class TestSameRecords:
         write_log(tmp_path / "log.csv", seed=1)
         schema = dataclasses.replace(LOG_SCHEMA, time=None)
         both(files_source(tmp_path / "log.csv"), schema, tmp_path)
+
+    def test_of_other_text_files(self, tmp_path):
+        lines = [
+            f"u{row % 4}::{quote}i{row}::{row % 5}::{price}"
+            for row, (quote, price) in enumerate(
+                [("", "1"), ('"', "2"), ("", "NULL"), ('"', "3")] * 4
+            )
+        ]
+        (tmp_path / "log.dat").write_text("\n".join(lines) + "\n", encoding="utf-16")
+        options = ReaderOptions(
+            separator="::",
+            quoting="none",
+            columns=("user", "item", "rating", "price"),
+            null_words=("NULL",),
+            encoding="utf-16",
+            format="csv",
+        )
+        source = files_source(tmp_path / "log.dat", options=options)
+        records = both(
+            source, SMALL, tmp_path, on_bad_row="drop", max_bad_share=0.25, split=Split(0.0)
+        )
+        assert records.details["dropped_rows"] == {"field price": 4}
+        assert records.details["rows"] == 12
 
     def test_without_a_field_to_look_up(self, tmp_path):
         rows = [row | {"item": row["user"], "seen": "3|1|2|1"} for row in small_rows()]
@@ -438,6 +462,12 @@ class TestSameErrors:
         path.write_text(text, encoding="utf-8", errors="surrogateescape")
         source = files_source(path)
         self.assert_same(source, self.schema, tmp_path, match, on_bad_row="drop", max_bad_share=1.0)
+
+    def test_about_lines_that_a_quote_swallows(self, tmp_path):
+        text = 'user,item,rating,price\na,x,1,1\na,"y,1,1\nb,y,1,1\nb,z",1,1\n'
+        (tmp_path / "log.csv").write_text(text)
+        source = files_source(tmp_path / "log.csv")
+        self.assert_same(source, SMALL, tmp_path, r"log\.csv, line 3: .* 4 and not 2: ")
 
     def test_about_a_later_file(self, tmp_path):
         write_rows(tmp_path / "0.csv", small_rows())

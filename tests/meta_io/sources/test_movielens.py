@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import http.server
+import io
+import os
 import pathlib
+import socket
 import subprocess
+import threading
 import zipfile
 
 import duckdb
@@ -13,6 +18,7 @@ import numpy as np
 import pytest
 from made_movielens import GROUPLENS_1M, GROUPLENS_100K, RECBOLE, write_files
 
+from gmeta_tf.cli import main as cli
 from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 from gmeta_tf.meta_io.sources import movielens
@@ -138,13 +144,14 @@ class TestDownload:
 
     def test_with_another_content(self, tmp_path, monkeypatch):
         fake_pip(monkeypatch, b"something else")
-        with pytest.raises(ValueError, match=r"expected SHA-256 9c9948.*--data DIR"):
+        with pytest.raises(ValueError, match=r"with the SHA-256 9c9948.*--movielens DIR"):
             movielens_100k(tmp_path)
         assert not list(tmp_path.rglob("*.*"))
 
     def test_without_a_network(self, tmp_path, monkeypatch):
         fake_pip(monkeypatch, None)
-        with pytest.raises(RuntimeError, match=r"\(ERROR: no network\).*--data DIR"):
+        match = r"from the package index that pip is set to: no network\. .*--movielens DIR"
+        with pytest.raises(ConnectionError, match=match):
             movielens_100k(tmp_path)
         assert not list(tmp_path.rglob("*.*"))
 
@@ -155,6 +162,127 @@ class TestDownload:
         assert movielens_100k() == folder
 
 
+class Index(http.server.BaseHTTPRequestHandler):
+    """A package index on this machine, which answers as its server's `answer` says."""
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        answer, wheel = self.server.answer, "recbole-1.2.1-py3-none-any.whl"
+        if isinstance(answer, int):
+            self.send_error(answer)
+            return
+        is_page = self.path.rstrip("/").endswith("/recbole")
+        page = f'<!DOCTYPE html><html><body><a href="/files/{wheel}">{wheel}</a></body></html>'
+        content = page.encode() if is_page else answer["content"]
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html" if is_page else "application/octet-stream")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content if is_page else content[: answer["sent"]])
+        self.wfile.flush()
+        if not is_page:
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+
+def wheel_of(files: dict[str, str]) -> bytes:
+    """What pip takes for recbole 1.2.1."""
+    packed = io.BytesIO()
+    about = "recbole-1.2.1.dist-info"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(f"recbole/dataset_example/ml-100k/{name}", content)
+        archive.writestr(
+            f"{about}/METADATA", "Metadata-Version: 2.1\nName: recbole\nVersion: 1.2.1"
+        )
+        archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any")
+        archive.writestr(f"{about}/RECORD", "")
+    return packed.getvalue()
+
+
+@pytest.fixture
+def index(monkeypatch):
+    """An index that pip asks, with a name and a password that no message may have."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Index) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for name in [name for name in os.environ if name.startswith("PIP_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv(
+            "PIP_INDEX_URL", f"http://me:secret@127.0.0.1:{server.server_port}/simple"
+        )
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        server.answer = 404
+        yield server
+        server.shutdown()
+
+
+class TestDownloadFromAnIndex:
+    """pip itself, against a server on this machine."""
+
+    def told(self, folder, error=ConnectionError) -> str:
+        with pytest.raises(error) as raised:
+            movielens_100k(folder)
+        assert not list(folder.rglob("*.*"))
+        (line,) = str(raised.value).splitlines()
+        assert "secret" not in line
+        assert "--movielens DIR" in line
+        return line
+
+    @pytest.mark.parametrize(
+        ("answer", "reason"),
+        [(404, "404 Client Error: Not Found"), (503, "too many 503 error responses")],
+    )
+    def test_that_answers_with_an_error(self, answer, reason, index, tmp_path):
+        index.answer = answer
+        url = f"http://127.0.0.1:{index.server_port}/simple/recbole/"
+        assert f"cannot be downloaded from {url}: {reason}. " in self.told(tmp_path)
+
+    def test_that_refuses_the_connection(self, index, tmp_path, monkeypatch):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+            monkeypatch.setenv("PIP_INDEX_URL", f"http://me:secret@127.0.0.1:{port}/simple")
+            line = self.told(tmp_path)
+        assert f"from http://127.0.0.1:{port}/simple/recbole/: " in line
+        assert "Connection refused" in line
+
+    @pytest.mark.parametrize("sent", [0, 1000, -1])
+    def test_that_cuts_the_connection(self, sent, index, tmp_path):
+        index.answer = {"content": wheel_of({"u.data": "x" * 5000}), "sent": sent}
+        line = self.told(tmp_path)
+        assert f"from http://127.0.0.1:{index.server_port}/files/recbole-1.2.1" in line
+
+    @pytest.mark.parametrize("content", [b"<html>please log in</html>", b"\0" * 9999])
+    def test_that_sends_something_else(self, content, index, tmp_path):
+        index.answer = {"content": content, "sent": None}
+        line = self.told(tmp_path)
+        assert ".whl: what came is another file, or a part of one. " in line
+
+    def test_that_sends_another_wheel(self, index, tmp_path):
+        index.answer = {"content": wheel_of(RECBOLE), "sent": None}
+        line = self.told(tmp_path, ValueError)
+        assert f"from http://127.0.0.1:{index.server_port}/files/recbole-1.2.1" in line
+        assert "expected recbole==1.2.1 with the SHA-256 9c9948" in line
+
+    def test_that_sends_the_right_one(self, index, tmp_path, monkeypatch):
+        wheel = wheel_of(RECBOLE)
+        index.answer = {"content": wheel, "sent": None}
+        monkeypatch.setattr(movielens, "_SHA256", hashlib.sha256(wheel).hexdigest())
+        assert rows_of(movielens_source(movielens_100k(tmp_path))) == EXPECTED
+
+    def test_the_command_ends_in_that_line(self, index, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("GMETA_DATA", str(tmp_path / "cache"))
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["prepare", "--movielens", "download", "--output", str(tmp_path / "records")])
+        assert ended.value.code == 1
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert line.startswith("gmeta-tf prepare: MovieLens-100k cannot be downloaded from http://")
+        assert not (tmp_path / "records").exists()
+
+
 def write_files_of_cache(folder: pathlib.Path) -> pathlib.Path:
     folder.parent.mkdir(parents=True)
     return write_files(folder, RECBOLE, "utf-8")
@@ -163,7 +291,7 @@ def write_files_of_cache(folder: pathlib.Path) -> pathlib.Path:
 def test_the_real_data(tmp_path):
     try:
         folder = movielens_100k()
-    except RuntimeError as error:
+    except ConnectionError as error:
         pytest.skip(str(error))
     records = prepare(movielens_source(folder), movielens_schema(), tmp_path / "out")
     assert records.details["rows"] == 100_000
