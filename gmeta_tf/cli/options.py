@@ -301,6 +301,11 @@ class StepOptions(_Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model == "factors":
+            if self.hidden != [64, 64]:
+                raise ValueError(
+                    f"{self._command()}: expected no --hidden with --model factors, which has no "
+                    "hidden layers. Leave it out."
+                )
             return
         for name, given in (("heads", self.heads != 1), ("task_fields", self.task_fields)):
             if given:

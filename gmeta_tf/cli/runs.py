@@ -177,7 +177,8 @@ def look_at_records(
     look = first_look(records, TRAIN_SPLIT)
     if options.task_fields is None:
         options = dataclasses.replace(options, task_fields=list(look.task_fields))
-        say(world, f"--task-fields {' '.join(look.task_fields)} (found in the records)")
+        found = ", ".join(look.task_fields) or "none"
+        say(world, f"fields of the task, found in the records: {found} (else --task-fields)")
     return options, look
 
 
