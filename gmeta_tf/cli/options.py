@@ -88,7 +88,7 @@ _DEFAULTS_OF_MODEL: dict[str, dict[str, Any]] = {
         "row_optimizer": "lazy_adam",
         "query": 190,
         "heads": 4,
-        "epochs": 20,
+        "epochs": 12,
         "learning_rate": 0.01,
         "row_learning_rate": 0.01,
         "row_shrinkage": 60.0,
@@ -361,7 +361,7 @@ class TrainOptions(StepOptions):
         overlap: how the query reads a row that the support moved: "adapted" or "stale".
         learn_rates: train a rate for each variable and step.
         look_ahead: on several ranks, send the next step's keys with the gradients of this one.
-        epochs: passes over the tasks; None is 10, and of factors 20.
+        epochs: passes over the tasks; None is 10, and of factors 12.
         optimizer: a Keras optimizer, for the dense weights.
         learning_rate: its learning rate; None is 0.001, and of factors 0.01.
         weight_decay: its weight decay; None is its own.
