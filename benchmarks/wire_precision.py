@@ -1,6 +1,6 @@
 """What rows and gradients of 16 bits on the wire do to the AUC of cold users.
 
-MeLU on MovieLens-100k, as the quick start trains it, on 2 ranks: one draw of cold users, of steps
+MeLU on MovieLens-100k (launch/melu.yaml), on 2 ranks: one draw of cold users, of steps
 and of weights for each seed, and a run for each type on the wire. Runs are commands of `gmeta-tf`,
 so what is judged is what a user gets. The last line is the result as JSON; AUC is pooled over the
 query rows of cold users, adapted on 10 ratings.
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
 
 def _auc(records: pathlib.Path, run: pathlib.Path, seed: int, wire: str, epochs: int) -> float:
-    config = pathlib.Path(__file__).parent.parent / "launch" / "quickstart.yaml"
+    config = pathlib.Path(__file__).parent.parent / "launch" / "melu.yaml"
     _gmeta_tf(
         _RANKS,
         *("train", "--config", config, "--tasks", 32 // _RANKS, "--seed", seed, "--wire", wire),

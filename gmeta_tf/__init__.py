@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gmeta_tf.embedding.row_optimizers import LazyAdam as LazyAdam
     from gmeta_tf.embedding.row_optimizers import RowWiseAdagrad as RowWiseAdagrad
     from gmeta_tf.embedding.sharded import ShardedEmbedding as ShardedEmbedding
+    from gmeta_tf.meta.closed_form import ClosedForm as ClosedForm
     from gmeta_tf.meta.inner_loop import InnerLoop as InnerLoop
     from gmeta_tf.meta.losses import RowLoss as RowLoss
     from gmeta_tf.meta.meta_model import MetaModel as MetaModel
@@ -43,6 +44,7 @@ __version__ = "0.1.0.dev0"
 # TensorFlow.
 _HOME = {
     "Adagrad": "gmeta_tf.embedding.row_optimizers",
+    "ClosedForm": "gmeta_tf.meta.closed_form",
     "DynamicTable": "gmeta_tf.embedding.dynamic.rules",
     "Field": "gmeta_tf.schema",
     "Ftrl": "gmeta_tf.embedding.row_optimizers",
@@ -59,6 +61,7 @@ _HOME = {
     "SGD": "gmeta_tf.embedding.row_optimizers",
     "Schema": "gmeta_tf.schema",
     "ShardedEmbedding": "gmeta_tf.embedding.sharded",
+    "ShrunkRows": "gmeta_tf.embedding.row_shrinkage",
     "Split": "gmeta_tf.meta_io.preparing.split",
     "Table": "gmeta_tf.schema",
     "TaskBatches": "gmeta_tf.meta_io.batches.task_batches",

@@ -42,7 +42,8 @@ LOSSES = {
 NON_FINITE = ("raise", "skip")
 
 # The command line alone.
-LEARNERS = ("melu", "maml_dlrm")
+LEARNERS = ("melu", "maml_dlrm", "factors")
+DECAYS = ("none", "cosine")
 KEYS_FROM = ("records", "uniform")
 REPLICATE: dict[str, str | bool] = {"auto": "auto", "always": True, "never": False}
 """A word of `--replicate` -> what `ShardedEmbedding` takes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tensorflow as tf
 from typing_extensions import NotRequired, TypedDict
 
-__all__ = ["Batch", "LabelledRows", "NextKeys", "Rows", "columns_of", "tasks_of"]
+__all__ = ["Batch", "LabelledRows", "NextKeys", "Rows", "columns_of", "tasks_of", "values_of"]
 
 Rows = dict[str, tf.Tensor]
 """Group of tables -> float32 `[U, D]`: the rows of a step's distinct keys."""
@@ -19,12 +19,15 @@ class LabelledRows(TypedDict):
         dense: float32 `[T, R, num_dense]`.
         label: float32 `[T, R]`.
         weight: float32 `[T, R]`, 0 where a row is missing.
+        value: float32 `[T, R]`, the label as it stands in the data; only where the schema's
+            `positive_from` makes `label` 0 or 1 of it.
     """
 
     pairs: dict[str, tf.Tensor]
     dense: tf.Tensor
     label: tf.Tensor
     weight: tf.Tensor
+    value: NotRequired[tf.Tensor]
 
 
 class NextKeys(TypedDict):
@@ -70,21 +73,28 @@ class Batch(TypedDict):
     waited: NotRequired[tf.Tensor]
 
 
+def values_of(rows: LabelledRows) -> tf.Tensor:
+    """The labels as they stand in the data, `[T, R]`."""
+    return rows.get("value", rows["label"])
+
+
 def columns_of(rows: LabelledRows, columns: slice) -> LabelledRows:
     """Some of the R rows of every task."""
-    return {
-        "pairs": {group: pairs[:, columns] for group, pairs in rows["pairs"].items()},
-        "dense": rows["dense"][:, columns],
-        "label": rows["label"][:, columns],
-        "weight": rows["weight"][:, columns],
-    }
+    return _part_of(rows, (slice(None), columns))
 
 
 def tasks_of(rows: LabelledRows, tasks: slice) -> LabelledRows:
     """The rows of some of the T tasks."""
-    return {
-        "pairs": {group: pairs[tasks] for group, pairs in rows["pairs"].items()},
-        "dense": rows["dense"][tasks],
-        "label": rows["label"][tasks],
-        "weight": rows["weight"][tasks],
+    return _part_of(rows, (tasks,))
+
+
+def _part_of(rows: LabelledRows, part: tuple[slice, ...]) -> LabelledRows:
+    cut: LabelledRows = {
+        "pairs": {group: pairs[part] for group, pairs in rows["pairs"].items()},
+        "dense": rows["dense"][part],
+        "label": rows["label"][part],
+        "weight": rows["weight"][part],
     }
+    if "value" in rows:
+        cut["value"] = rows["value"][part]
+    return cut

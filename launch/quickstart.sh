@@ -10,7 +10,7 @@ usage() {
   cat <<'TEXT'
 usage: bash launch/quickstart.sh [--data DIR] [--ranks N] [--output DIR]
 
-Prepares MovieLens, meta-trains MeLU on N ranks under horovodrun, evaluates it on cold users, exports a
+Prepares MovieLens, meta-trains Factors on N ranks under horovodrun, evaluates it on cold users, exports a
 SavedModel and lets a plain TensorFlow process predict with it. The last line is the result as JSON.
 
   --data DIR     a folder with GroupLens' ml-100k or ml-1m; without it ml-100k is downloaded.

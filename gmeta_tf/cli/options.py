@@ -62,6 +62,43 @@ def _word(default: str | None, of: Collection[str]) -> Any:
     return dataclasses.field(default=default, metadata={"words": of})
 
 
+def _of_model(of: _Range | None = None, words: Collection[str] | None = None) -> Any:
+    """An option that is None until `_defaults_of_model` says what suits the model."""
+    metadata = {"range": of} if words is None else {"words": words}
+    return dataclasses.field(default=None, metadata=metadata)
+
+
+# What suits a model, found on other draws of cold users than those that the figures are told of.
+_GRADIENT_STEPS: dict[str, Any] = {
+    "width": 16,
+    "row_optimizer": "adagrad",
+    "query": 40,
+    "heads": 1,
+    "epochs": 10,
+    "learning_rate": 1e-3,
+    "row_learning_rate": 0.1,
+    "row_shrinkage": 0.0,
+    "embedding_scale": 0.05,
+    "decay": "none",
+}
+_DEFAULTS_OF_MODEL: dict[str, dict[str, Any]] = {
+    "melu": _GRADIENT_STEPS,
+    "maml_dlrm": _GRADIENT_STEPS,
+    "factors": {
+        "width": 24,
+        "row_optimizer": "lazy_adam",
+        "query": 190,
+        "heads": 4,
+        "epochs": 12,
+        "learning_rate": 0.01,
+        "row_learning_rate": 0.01,
+        "row_shrinkage": 60.0,
+        "embedding_scale": 0.1,
+        "decay": "cosine",
+    },
+}
+
+
 def flag_of(name: str) -> str:
     """The flag of a field.
 
@@ -94,6 +131,7 @@ class _Options:
     """
 
     def __post_init__(self) -> None:
+        self._fill_in()
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is None:
@@ -108,6 +146,10 @@ class _Options:
                         f"{self._command()}: expected {flag_of(field.name)} {of.expected}, "
                         f"got {number}."
                     )
+
+    def _fill_in(self) -> None:
+        """Gives options that were not given what suits the others."""
+        return  # most commands have no such options
 
     @classmethod
     def _command(cls) -> str:
@@ -251,11 +293,15 @@ class StepOptions(_Options):
 
     Attributes:
         records: what `gmeta-tf prepare` made.
-        model: the learner, "melu" or "maml_dlrm".
-        hidden: the widths of the learner's hidden layers.
-        width: D, the numbers in an embedding row.
+        model: the learner, "melu", "maml_dlrm" or "factors"; docs/models.md tells which to choose.
+        hidden: the widths of the hidden layers of melu and maml_dlrm.
+        heads: of factors, the models side by side whose predictions are averaged; they share the
+            width evenly. None is 4.
+        task_fields: of factors, the fields that describe the task, such as a user's age. None finds
+            those that are the same in all rows of each task.
+        width: D, the numbers in an embedding row; None is 16, and of factors 24.
         row_optimizer: "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl" or "sgd", for embedding
-            rows; it decides how many slots a row has.
+            rows; it decides how many slots a row has. None is adagrad, and of factors lazy_adam.
         wire: how rows and gradients travel between ranks: "float32", "bfloat16" or "float16".
         replicate: which tables every rank holds in full, so that their rows do not travel: "auto",
             all where that makes steps shorter (small tables, none of which grows); "always", all of
@@ -263,7 +309,7 @@ class StepOptions(_Options):
             of one width.
         tasks: T, the tasks in a step of one rank.
         support: S, the rows a task adapts on.
-        query: Q, the rows it is evaluated on in a step.
+        query: Q, the rows it is evaluated on in a step; None is 40, and of factors 190.
         every_row: read every row in each epoch: an episode of more than S + Q rows becomes several
             tasks. Otherwise it gives up to S + Q of its rows.
         in_time_order: adapt on the earlier rows of an episode and evaluate on the later ones;
@@ -277,17 +323,41 @@ class StepOptions(_Options):
     hidden: list[int] = dataclasses.field(
         default_factory=lambda: [64, 64], metadata={"range": _AT_LEAST_1}
     )
-    width: int = _number(16, of=_AT_LEAST_1)
-    row_optimizer: str = _word("adagrad", of=allowed.ROW_OPTIMIZERS)
+    heads: int = _of_model(_AT_LEAST_1)
+    task_fields: list[str] | None = None
+    width: int = _of_model(_AT_LEAST_1)
+    row_optimizer: str = _of_model(words=allowed.ROW_OPTIMIZERS)
     wire: str = _word("float32", of=allowed.WIRES)
     replicate: str = "auto"
     tasks: int = _number(32, of=_AT_LEAST_1)
     support: int = _number(10, of=_AT_LEAST_1)
-    query: int = _number(40, of=_AT_LEAST_1)
+    query: int = _of_model(_AT_LEAST_1)
     every_row: bool = False
     in_time_order: bool = False
     buckets: int = _number(1, of=_AT_LEAST_1)
     seed: int = _number(0, of=_SEED)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model == "factors":
+            if self.hidden != [64, 64]:
+                raise ValueError(
+                    f"{self._command()}: expected no --hidden with --model factors, which has no "
+                    "hidden layers. Leave it out."
+                )
+            return
+        for name, given in (("heads", self.heads != 1), ("task_fields", self.task_fields)):
+            if given:
+                raise ValueError(
+                    f"{self._command()}: expected --model factors with {flag_of(name)}, got "
+                    f"--model {self.model}. Leave {flag_of(name)} out, or train factors."
+                )
+
+    def _fill_in(self) -> None:
+        own = {field.name for field in dataclasses.fields(self)}
+        for name, value in _DEFAULTS_OF_MODEL.get(self.model, {}).items():
+            if name in own and getattr(self, name) is None:
+                object.__setattr__(self, name, value)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -330,11 +400,15 @@ class TrainOptions(StepOptions):
         overlap: how the query reads a row that the support moved: "adapted" or "stale".
         learn_rates: train a rate for each variable and step.
         look_ahead: on several ranks, send the next step's keys with the gradients of this one.
-        epochs: passes over the tasks.
+        epochs: passes over the tasks; None is 10, and of factors 12.
         optimizer: a Keras optimizer, for the dense weights.
-        learning_rate: its learning rate.
+        learning_rate: its learning rate; None is 0.001, and of factors 0.01.
         weight_decay: its weight decay; None is its own.
-        row_learning_rate: the row optimizer's learning rate.
+        row_learning_rate: the row optimizer's learning rate; None is 0.1, and of factors 0.01.
+        decay: how both learning rates fall over the epochs: "none" or "cosine", to 0. None is none,
+            and of factors cosine.
+        row_shrinkage: pulls embedding rows to 0, the more the fewer examples they have, as a
+            Gaussian prior of this precision does; None is 0, and of factors 60.
         non_finite: a step with a non-finite gradient (NaN or Inf) is an error ("raise"), or is
             left out and counted ("skip").
         capacity: of each table without a limit (hashed or raw keys without num_rows), the most keys
@@ -344,7 +418,8 @@ class TrainOptions(StepOptions):
         admit_after: of such a table, the steps that have to see a key before it gets a row.
         time_to_live: of such a table, a key gives its row up after so many steps that did not see
             it; None is never.
-        embedding_scale: the largest absolute value of an initial embedding row.
+        embedding_scale: the largest absolute value of an initial embedding row; None is 0.05, and
+            of factors 0.1.
         loss: "binary_crossentropy" (bce) for labels of 0 and 1, or "mean_squared_error" (mse) for
             numbers.
         metrics: what `evaluate` reports; None is what the loss suits, auc, task_auc and log_loss
@@ -368,17 +443,19 @@ class TrainOptions(StepOptions):
     overlap: str = _word("adapted", of=allowed.OVERLAPS)
     learn_rates: bool = False
     look_ahead: bool = True
-    epochs: int = _number(10, of=_AT_LEAST_1)
+    epochs: int = _of_model(_AT_LEAST_1)
     optimizer: str = "adam"
-    learning_rate: float = _number(1e-3, of=_RATE)
+    learning_rate: float = _of_model(_RATE)
     weight_decay: float | None = _number(None, of=_RATE)
-    row_learning_rate: float = _number(0.1, of=_RATE)
+    row_learning_rate: float = _of_model(_RATE)
+    decay: str = _of_model(words=allowed.DECAYS)
+    row_shrinkage: float = _of_model(_RATE)
     non_finite: str = _word("raise", of=allowed.NON_FINITE)
     capacity: int | None = _number(None, of=_AT_LEAST_1)
     when_full: str = _word("evict", of=allowed.WHEN_FULL)
     admit_after: int = _number(1, of=_AT_LEAST_1)
     time_to_live: int | None = _number(None, of=_AT_LEAST_1)
-    embedding_scale: float = _number(0.05, of=_FINITE)
+    embedding_scale: float = _of_model(_FINITE)
     loss: str = _word("binary_crossentropy", of=allowed.LOSSES)
     metrics: list[str] | None = None
     validate: bool = True
@@ -392,6 +469,8 @@ class TrainOptions(StepOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_metrics(self.metrics)
+        if self.model == "factors":
+            self._check_closed_form()
         if self.resume and self.overwrite:
             raise ValueError("train: --resume and --overwrite exclude each other.")
         if not self.resume and (self.checkpoint is not None or self.fall_back):
@@ -400,6 +479,22 @@ class TrainOptions(StepOptions):
                 f"train: {flag} says where to go on: expected --resume with it. Add --resume, or "
                 f"leave {flag} out."
             )
+
+    def _check_closed_form(self) -> None:
+        """Raises for an option of gradient steps that would have no effect."""
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if field.name in _OF_GRADIENT_STEPS and value != field.default:
+                raise ValueError(
+                    f"train: {flag_of(field.name)} {value} is an option of gradient steps, and "
+                    "factors adapts in closed form. Leave it out, or train another --model."
+                )
+
+
+_OF_GRADIENT_STEPS = (
+    *("inner_steps", "inner_learning_rate", "embedding_inner_learning_rate", "order"),
+    *("adapt_embeddings", "overlap", "learn_rates"),
+)
 
 
 def _check_metrics(names: list[str] | None) -> None:

@@ -69,6 +69,6 @@ def plan(options: PlanOptions) -> None:
 
 def _num_dense_weights(options: PlanOptions, schema: gm.Schema) -> int:
     """The numbers in the learner's weights, found by running it on one row of zeros."""
-    learner = build_learner(options)
+    learner = build_learner(options, schema)
     learner(one_row(schema, options.width))
     return sum(int(variable.shape.num_elements()) for variable in learner.trainable_variables)

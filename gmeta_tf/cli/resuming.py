@@ -15,7 +15,16 @@ __all__ = ["changed_options", "check_resumed", "describe_changes"]
 _NOT_OF_TRAINING = ("run", "resume", "overwrite")
 # The checkpoint holds what these made, so that another value would not take effect, or not fit.
 _FIXED: tuple[str, ...] = (
-    *("model", "hidden", "width", "optimizer", "row_optimizer", "learn_rates"),
+    *(
+        "model",
+        "hidden",
+        "heads",
+        "task_fields",
+        "width",
+        "optimizer",
+        "row_optimizer",
+        "learn_rates",
+    ),
     "embedding_scale",
 )
 _FIXED_WITH_LEARNED_RATES = (

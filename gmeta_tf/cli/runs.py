@@ -15,32 +15,48 @@ from gmeta_tf.cli.options import StepOptions, TrainOptions
 from gmeta_tf.cli.run_files import read_config
 from gmeta_tf.distributed.collectives import start
 from gmeta_tf.distributed.verdicts import on_chief
-from gmeta_tf.embedding.row_optimizers import row_optimizer
+from gmeta_tf.embedding.row_optimizers import RowOptimizer, row_optimizer
+from gmeta_tf.meta.decay import CosineDecay
 from gmeta_tf.meta_io.records.fingerprint import check_fingerprint, has_other_rows
+from gmeta_tf.meta_io.records.first_look import FirstLook, first_look
 from gmeta_tf.saving.checkpoint import CheckedCheckpoint, restore_checkpoint
 from gmeta_tf.saving.choice import choose_checkpoint
 
 __all__ = [
     "TRAIN_SPLIT",
     "LoadedRun",
+    "Training",
     "build_learner",
     "build_model",
     "check_records",
     "evaluation_batches",
     "load_run",
+    "look_at_records",
     "options_of_model",
     "say",
     "training_batches",
+    "training_of",
 ]
 
 _EVALUATED_QUERY_ROWS = 64
 _EVALUATED_TASKS = 16
 # What a model is built and compiled from, apart from what it reports.
 _OF_MODEL = (
-    *("model", "hidden", "width", "row_optimizer", "wire", "seed", "embedding_scale", "loss"),
+    *(
+        "model",
+        "hidden",
+        "heads",
+        "task_fields",
+        "width",
+        "row_optimizer",
+        "wire",
+        "seed",
+        "embedding_scale",
+        "loss",
+    ),
     *("inner_steps", "inner_learning_rate", "embedding_inner_learning_rate", "order"),
     *("adapt_embeddings", "overlap", "learn_rates", "optimizer", "learning_rate"),
-    *("weight_decay", "row_learning_rate"),
+    *("weight_decay", "row_learning_rate", "decay", "row_shrinkage"),
     *("capacity", "when_full", "admit_after", "time_to_live"),
     # No model's, but how it is evaluated unless an option says otherwise.
     *("support", "in_time_order"),
@@ -48,9 +64,36 @@ _OF_MODEL = (
 TRAIN_SPLIT = "train"
 
 
-def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm.MetaModel:
-    """The compiled model that the options describe."""
-    learner = build_learner(options)
+class Training(NamedTuple):
+    """How long a model is trained.
+
+    Attributes:
+        steps: in all epochs.
+        tasks: in the training split.
+    """
+
+    steps: int
+    tasks: int
+
+
+def build_model(
+    options: TrainOptions,
+    schema: gm.Schema,
+    world: gm.World,
+    *,
+    look: FirstLook = FirstLook((), 0.0, 1.0),  # noqa: B008, immutable
+    training: Training = Training(1, 1),  # noqa: B008, immutable
+) -> gm.MetaModel:
+    """The compiled model that the options describe.
+
+    Args:
+        options: of the run.
+        schema: what a row is.
+        world: the ranks.
+        look: where weights of labels' size start; any for a model that a checkpoint is loaded into.
+        training: how long it is trained; any for a model that is not.
+    """
+    learner = build_learner(options, schema)
     embedding = gm.ShardedEmbedding(
         schema,
         options.width,
@@ -66,20 +109,36 @@ def build_model(options: TrainOptions, schema: gm.Schema, world: gm.World) -> gm
         ),
         world=world,
     )
-    model = gm.MetaModel(learner, embedding, _inner_loop(options, learner))
+    model = gm.MetaModel(learner, embedding, _inner_loop(options, learner, look))
     optimizer = keras.optimizers.get(options.optimizer)
-    settings = optimizer.get_config() | {"learning_rate": options.learning_rate}
+    rate = _rate(options.learning_rate, options, training)
+    settings = optimizer.get_config() | {"learning_rate": rate}
     if options.weight_decay is not None:
         settings["weight_decay"] = options.weight_decay
     model.compile(
         type(optimizer).from_config(settings),
-        row_optimizer(options.row_optimizer, learning_rate=options.row_learning_rate),
+        _row_optimizer(options, training),
         loss=options.loss,
         metrics=options.metrics,
         look_ahead=options.look_ahead,
         non_finite=options.non_finite,
     )
     return model
+
+
+def _rate(rate: float, options: TrainOptions, training: Training) -> Any:
+    """A learning rate, or how it falls."""
+    return rate if options.decay == "none" else CosineDecay(rate, training.steps)
+
+
+def _row_optimizer(options: TrainOptions, training: Training) -> RowOptimizer:
+    rate = _rate(options.row_learning_rate, options, training)
+    plain = row_optimizer(options.row_optimizer, learning_rate=rate)
+    if options.row_shrinkage == 0:
+        return plain
+    # The outer loss is the mean over tasks, and over the heads of one.
+    strength = options.row_shrinkage / (training.tasks * options.heads)
+    return gm.ShrunkRows(optimizer=plain, strength=strength)
 
 
 def training_batches(
@@ -104,13 +163,58 @@ def training_batches(
     )
 
 
-def build_learner(options: StepOptions) -> Any:
-    """The learner that the options describe, a Keras model without weights yet."""
+def training_of(options: TrainOptions, records: gm.Records, world: gm.World) -> Training:
+    """How long the options train."""
+    steps = training_batches(options, records, world).steps_per_epoch
+    return Training(steps * options.epochs, records.contents[TRAIN_SPLIT].tasks)
+
+
+def look_at_records(
+    options: TrainOptions, records: gm.Records, world: gm.World
+) -> tuple[TrainOptions, FirstLook]:
+    """The options with what they leave to the records, and what those tell of labels.
+
+    Every rank must call it.
+    """
+    if options.model != "factors":
+        return options, FirstLook((), 0.0, 1.0)
+    look = first_look(records, TRAIN_SPLIT)
+    if options.task_fields is None:
+        options = dataclasses.replace(options, task_fields=list(look.task_fields))
+        found = ", ".join(look.task_fields) or "none"
+        say(world, f"fields of the task, found in the records: {found} (else --task-fields)")
+    return options, look
+
+
+def build_learner(options: StepOptions, schema: gm.Schema) -> Any:
+    """The learner that the options describe, a Keras model without weights yet.
+
+    Raises:
+        ValueError: a field of the task that the schema does not have.
+    """
+    if options.model == "factors":
+        return gm.models.Factors(_positions(options, schema), heads=options.heads)
     hidden = tuple(options.hidden)
     return gm.models.MeLU(hidden) if options.model == "melu" else gm.models.MamlDLRM(top=hidden)
 
 
-def _inner_loop(options: TrainOptions, learner: Any) -> gm.InnerLoop:
+def _positions(options: StepOptions, schema: gm.Schema) -> list[int]:
+    """Where the task's fields stand among the vectors of a row."""
+    known = [field.name for field in schema.key_fields]
+    for name in options.task_fields or ():
+        if name not in known:
+            raise ValueError(
+                f"expected --task-fields to be among {', '.join(known)}, got {name!r}."
+            )
+    return [known.index(name) for name in options.task_fields or ()]
+
+
+def _inner_loop(
+    options: TrainOptions, learner: Any, look: FirstLook
+) -> gm.InnerLoop | gm.ClosedForm:
+    if options.model == "factors":
+        closed: gm.ClosedForm = learner.inner_loop(centre=look.mean, scale=look.deviation)
+        return closed
     settings: dict[str, Any] = {
         "num_steps": options.inner_steps,
         "learning_rate": options.inner_learning_rate,
@@ -249,6 +353,8 @@ def _as_trained(
         return options
     known = {name: value for name, value in saved.items() if name in _OF_MODEL}
     changed = [name for name, value in known.items() if value != getattr(options, name)]
+    if getattr(options, "task_fields", None) is None:
+        changed = [name for name in changed if name != "task_fields"]  # they were found
     if changed and world.is_chief:
         said = ", ".join(f"{name} {getattr(options, name)}, not {known[name]}" for name in changed)
         print(

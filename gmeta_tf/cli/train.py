@@ -18,9 +18,11 @@ from gmeta_tf.cli.runs import (
     build_model,
     check_records,
     evaluation_batches,
+    look_at_records,
     options_of_model,
     say,
     training_batches,
+    training_of,
 )
 from gmeta_tf.distributed.collectives import agree, barrier, start
 from gmeta_tf.distributed.verdicts import on_chief
@@ -50,8 +52,11 @@ def train(options: TrainOptions) -> None:
     on_chief(lambda: _check_run(options), world, name="run_folder_check")
     records = gm.Records.open(options.records)
     keras.utils.set_random_seed(options.seed)
-    model = build_model(options, records.schema, world)
     chosen = _choose(options, records, world) if options.resume else None
+    asked, options = options, _as_before(options, chosen)
+    options, look = look_at_records(options, records, world)
+    training = training_of(options, records, world)
+    model = build_model(options, records.schema, world, look=look, training=training)
     begin = gm.Progress() if chosen is None else _restore(model, chosen, options, world)
     batches = training_batches(options, records, world, begin)
     valid = None
@@ -74,11 +79,11 @@ def train(options: TrainOptions) -> None:
     model.check_data(batches, valid)
     barrier(world, name="run_checked")  # no rank has found anything wrong
     if world.is_chief:
-        for line in describe_changes(changed_options(options)):
+        for line in describe_changes(changed_options(asked)):
             say(world, line)
     with contextlib.ExitStack() as stack:
         later = () if chosen is None else chosen.later
-        on_chief(lambda: _claim(options, later, stack), world, name="run_folder_claim")
+        on_chief(lambda: _claim(asked, later, stack), world, name="run_folder_claim")
         _fit(model, batches, valid, folder, options, world)
 
 
@@ -151,13 +156,22 @@ def _choose(options: TrainOptions, records: gm.Records, world: gm.World) -> Chos
     return chosen
 
 
+def _as_before(options: TrainOptions, chosen: ChosenCheckpoint | None) -> TrainOptions:
+    """The options, with the fields of the task that the checkpoint's model was made with."""
+    if chosen is None or options.task_fields is not None:
+        return options
+    saved = chosen.checked.details.get("options") or {}
+    return dataclasses.replace(options, task_fields=saved.get("task_fields"))
+
+
 def _restore(
     model: gm.MetaModel, chosen: ChosenCheckpoint, options: TrainOptions, world: gm.World
 ) -> gm.Progress:
     """Gives the model what the checkpoint holds; where to go on."""
     saved = restore_checkpoint(model, chosen.checked)
-    # The checkpoint has the earlier one, as it has all that the optimizer keeps.
-    model.optimizer.learning_rate = options.learning_rate
+    if options.decay == "none":
+        # The checkpoint has the earlier one, as it has all that the optimizer keeps.
+        model.optimizer.learning_rate = options.learning_rate
     say(world, f"resuming after epoch {saved['epoch']} from {chosen.checked.path}")
     if "progress" in saved:
         return gm.Progress.from_json(saved["progress"])

@@ -15,6 +15,7 @@ __all__ = [
     "check_call",
     "check_learner",
     "check_metrics",
+    "check_one_number",
     "check_optimizer",
     "check_options",
     "check_output",
@@ -56,24 +57,37 @@ def check_learner(learner: Any) -> None:
 
 
 def check_call(learner: keras.Model, example: dict[str, tf.Tensor]) -> None:
-    """Calls a learner, and raises where it does not give one number a row.
+    """Calls a learner, and raises where that fails.
 
     Args:
         learner: not necessarily built; it is afterwards.
         example: its input, of one row.
 
     Raises:
-        ValueError: the learner does not take the input, or has another output.
+        ValueError: the learner does not take the input.
     """
     inputs = ", ".join(f"{name!r} {_shape(value)}" for name, value in example.items())
     try:
-        output = learner(example)
+        learner(example)
     except (ValueError, TypeError, KeyError, tf.errors.InvalidArgumentError) as error:
         raise ValueError(
             f"MetaModel: the learner {learner.name!r} failed on one row, {_told(error)}. "
             f"Expected a model whose input is a dict of {inputs}; the first layer of a Sequential "
             "has to take that dict, or write a functional model."
         ) from error
+
+
+def check_one_number(learner: keras.Model, example: dict[str, tf.Tensor]) -> None:
+    """Raises where a learner does not give one number a row.
+
+    Args:
+        learner: built.
+        example: its input, of one row.
+
+    Raises:
+        ValueError: the learner has another output.
+    """
+    output = learner(example)
     tensors = tf.nest.flatten(output)
     is_one_number = len(tensors) == 1 and tensors[0].shape.rank and tensors[0].shape[0] == 1
     if isinstance(output, dict) or not is_one_number or tensors[0].shape.num_elements() != 1:

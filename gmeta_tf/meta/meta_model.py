@@ -20,7 +20,8 @@ from gmeta_tf.embedding.pooling import one_row
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
-from gmeta_tf.meta.fast_weights import TaskLearner
+from gmeta_tf.meta.adapters import adapter_of
+from gmeta_tf.meta.closed_form import ClosedForm
 from gmeta_tf.meta.inner_loop import InnerLoop
 from gmeta_tf.meta.learner_checks import (
     check_call,
@@ -33,7 +34,6 @@ from gmeta_tf.meta.learner_checks import (
 )
 from gmeta_tf.meta.losses import RowLoss, row_loss
 from gmeta_tf.meta.ranked_model import RankedModel
-from gmeta_tf.meta.task_adapter import TaskAdapter
 from gmeta_tf.meta.validation import (
     check,
     key_findings,
@@ -69,7 +69,7 @@ class MetaModel(RankedModel):
         self,
         learner: keras.Model,
         embedding: ShardedEmbedding,
-        inner: InnerLoop | None = None,
+        inner: InnerLoop | ClosedForm | None = None,
         *,
         lanes: int | None = None,
         name: str = "meta_model",
@@ -79,14 +79,15 @@ class MetaModel(RankedModel):
         Args:
             learner: any Keras model over the embedded fields; see the class.
             embedding: the tables.
-            inner: how a task adapts; None is `InnerLoop()`.
+            inner: how a task adapts, by gradient steps (`InnerLoop`) or in closed form
+                (`ClosedForm`); None is `InnerLoop()`.
             lanes: in how many parts the tasks of a step are computed side by side; None is what
                 suits the rank's cores (`threads.num_lanes`). Results are equal but for rounding.
             name: of the model.
 
         Raises:
             ValueError: the learner is no Keras model, does not take the rows or gives another
-                output than one number a row, keeps state outside its weights or computes in
+                output than `inner` needs, keeps state outside its weights or computes in
                 float16; `inner` names layers that the learner does not have; fewer than one lane.
         """
         check_learner(learner)
@@ -101,20 +102,8 @@ class MetaModel(RankedModel):
         self.lanes = num_lanes(self.world) if lanes is None else lanes
         example = one_row(embedding.schema, embedding.width)
         check_call(learner, example)
-        self.adapter = TaskAdapter(
-            TaskLearner(learner, self.inner.adapt_dense, example, form=self.inner.fast_weights),
-            self.inner,
-            embedding.schema,
-            embedding.groups,
-            lanes=self.lanes,
-        )
-        if self.inner.learn_rates:
-            first = self.adapter.rates
-            self.adapter.rates = self.add_weight(
-                shape=first.shape,
-                initializer=lambda shape, dtype: tf.constant(first, dtype),
-                name="inner_rates",
-            )
+        self.adapter = adapter_of(learner, embedding, self.inner, example, lanes=self.lanes)
+        self.adapter.make_weights(self.add_weight)
         for index, variable in enumerate(self.trainable_variables):
             value = tf.convert_to_tensor(variable.value)
             variable.assign(broadcast(value, self.world, name=f"dense_{index}"))
@@ -196,8 +185,8 @@ class MetaModel(RankedModel):
         rows = self.embedding.fetch(routes, located)
         with tf.GradientTape() as tape:
             tape.watch(rows)
-            outputs = self.adapter.outputs(rows, batch, training=True)
-            loss = tf.reduce_sum(self.adapter.losses(batch["query"], outputs))
+            passed = self.adapter.query_pass(rows, batch, training=True)
+            loss = tf.reduce_sum(passed.losses)
         gradients, row_gradients = tape.gradient(loss, (self.trainable_variables, rows))
         # A learner may leave a group of tables unread; its exchange still takes part.
         row_gradients = {
@@ -205,7 +194,7 @@ class MetaModel(RankedModel):
             for group, gradient in row_gradients.items()
         }
         self._outer_update(gradients, row_gradients, routes, located, loss, batch)
-        self.adapter.tasks.advance_seeds()
+        self.adapter.advance_seeds()
         self.input_seconds.assign_add(batch.get("waited", 0.0))
         return self.get_metrics_result()
 
@@ -280,7 +269,7 @@ class MetaModel(RankedModel):
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Evaluates the query rows of this rank's tasks. Every rank must call it."""
         rows = self._fetch(batch)
-        adapted = self.adapter.outputs(rows, batch, training=False)
+        adapted = self.adapter.query_pass(rows, batch, training=False)
         unadapted = self.adapter.unadapted_outputs(rows, batch)
         query = batch["query"]
         present = query["weight"] > 0
@@ -288,9 +277,9 @@ class MetaModel(RankedModel):
         return {
             "task": tf.boolean_mask(task, present),
             "label": tf.boolean_mask(query["label"], present),
-            "adapted": tf.boolean_mask(self.row_loss.predict(adapted), present),
+            "adapted": tf.boolean_mask(self.row_loss.predict(adapted.outputs), present),
             "unadapted": tf.boolean_mask(self.row_loss.predict(unadapted), present),
-            "loss": tf.reduce_sum(self.adapter.losses(query, adapted)),
+            "loss": tf.reduce_sum(adapted.losses),
             "num_tasks": _num_tasks(batch),
         }
 
@@ -314,7 +303,7 @@ class MetaModel(RankedModel):
         """Keras' summary, how a step is computed, and the tables."""
         super().summary(*arguments, **options)
         show = options.get("print_fn") or print
-        reason = self.adapter.tasks.fallback_reason
+        reason = self.adapter.fallback_reason
         fallback = f"takes the vectorized fallback: {reason}"
         show(f" the learner {fallback if reason else 'runs once for all tasks of a lane'}")
         show(f" lanes: {self.lanes}")
@@ -391,7 +380,7 @@ class MetaModel(RankedModel):
     def _configuration(self) -> dict[str, Any]:
         return {
             "inner": {k: v for k, v in vars(self.inner).items() if k != "adapt_dense"},
-            "adapted": [variable.path for variable in self.adapter.tasks.adapted],
+            "adapted": self.adapter.adapted_paths,
             "weights": {v.path: list(v.shape) for v in self.trainable_variables},
             "optimizer": str(self.optimizer.get_config()),
             "row_optimizer": str(self.row_optimizer),

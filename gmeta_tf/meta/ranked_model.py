@@ -17,9 +17,9 @@ from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.look_ahead import LookAhead
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
+from gmeta_tf.meta.adapter import Adapter, Sizes
 from gmeta_tf.meta.callback_checks import checked_callbacks
 from gmeta_tf.meta.data_checks import check_labels, check_whole_tasks
-from gmeta_tf.meta.task_adapter import Sizes, TaskAdapter
 from gmeta_tf.meta.validation import rejection_text
 from gmeta_tf.meta_io.batches.dataset_ops import timed, with_next_keys
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
@@ -42,7 +42,7 @@ class RankedModel(keras.Model):
         loss_metric: the mean loss of the current epoch.
         look_ahead: keeps the next step's keys; None where steps exchange their own.
         input_seconds: how long this rank's training steps have waited for `TaskBatches`.
-        adapter: the inner loop; it knows T, S and Q of the latest data.
+        adapter: how tasks adapt; it knows T, S and Q of the latest data.
     """
 
     world: World
@@ -51,7 +51,7 @@ class RankedModel(keras.Model):
     loss_metric: keras.metrics.Mean
     look_ahead: LookAhead | None = None
     input_seconds: tf.Variable
-    adapter: TaskAdapter
+    adapter: Adapter
     steps_per_execution: int
     train_function: Any
     test_function: Any

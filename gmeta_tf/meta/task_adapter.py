@@ -1,8 +1,8 @@
-"""The adaptation of a batch of tasks, shared by training, evaluation and serving."""
+"""The adaptation of a batch of tasks by gradient steps."""
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -10,16 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.batch import Batch, LabelledRows, Rows
+from gmeta_tf.meta.adapter import Adapter, QueryPass
 from gmeta_tf.meta.fast_dense import LoopShape
 from gmeta_tf.meta.fast_layers import TaskRows, Watch
 from gmeta_tf.meta.fast_weights import TaskLearner
 from gmeta_tf.meta.features import features_of, rows_of_pairs
 from gmeta_tf.meta.inner_loop import InnerLoop, adapt, descend_values
-from gmeta_tf.meta.lanes import lanes_of
-from gmeta_tf.meta.losses import RowLoss, task_losses
+from gmeta_tf.meta.losses import task_losses
 from gmeta_tf.schema import Schema
 
-__all__ = ["AdaptedTasks", "OwnValues", "Sizes", "SupportForward", "TaskAdapter"]
+__all__ = ["AdaptedTasks", "OwnValues", "SupportForward", "TaskAdapter"]
 
 
 class OwnValues(NamedTuple):
@@ -60,20 +60,8 @@ class AdaptedTasks(NamedTuple):
     rows: Rows
 
 
-@dataclasses.dataclass(frozen=True)
-class Sizes:
-    """T, S and Q where shapes leave them open before the step; None where they are unknown.
-
-    With buckets a step has at least T tasks, of at most S and Q rows.
-    """
-
-    tasks: int | None = None
-    support: int | None = None
-    query: int | None = None
-
-
-class TaskAdapter:
-    """Adapts every task of a batch on its support rows, all at once and without communication.
+class TaskAdapter(Adapter):
+    """Adapts every task of a batch by gradient steps on its support rows: see `InnerLoop`.
 
         adapted = adapter.adapt(rows, batch, training=True)
         outputs = adapter.query_outputs(adapted, batch, training=True)   # [T, Q]
@@ -81,17 +69,10 @@ class TaskAdapter:
     Attributes:
         tasks: the learner, with fast weights.
         inner: how a task adapts.
-        schema: what a row is.
         groups: the groups of tables whose rows adapt.
         rates: alpha of each step and value, `[K, values]`: the adapted dense variables, then
             `groups`.
-        row_loss: the loss of support rows; set when the model is compiled.
-        lanes: in how many parts the tasks of a step are computed in parallel.
-        expected: the sizes of the latest data.
     """
-
-    row_loss: RowLoss
-    expected = Sizes()
 
     def __init__(
         self,
@@ -111,36 +92,31 @@ class TaskAdapter:
             groups: all groups of tables.
             lanes: see the class.
         """
-        self.tasks, self.inner, self.schema, self.lanes = tasks, inner, schema, lanes
+        super().__init__(schema, lanes)
+        self.tasks, self.inner = tasks, inner
+        self.fallback_reason = tasks.fallback_reason
+        self.adapted_paths = [variable.path for variable in tasks.adapted]
         self.groups = groups if inner.adapt_embeddings else ()
         self.rates: np.ndarray | keras.Variable = self._first_rates()
 
-    def outputs(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
-        """The learner's outputs on the query rows after each task's inner loop, `[T, Q]`.
+    def make_weights(self, add_weight: Callable[..., Any]) -> None:
+        if self.inner.learn_rates:
+            first = self.rates
+            self.rates = add_weight(
+                shape=first.shape,
+                initializer=lambda shape, dtype: tf.constant(first, dtype),
+                name="inner_rates",
+            )
 
-        Computed in lanes, side by side.
+    def advance_seeds(self) -> None:
+        self.tasks.advance_seeds()
 
-        Args:
-            rows: group -> float `[U, D]`, the rows of the batch's distinct keys.
-            batch: T tasks.
-            training: passed to the learner.
-        """
-        outputs = [
-            self.outputs_in_one_lane(rows, lane, training=training)
-            for lane in lanes_of(batch, self.lanes, self.expected.tasks)
-        ]
-        return outputs[0] if len(outputs) == 1 else tf.concat(outputs, axis=0)
-
-    def outputs_in_one_lane(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
-        """As `outputs`, for all tasks in one graph, for export.
-
-        Lanes suit the cores of the training machine, and a model may serve on any other.
-        """
+    def query_pass_in_one_lane(self, rows: Rows, batch: Batch, *, training: bool) -> QueryPass:
         adapted = self.adapt(rows, batch, training=training)
-        return self.query_outputs(adapted, batch, training=training)
+        outputs = self.query_outputs(adapted, batch, training=training)
+        return QueryPass(outputs, self.losses(batch["query"], outputs))
 
     def unadapted_outputs(self, rows: Rows, batch: Batch) -> tf.Tensor:
-        """The learner's outputs on the query rows with the shared values, `[T, Q]`."""
         features = features_of(rows_of_pairs(rows, batch), batch["query"], self.schema)
         return self.tasks(None, features, training=False)
 

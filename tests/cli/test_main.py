@@ -302,10 +302,11 @@ def test_a_config_file_gives_flags_and_later_flags_win(tmp_path, capsys):
     assert printed["hidden"] == [5, 5]
 
 
-def test_the_quick_start_config_is_one():
-    values = yaml.safe_load(pathlib.Path("launch/quickstart.yaml").read_text())
+@pytest.mark.parametrize(("config", "model"), [("quickstart", "factors"), ("melu", "melu")])
+def test_the_configs_of_launch_are_some(config, model):
+    values = yaml.safe_load(pathlib.Path(f"launch/{config}.yaml").read_text())
     trained = options.TrainOptions(records="r", run="x", **values)
-    assert trained.model == "melu"
+    assert trained.model == model
 
 
 @pytest.mark.parametrize("name", list(cli._COMMANDS))

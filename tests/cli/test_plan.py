@@ -122,7 +122,10 @@ def test_help_says_what_the_report_tells(capsys):
             ["--world-size", "2", "--keys-from", "x"],
             "--keys-from to be one of records, uniform",
         ),
-        (["--world-size", "2", "--model", "gpt"], "--model to be one of melu, maml_dlrm, got"),
+        (
+            ["--world-size", "2", "--model", "gpt"],
+            "--model to be one of melu, maml_dlrm, factors, got",
+        ),
         (
             ["--world-size", "2", "--row-optimizer", "x"],
             "--row-optimizer to be one of sgd",

@@ -7,8 +7,8 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
+from gmeta_tf.meta.adapter import Sizes
 from gmeta_tf.meta.lanes import lanes_of
-from gmeta_tf.meta.task_adapter import Sizes
 
 T = 21
 

@@ -106,3 +106,38 @@ def test_dlrm_needs_one_width():
     rows = {"embedded": np.zeros([2, 3, 4]), "embedded_8": np.zeros([2, 1, 8])}
     with pytest.raises(ValueError, match="embeddings of one width"):
         gm.models.DLRM()(rows)
+
+
+def test_factors_are_biases_and_products():
+    rng = np.random.default_rng(0)
+    learner = gm.models.Factors([1], heads=2, bias_scale=2.0)
+    embedded = rng.normal(size=(4, 3, 6)).astype(np.float32)
+    learner({"embedded": embedded})
+    weights = {v.path.split("/")[-1]: v for v in learner.weights}
+    for variable in weights.values():
+        variable.assign(rng.normal(size=variable.shape))
+    output = learner({"embedded": embedded}).numpy().reshape(4, 2, 4)
+    value = {name: np.asarray(variable) for name, variable in weights.items()}
+    for head in range(2):
+        part = slice(3 * head, 3 * head + 3)
+        row = embedded[:, 0, part] + embedded[:, 2, part]
+        task = embedded[:, 1, part] + value["prior_mean"][head]
+        before = (row[:, :2] * task[:, :2]).sum(axis=1) + 2 * (row[:, 2] + task[:, 2])
+        np.testing.assert_allclose(output[:, head, 0], before, rtol=1e-4, atol=1e-5)
+        factors = row[:, :2] + value["bias_with_factors"][head]
+        np.testing.assert_allclose(output[:, head, 1:3], factors, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(output[:, head, 3], value["bias_deviation"][head, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "match"),
+    [
+        ({}, {"embedded": (2, 3, 4), "embedded_8": (2, 1, 8)}, "every table the same width"),
+        ({"heads": 3}, {"embedded": (2, 3, 4)}, r"3 \(heads\) times at least 2 numbers.*got 4"),
+        ({}, {"embedded": (2, 3, 1)}, "at least 2 numbers, a factor and a bias, got 1"),
+        ({"task_fields": [3]}, {"embedded": (2, 3, 4)}, "task_fields from 0 to 2, got 3"),
+    ],
+)
+def test_factors_refuse(options, rows, match):
+    with pytest.raises(ValueError, match=match):
+        gm.models.Factors(**options)({name: np.zeros(shape) for name, shape in rows.items()})

@@ -14,6 +14,7 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
+from gmeta_tf.meta.decay import CosineDecay
 
 WORLD = gm.World.detect()
 ALONE = gm.World()
@@ -39,6 +40,9 @@ ROW_OPTIMIZERS = {
     "sgd": gm.SGD(0.3),
     "adagrad": gm.Adagrad(0.3),
     "lazy_adam": gm.LazyAdam(0.05, epsilon=1e-2),
+    "shrunk": gm.ShrunkRows(
+        optimizer=gm.LazyAdam(CosineDecay(0.05, 10), epsilon=1e-2), strength=0.05
+    ),
 }
 
 
@@ -169,6 +173,25 @@ def test_learned_rates_and_two_widths_are_those_of_one_rank():
     assert_same(together.train("uneven"), alone.train("uneven"))
     rates = next(v for v in together.model.trainable_variables if v.name == "inner_rates")
     assert np.abs(rates - start).max() > 1e-3
+
+
+@functools.cache
+def closed_form(world):
+    """A trainee that adapts in closed form, over rows that are shrunk."""
+    return Trainee(
+        world,
+        inner=gm.ClosedForm(),
+        row_optimizer="shrunk",
+        make_learner=lambda: gm.models.Factors([1]),
+    )
+
+
+@pytest.mark.parametrize("split", ["uneven", "empty chief"])
+def test_closed_form_is_that_of_one_rank(split):
+    alone, together = closed_form(ALONE), closed_form(WORLD)
+    before, expected = alone.restart() and alone.numbers(), alone.train("even")
+    assert_same(together.train(split), expected)
+    assert_moved(expected, before)
 
 
 def test_every_rank_starts_from_rank_0s_weights():

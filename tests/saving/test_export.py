@@ -93,6 +93,28 @@ def test_serving_equals_the_model_on_raw_rows(trained, drawn, predictor):
     np.testing.assert_allclose(served, predicted["adapted"], atol=2e-6)
 
 
+@pytest.mark.slow
+def test_serving_adapts_in_closed_form_as_the_model_does(trained, tmp_path):
+    """The ratings that requests have are ratings there too, and not clicks."""
+    _, records, columns, *_ = trained
+    keras.utils.set_random_seed(1)
+    embedding = gm.ShardedEmbedding(records.schema, 8, scale=0.5)
+    learner = gm.models.Factors(heads=2)
+    model = gm.MetaModel(learner, embedding, learner.inner_loop(centre=3.0, scale=1.4))
+    model.compile(keras.optimizers.Adam(0.05), gm.ShrunkRows(optimizer=gm.SGD(0.01), strength=0.1))
+    batches = gm.TaskBatches(records, "train", tasks=4, support=3, query=5)
+    model.fit(batches, epochs=1, verbose=0)
+    gm.export_saved_model(model, tmp_path / "saved", records)
+    predicted, support, query = drawn_rows(model, records, columns)
+    assert np.abs(predicted["adapted"] - predicted["unadapted"]).max() > 0.01
+    predictor = Predictor.load(tmp_path / "saved")
+    rows = {name: values[query] for name, values in columns.items()}
+    served = predictor(rows, {name: values[support] for name, values in columns.items()}, tasks=3)
+    np.testing.assert_allclose(served, predicted["adapted"], atol=2e-6)
+    alone = predictor(rows, {name: values[:0] for name, values in columns.items()})
+    np.testing.assert_allclose(alone, predicted["unadapted"], atol=2e-6)
+
+
 def test_a_task_never_seen_is_predicted_unadapted(trained, drawn, predictor):
     columns, (predicted, _, query) = trained[2], drawn
     rows = {name: values[query] for name, values in columns.items()}

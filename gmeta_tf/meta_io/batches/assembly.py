@@ -37,16 +37,17 @@ def assemble_batch(
     if isinstance(most_rows, tf.Tensor):
         num_support = tf.minimum(num_support, most_rows - 1)
     present = _is_present(episodes, num_support, most_rows)
-    label = tf.bitcast(words[:, :, 0], tf.float32)
-    if schema.positive_from is not None:
-        label = tf.cast(label >= schema.positive_from, tf.float32)
+    label = tf.where(present, tf.bitcast(words[:, :, 0], tf.float32), 0.0)
     dense = tf.bitcast(words[:, :, words.shape[2] - len(schema.dense_fields) :], tf.float32)
     rows: LabelledRows = {
         "pairs": {},
-        "label": tf.where(present, label, 0.0),
+        "label": label,
         "weight": tf.cast(present, tf.float32),
         "dense": tf.where(present[:, :, tf.newaxis], dense, 0.0),
     }
+    if schema.positive_from is not None:
+        is_positive = present & (label >= schema.positive_from)
+        rows |= {"label": tf.cast(is_positive, tf.float32), "value": label}
     keys_of, pair_to_keys, counts_of, out_of_range = {}, {}, {}, []
     for group, tables in key_groups(schema).items():
         keys, there, largest = _group_keys(words, schema, tables)
