@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import tempfile
 
+import numpy as np
 import pytest
 from made_data import make_records
 
@@ -76,6 +77,20 @@ def test_a_report_that_rank_0_cannot_write_is_told_on_all_ranks(folder):
     if WORLD.is_chief:
         shutil.rmtree(report)
     barrier(WORLD, name="evaluate_unwritable_removed")
+
+
+def test_an_export_that_rank_0_cannot_write_is_told_on_all_ranks(folder):
+    _, records, model = gm.load_run(str(folder / "run"), WORLD)
+    words = {
+        table.name: np.array([f"v{key}" for key in range(1, table.num_rows)])
+        for table in records.schema.tables
+    }
+    output = folder / "run" / "config.yaml" / "saved_model"  # in a file
+    assert_all_ranks_raise_the_same(
+        lambda: gm.export_saved_model(model, output, words), "config.yaml", "export_told"
+    )
+    gm.export_saved_model(model, folder / "saved_model", words)
+    assert (folder / "saved_model" / "saved_model.pb").is_file()  # once any rank returns
 
 
 def contents(folder):

@@ -298,6 +298,10 @@ def reading_error(description: str, error: duckdb.Error) -> ValueError:
         remedy = "Correct the line, or write each row as a line of its own"
         if "byte order mark" in text:
             remedy = "Write the file again without the mark (the encoding utf-8, not utf-8-sig)"
+    elif "state machine reached an invalid state" in text:
+        place = file[1] if file else description
+        reason = "expected lines that end alike, got some that end in CRLF (or CR) and some in LF"
+        remedy = r"Give all of them one end, for example with sed 's/\r$//'"
     elif line is None:
         first_lines = " ".join(text.split("\n")[:4])
         return ValueError(f"{description} cannot be read: {first_lines[:_SHOWN_LETTERS]}")

@@ -12,7 +12,7 @@ import pytest
 from gmeta_tf.meta_io.sources import line_counts
 from gmeta_tf.meta_io.sources.line_counts import check_every_line
 from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
-from gmeta_tf.meta_io.sources.sources import files_source
+from gmeta_tf.meta_io.sources.sources import files_source, reading_error
 
 SWALLOWED = (
     'user\tnews\ttitle\nu1\tn1\tplain\nu1\tn2\t"Foo\nu1\tn3\tbetween\nu2\tn4\tbaz"\nu2\tn5\tlast\n'
@@ -51,6 +51,16 @@ def test_an_empty_line_in_place_of_the_header(tmp_path):
     (tmp_path / "log.csv").write_text("\na,b\n1,2\n")
     with pytest.raises(ValueError, match=r"log.csv .* its header in the first line, got an empty"):
         files_source(tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize("text", ["a,b\r\n1,2\n3,4\r\n", "a,b\n1,2\r\n3,4\n", "a,b\n1,x\ry\n3,4\n"])
+def test_ends_of_lines_that_differ(text, tmp_path):
+    (tmp_path / "log.csv").write_bytes(text.encode())
+    with pytest.raises(duckdb.Error) as raised:
+        check(tmp_path / "log.csv")
+    told = str(reading_error("log.csv", raised.value))
+    assert "log.csv: expected lines that end alike, got some that end in CRLF" in told
+    assert "sed 's/\\r$//'" in told
 
 
 def test_the_file_is_named(tmp_path):
