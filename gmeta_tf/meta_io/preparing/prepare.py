@@ -139,6 +139,8 @@ def prepare(
             generation=0 if old is None else old.generation + 1,
         )
         _check_times(schema, split)
+        # From the first folder that is made on.
+        stack.enter_context(told_of_a_full_disk(output))
         work, spilled = _work_folders(stack, output, spill_folder)
         built = work / "records"
         (built / "vocabulary").mkdir(parents=True)
@@ -158,12 +160,11 @@ def prepare(
             previous=None if old is None else append_of(old, work),
             progress=Progress(progress),
         )
-        with told_of_a_full_disk(output):
-            described = _build(job, _ENGINE_OF[engine], built, writing, os.fspath(output), old)
-            text = sealed(described.describe())
-            (built / "schema.json").write_text(text, encoding="utf-8")
-            with job.progress.stage("moving into place"):
-                _commit(built, output, old, work)
+        described = _build(job, _ENGINE_OF[engine], built, writing, os.fspath(output), old)
+        text = sealed(described.describe())
+        (built / "schema.json").write_text(text, encoding="utf-8")
+        with job.progress.stage("moving into place"):
+            _commit(built, output, old, work)
     return Records.open(output)
 
 
