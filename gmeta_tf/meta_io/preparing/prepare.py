@@ -150,6 +150,8 @@ def prepare(
         before = [] if old is None else known_inputs(old.details.get("inputs"))
         if not allow_same_input:
             check_inputs(source, inputs, before, os.fspath(output))
+        # From the first folder that is made on.
+        stack.enter_context(told_of_a_full_disk(output))
         work, spilled = _work_folders(stack, output, spill_folder)
         built = work / "records"
         (built / "vocabulary").mkdir(parents=True)
@@ -169,16 +171,15 @@ def prepare(
             previous=None if old is None else append_of(old, work),
             progress=shown,
         )
-        with told_of_a_full_disk(output):
-            described = _build(job, _ENGINE_OF[engine], built, writing, os.fspath(output), old)
-            described.details["inputs"] = [*before, *inputs]
-            text = sealed(described.describe())
-            (built / "schema.json").write_text(text, encoding="utf-8")
-            with job.progress.stage("moving into place"):
-                if old is None:
-                    # Another process may have put something else there meanwhile.
-                    check_output(output, overwrite=overwrite, append=False)
-                _commit(built, output, old, work)
+        described = _build(job, _ENGINE_OF[engine], built, writing, os.fspath(output), old)
+        described.details["inputs"] = [*before, *inputs]
+        text = sealed(described.describe())
+        (built / "schema.json").write_text(text, encoding="utf-8")
+        with job.progress.stage("moving into place"):
+            if old is None:
+                # Another process may have put something else there meanwhile.
+                check_output(output, overwrite=overwrite, append=False)
+            _commit(built, output, old, work)
     return Records.open(output)
 
 

@@ -301,6 +301,22 @@ class TestFullDisk:
         assert files_of(folder) == before
         assert not list(tmp_path.glob(".out-*"))
 
+    @pytest.mark.parametrize("made", ["_work_folders", "append_of", "_commit"])
+    def test_before_and_after_the_records(self, made, folder, tmp_path, monkeypatch):
+        """From the first folder that is made on."""
+        before = files_of(folder)
+
+        def full(*_):
+            raise OSError(errno.ENOSPC, "No space left on device", "a hidden folder")
+
+        monkeypatch.setattr(prepare_module, made, full)
+        more = source_of(tmp_path, "more", small_rows("ef", "xw"))
+        with pytest.raises(OSError, match=r"the disk is full: .*Nothing was changed") as raised:
+            prepare(more, SMALL, folder, append=True)
+        assert str(raised.value).endswith(f"{str(folder)!r}")
+        assert files_of(folder) == before
+        assert not list(tmp_path.glob(".out-*"))
+
     @pytest.mark.slow
     @pytest.mark.parametrize(
         ("keys", "largest_file_bytes", "file"),
