@@ -3,6 +3,7 @@
 import collections
 import gc
 import logging
+import re
 
 import keras
 import pytest
@@ -18,7 +19,13 @@ gc.set_threshold(100_000, 20, 20)
 
 
 def pytest_collection_modifyitems(config, items):
-    """Deals the files with most slow tests first, so that two processes end nearly together."""
+    """Deals the files with most slow tests first, so that two processes end nearly together.
+
+    The processes have to agree on the names of tests, so none may hold an object's address.
+    """
+    changing = [item.nodeid for item in items if re.search(r" at 0x[0-9a-f]+", item.nodeid)]
+    if changing:
+        raise pytest.UsageError(f"the name of {changing[0]} is another in each process: give ids.")
     if not hasattr(config, "workerinput"):  # no process of pytest-xdist
         return
     slow = collections.Counter(

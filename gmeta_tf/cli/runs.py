@@ -164,9 +164,11 @@ def training_batches(
 
 
 def training_of(options: TrainOptions, records: gm.Records, world: gm.World) -> Training:
-    """How long the options train."""
-    steps = training_batches(options, records, world).steps_per_epoch
-    return Training(steps * options.epochs, records.contents[TRAIN_SPLIT].tasks)
+    """How long the options train; steps are counted only where a rate falls with them."""
+    steps = 1
+    if options.decay != "none":
+        steps = options.epochs * training_batches(options, records, world).steps_per_epoch
+    return Training(steps, records.contents[TRAIN_SPLIT].tasks)
 
 
 def look_at_records(

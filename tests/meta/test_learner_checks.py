@@ -147,7 +147,7 @@ def test_names_of_losses(names, expected):
         ("auc", r"expected a list of names, such as \['auc', .*got 'auc'\. Put it in a list"),
         (keras.metrics.AUC(), "expected a list of names, .* got an object of AUC"),
     ],
-    ids=str,
+    ids=["object", "Keras' name", "one object of two", "function", "name alone", "object alone"],
 )
 def test_metrics_that_know_nothing_of_tasks(metrics, match):
     with pytest.raises(ValueError, match=match):
