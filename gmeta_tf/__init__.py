@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gmeta_tf.meta.closed_form import ClosedForm as ClosedForm
     from gmeta_tf.meta.inner_loop import InnerLoop as InnerLoop
     from gmeta_tf.meta.losses import RowLoss as RowLoss
+    from gmeta_tf.meta.losses import rating_loss as rating_loss
     from gmeta_tf.meta.meta_model import MetaModel as MetaModel
     from gmeta_tf.meta_io.batches.task_batches import Progress as Progress
     from gmeta_tf.meta_io.batches.task_batches import TaskBatches as TaskBatches
@@ -73,6 +74,7 @@ _HOME = {
     "load_run": "gmeta_tf.cli.runs",
     "models": "gmeta_tf.models",
     "prepare": "gmeta_tf.meta_io.preparing.prepare",
+    "rating_loss": "gmeta_tf.meta.losses",
     "save_checkpoint": "gmeta_tf.saving.checkpoint",
 }
 

@@ -37,6 +37,7 @@ LOSSES = {
     "mse": "mean_squared_error",
     "MSE": "mean_squared_error",
     "MeanSquaredError": "mean_squared_error",
+    "ratings": "ratings",
 }
 """A name of a loss, Keras's included -> the name that it has here."""
 NON_FINITE = ("raise", "skip")

@@ -46,6 +46,7 @@ _FRACTION = _Range("of at least 0 and below 1", lambda number: 0 <= number < 1)
 _SHARE = _Range("above 0 and at most 1", lambda number: 0 < number <= 1)
 _FINITE = _Range("to be a finite number", math.isfinite)
 _RATE = _Range("to be a finite number of at least 0", lambda number: 0 <= number < math.inf)
+_ABOVE_0 = _Range("to be a finite number above 0", lambda number: 0 < number < math.inf)
 _SEED = _Range("of at least 0 and below 2**32", lambda number: 0 <= number < 2**32)
 _ORDER = _Range("to be 1 or 2", lambda number: number in (1, 2))
 
@@ -420,8 +421,12 @@ class TrainOptions(StepOptions):
             it; None is never.
         embedding_scale: the largest absolute value of an initial embedding row; None is 0.05, and
             of factors 0.1.
-        loss: "binary_crossentropy" (bce) for labels of 0 and 1, or "mean_squared_error" (mse) for
-            numbers.
+        loss: "binary_crossentropy" (bce) for labels of 0 and 1, "mean_squared_error" (mse) for
+            numbers, or "ratings": adapt to and learn from ratings by their squared error, where the
+            schema's positive_from makes clicks of them for the metrics.
+        label_centre: of factors and the loss ratings, the label about which numbers are small; None
+            takes the mean label of the first tasks.
+        label_scale: likewise, how far labels are from it; None takes their standard deviation.
         metrics: what `evaluate` reports; None is what the loss suits, auc, task_auc and log_loss
             or rmse and mae.
         validate: evaluate on the split "valid" after each epoch, if the records have it.
@@ -457,6 +462,8 @@ class TrainOptions(StepOptions):
     time_to_live: int | None = _number(None, of=_AT_LEAST_1)
     embedding_scale: float = _of_model(_FINITE)
     loss: str = _word("binary_crossentropy", of=allowed.LOSSES)
+    label_centre: float | None = _number(None, of=_FINITE)
+    label_scale: float | None = _number(None, of=_ABOVE_0)
     metrics: list[str] | None = None
     validate: bool = True
     checkpoint_every: int = _number(10, of=_AT_LEAST_1)
@@ -471,6 +478,13 @@ class TrainOptions(StepOptions):
         _check_metrics(self.metrics)
         if self.model == "factors":
             self._check_closed_form()
+        elif self.loss != "ratings":
+            for name in ("label_centre", "label_scale"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"train: expected --model factors or --loss ratings with {flag_of(name)}, "
+                        f"got --model {self.model} and --loss {self.loss}. Leave it out."
+                    )
         if self.resume and self.overwrite:
             raise ValueError("train: --resume and --overwrite exclude each other.")
         if not self.resume and (self.checkpoint is not None or self.fall_back):
@@ -482,6 +496,11 @@ class TrainOptions(StepOptions):
 
     def _check_closed_form(self) -> None:
         """Raises for an option of gradient steps that would have no effect."""
+        if self.loss == "ratings":
+            raise ValueError(
+                "train: expected --loss bce (clicks are predicted) or mse (labels are) with "
+                "--model factors, which learns from ratings with both, got ratings. Leave it out."
+            )
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in _OF_GRADIENT_STEPS and value != field.default:

@@ -25,7 +25,7 @@ _FIXED: tuple[str, ...] = (
         "row_optimizer",
         "learn_rates",
     ),
-    "embedding_scale",
+    *("embedding_scale", "label_centre", "label_scale"),
 )
 _FIXED_WITH_LEARNED_RATES = (
     "inner_steps",

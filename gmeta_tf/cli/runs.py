@@ -18,7 +18,7 @@ from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.embedding.row_optimizers import RowOptimizer, row_optimizer
 from gmeta_tf.meta.decay import CosineDecay
 from gmeta_tf.meta_io.records.fingerprint import check_fingerprint, has_other_rows
-from gmeta_tf.meta_io.records.first_look import FirstLook, first_look
+from gmeta_tf.meta_io.records.first_look import first_look
 from gmeta_tf.saving.checkpoint import CheckedCheckpoint, restore_checkpoint
 from gmeta_tf.saving.choice import choose_checkpoint
 
@@ -26,6 +26,7 @@ __all__ = [
     "TRAIN_SPLIT",
     "LoadedRun",
     "Training",
+    "as_found_before",
     "build_learner",
     "build_model",
     "check_records",
@@ -53,6 +54,8 @@ _OF_MODEL = (
         "seed",
         "embedding_scale",
         "loss",
+        "label_centre",
+        "label_scale",
     ),
     *("inner_steps", "inner_learning_rate", "embedding_inner_learning_rate", "order"),
     *("adapt_embeddings", "overlap", "learn_rates", "optimizer", "learning_rate"),
@@ -61,6 +64,8 @@ _OF_MODEL = (
     # No model's, but how it is evaluated unless an option says otherwise.
     *("support", "in_time_order"),
 )
+# What is found in the records where it is not given; a checkpoint has what was found.
+_FOUND = ("task_fields", "label_centre", "label_scale")
 TRAIN_SPLIT = "train"
 
 
@@ -80,17 +85,14 @@ def build_model(
     options: TrainOptions,
     schema: gm.Schema,
     world: gm.World,
-    *,
-    look: FirstLook = FirstLook((), 0.0, 1.0),  # noqa: B008, immutable
     training: Training = Training(1, 1),  # noqa: B008, immutable
 ) -> gm.MetaModel:
     """The compiled model that the options describe.
 
     Args:
-        options: of the run.
+        options: of the run; see `look_at_records`.
         schema: what a row is.
         world: the ranks.
-        look: where weights of labels' size start; any for a model that a checkpoint is loaded into.
         training: how long it is trained; any for a model that is not.
     """
     learner = build_learner(options, schema)
@@ -109,7 +111,7 @@ def build_model(
         ),
         world=world,
     )
-    model = gm.MetaModel(learner, embedding, _inner_loop(options, learner, look))
+    model = gm.MetaModel(learner, embedding, _inner_loop(options, learner))
     optimizer = keras.optimizers.get(options.optimizer)
     rate = _rate(options.learning_rate, options, training)
     settings = optimizer.get_config() | {"learning_rate": rate}
@@ -118,12 +120,28 @@ def build_model(
     model.compile(
         type(optimizer).from_config(settings),
         _row_optimizer(options, training),
-        loss=options.loss,
+        loss=_loss(options, schema),
         metrics=options.metrics,
         look_ahead=options.look_ahead,
         non_finite=options.non_finite,
     )
     return model
+
+
+def _loss(options: TrainOptions, schema: gm.Schema) -> str | gm.RowLoss:
+    if options.loss != "ratings":
+        return options.loss
+    if schema.positive_from is None:
+        raise ValueError(
+            "train: expected a schema with positive_from with --loss ratings, which learns from "
+            "ratings and predicts clicks, got one without. Use --loss mse."
+        )
+    return gm.rating_loss(*_units_of_labels(options))
+
+
+def _units_of_labels(options: TrainOptions) -> tuple[float, float]:
+    centre, scale = options.label_centre, options.label_scale
+    return 0.0 if centre is None else centre, 1.0 if scale is None else scale
 
 
 def _rate(rate: float, options: TrainOptions, training: Training) -> Any:
@@ -171,21 +189,19 @@ def training_of(options: TrainOptions, records: gm.Records, world: gm.World) -> 
     return Training(steps, records.contents[TRAIN_SPLIT].tasks)
 
 
-def look_at_records(
-    options: TrainOptions, records: gm.Records, world: gm.World
-) -> tuple[TrainOptions, FirstLook]:
-    """The options with what they leave to the records, and what those tell of labels.
-
-    Every rank must call it.
-    """
-    if options.model != "factors":
-        return options, FirstLook((), 0.0, 1.0)
-    look = first_look(records, TRAIN_SPLIT)
-    if options.task_fields is None:
-        options = dataclasses.replace(options, task_fields=list(look.task_fields))
-        found = ", ".join(look.task_fields) or "none"
-        say(world, f"fields of the task, found in the records: {found} (else --task-fields)")
-    return options, look
+def look_at_records(options: TrainOptions, records: gm.Records, world: gm.World) -> TrainOptions:
+    """The options, with what they leave to the records: `_FOUND`."""
+    if options.model == "factors" or options.loss == "ratings":
+        look = first_look(records, TRAIN_SPLIT)
+        if options.label_centre is None:
+            options = dataclasses.replace(options, label_centre=look.mean)
+        if options.label_scale is None:
+            options = dataclasses.replace(options, label_scale=look.deviation)
+        if options.model == "factors" and options.task_fields is None:
+            options = dataclasses.replace(options, task_fields=list(look.task_fields))
+            found = ", ".join(look.task_fields) or "none"
+            say(world, f"fields of the task, found in the records: {found} (else --task-fields)")
+    return options
 
 
 def build_learner(options: StepOptions, schema: gm.Schema) -> Any:
@@ -211,11 +227,10 @@ def _positions(options: StepOptions, schema: gm.Schema) -> list[int]:
     return [known.index(name) for name in options.task_fields or ()]
 
 
-def _inner_loop(
-    options: TrainOptions, learner: Any, look: FirstLook
-) -> gm.InnerLoop | gm.ClosedForm:
+def _inner_loop(options: TrainOptions, learner: Any) -> gm.InnerLoop | gm.ClosedForm:
     if options.model == "factors":
-        closed: gm.ClosedForm = learner.inner_loop(centre=look.mean, scale=look.deviation)
+        centre, scale = _units_of_labels(options)
+        closed: gm.ClosedForm = learner.inner_loop(centre=centre, scale=scale)
         return closed
     settings: dict[str, Any] = {
         "num_steps": options.inner_steps,
@@ -299,6 +314,15 @@ def load_run(
     return LoadedRun(options, records, model)
 
 
+def as_found_before(options: TrainOptions, checkpoint: CheckedCheckpoint) -> TrainOptions:
+    """The options, with what was found in the records when the checkpoint's model was made."""
+    saved = checkpoint.details.get("options") or {}
+    found: dict[str, Any] = {
+        name: saved.get(name) for name in _FOUND if getattr(options, name) is None
+    }
+    return dataclasses.replace(options, **found)
+
+
 def options_of_model(options: TrainOptions) -> dict[str, Any]:
     """The options that a model's weights belong to, for its checkpoints: JSON values."""
     return {name: getattr(options, name) for name in _OF_MODEL}
@@ -355,8 +379,8 @@ def _as_trained(
         return options
     known = {name: value for name, value in saved.items() if name in _OF_MODEL}
     changed = [name for name, value in known.items() if value != getattr(options, name)]
-    if getattr(options, "task_fields", None) is None:
-        changed = [name for name in changed if name != "task_fields"]  # they were found
+    found = [name for name in _FOUND if getattr(options, name) is None]
+    changed = [name for name in changed if name not in found]
     if changed and world.is_chief:
         said = ", ".join(f"{name} {getattr(options, name)}, not {known[name]}" for name in changed)
         print(

@@ -15,6 +15,7 @@ from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.resuming import changed_options, check_resumed, describe_changes
 from gmeta_tf.cli.run_files import check_run_folder, claim_run_folder
 from gmeta_tf.cli.runs import (
+    as_found_before,
     build_model,
     check_records,
     evaluation_batches,
@@ -53,10 +54,12 @@ def train(options: TrainOptions) -> None:
     records = gm.Records.open(options.records)
     keras.utils.set_random_seed(options.seed)
     chosen = _choose(options, records, world) if options.resume else None
-    asked, options = options, _as_before(options, chosen)
-    options, look = look_at_records(options, records, world)
+    asked = options
+    if chosen is not None:
+        options = as_found_before(options, chosen.checked)
+    options = look_at_records(options, records, world)
     training = training_of(options, records, world)
-    model = build_model(options, records.schema, world, look=look, training=training)
+    model = build_model(options, records.schema, world, training=training)
     begin = gm.Progress() if chosen is None else _restore(model, chosen, options, world)
     batches = training_batches(options, records, world, begin)
     valid = None
@@ -154,14 +157,6 @@ def _choose(options: TrainOptions, records: gm.Records, world: gm.World) -> Chos
     if chosen is not None:
         check_records(chosen.checked, records, world, same_rows=True)
     return chosen
-
-
-def _as_before(options: TrainOptions, chosen: ChosenCheckpoint | None) -> TrainOptions:
-    """The options, with the fields of the task that the checkpoint's model was made with."""
-    if chosen is None or options.task_fields is not None:
-        return options
-    saved = chosen.checked.details.get("options") or {}
-    return dataclasses.replace(options, task_fields=saved.get("task_fields"))
 
 
 def _restore(

@@ -218,7 +218,7 @@ class Metric(abc.ABC):
     @property
     def is_better_when_larger(self) -> bool:
         """Whether a larger value is the better one."""
-        return self.name not in _ERRORS
+        return self.name not in ERRORS
 
     @abc.abstractmethod
     def add(self, sums: FloatArray, rows: Rows) -> None:
@@ -287,7 +287,7 @@ class PooledAuc(Metric):
 
 
 _OF_CLICKS = ("auc", "task_auc", "log_loss", "accuracy")
-_ERRORS = ("log_loss", "mae", "rmse", "task_mae")
+ERRORS = ("log_loss", "mae", "rmse", "task_mae")
 _METRICS: tuple[Metric, ...] = (
     PooledAuc(),
     Mean("task_auc", task_auc, needs_whole_tasks=True),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gmeta_tf.evaluation.metrics import metric
+from gmeta_tf.evaluation.metrics import ERRORS, metric
 from gmeta_tf.meta.losses import RowLoss
 from gmeta_tf.meta.validation import LABEL_REMEDY
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
@@ -32,6 +32,13 @@ def check_labels(batches: TaskBatches, loss: RowLoss, metrics: Sequence[str]) ->
         ValueError: a label out of range.
     """
     of_clicks = [name for name in metrics if metric(name).is_of_clicks]
+    of_errors = [name for name in metrics if name in ERRORS]
+    if loss.takes_values and batches.schema.positive_from is not None and of_errors:
+        raise ValueError(
+            f"metrics: expected those that rank, such as auc and task_auc, with the loss "
+            f"{loss.name} over a schema with positive_from, got {', '.join(of_errors)}: "
+            "predictions are ratings there, and the labels of metrics 0 and 1. Leave it out."
+        )
     if batches.schema.positive_from is not None or not (loss.labels or of_clicks):
         return
     labels = _first_labels(batches)

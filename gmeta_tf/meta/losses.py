@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 
 import tensorflow as tf
 
 from gmeta_tf.allowed import LOSSES, check_word
+from gmeta_tf.batch import LabelledRows, values_of
 
-__all__ = ["RowLoss", "row_loss", "task_losses"]
+__all__ = ["RowLoss", "rating_loss", "row_loss", "task_losses"]
 
 RowFunction = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
@@ -51,6 +53,43 @@ class RowLoss:
     labels: tuple[float, float] | None = None
     takes_logits: bool = False
     predicts_probabilities: bool | None = None
+    takes_values: bool = False
+
+    def labels_of(self, rows: LabelledRows) -> tf.Tensor:
+        """The labels that the loss takes, `[T, R]`."""
+        return values_of(rows) if self.takes_values else rows["label"]
+
+
+def rating_loss(centre: float = 0.0, scale: float = 1.0) -> RowLoss:
+    """The squared error of ratings, where `positive_from` makes clicks of them for the metrics.
+
+    A support rating of 1 says more of a task than that it is no click, and so does one of a query
+    row that is learned from. The prediction is a rating, and ranks as one.
+
+    Args:
+        centre: the rating of an output of 0, such as the mean rating.
+        scale: what an output of 1 adds to it, such as the ratings' standard deviation. The error is
+            in units of it.
+
+    Raises:
+        ValueError: a centre that is not finite, or a scale that is not above 0.
+
+    Example:
+        >>> float(rating_loss(3.5, 0.5).predict(tf.constant(1.0)))
+        4.0
+    """
+    if not math.isfinite(centre) or not 0 < scale < math.inf:
+        raise ValueError(
+            f"rating_loss: expected a finite centre and a finite scale above 0, got {centre} and "
+            f"{scale}."
+        )
+    return RowLoss(
+        "ratings",
+        lambda label, output: tf.square((label - centre) / scale - output),
+        lambda output: centre + scale * output,
+        predicts_probabilities=False,
+        takes_values=True,
+    )
 
 
 _BY_NAME = {
@@ -70,12 +109,14 @@ _BY_NAME = {
         metrics=("rmse", "mae"),
         predicts_probabilities=False,
     ),
+    "ratings": rating_loss(),
 }
 
 
 def row_loss(loss: str | RowLoss) -> RowLoss:
     """The loss of that name: `"binary_crossentropy"` (the learner's output is a logit, the
-    prediction its sigmoid) or `"mean_squared_error"` (the output is the prediction).
+    prediction its sigmoid), `"mean_squared_error"` (the output is the prediction) or `"ratings"`
+    (`rating_loss`, in its units).
 
     `"bce"`, `"mse"` and the names of Keras's classes mean the same.
 

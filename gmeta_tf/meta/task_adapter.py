@@ -159,7 +159,7 @@ class TaskAdapter(Adapter):
 
     def losses(self, part: LabelledRows, outputs: tf.Tensor) -> tf.Tensor:
         """Each task's mean loss over its present rows, `[T]`."""
-        return task_losses(self.row_loss, part["label"], outputs, part["weight"])
+        return task_losses(self.row_loss, self.row_loss.labels_of(part), outputs, part["weight"])
 
     def step_rates(self) -> list[OwnValues]:
         """alpha of each value, for each of the K steps."""

@@ -41,6 +41,7 @@ def test_what_is_not_given_suits_the_model():
         ({"inner_steps": 2}, "--inner-steps 2 is an option of gradient steps"),
         ({"order": 1}, "--order 1 is an option of gradient steps"),
         ({"learn_rates": True}, "--learn-rates True is an option of gradient steps"),
+        ({"loss": "ratings"}, "expected --loss bce .clicks are predicted. or mse"),
         ({"hidden": [8]}, "expected no --hidden with --model factors"),
     ],
 )
@@ -63,7 +64,10 @@ def test_a_run_is_evaluated_exported_and_goes_on(folder, run, capsys):
     cli.main(["evaluate", "--run", str(run), "--json"])
     report = json.loads(capsys.readouterr().out)
     assert 0 < report["auc_adapted"] < 1
-    _, _, model = load_run(str(run), gm.World())
+    options, _, model = load_run(str(run), gm.World())
+    assert options.task_fields == []  # found, and in the checkpoint
+    assert 1 < options.label_centre < 5
+    assert model.inner.scale == options.label_scale != 1
     assert isinstance(model.row_optimizer, ShrunkRows)
     assert isinstance(model.row_optimizer.optimizer.learning_rate, CosineDecay)
     cli.main(["export", "--run", str(run)])

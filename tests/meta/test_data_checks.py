@@ -59,6 +59,15 @@ def test_clicks_suit_everything(ratings, tmp_path):
         check_labels(batches, NUMBERS, ["auc", "rmse"])
 
 
+def test_errors_of_ratings_beside_clicks(ratings):
+    clicks = dataclasses.replace(ratings, schema=SCHEMA)
+    loss = row_loss("ratings")
+    check_labels(batches_of(clicks), loss, loss.metrics)
+    check_labels(batches_of(ratings), loss, ["rmse", "mae"])
+    with pytest.raises(ValueError, match=r"the loss ratings over a schema .*, got rmse, mae: pred"):
+        check_labels(batches_of(clicks), loss, ["auc", "rmse", "mae"])
+
+
 @pytest.mark.parametrize("wrong", [-1.0, 1.5, np.nan])
 def test_one_label_is_enough(tmp_path, wrong):
     records = with_labels(tmp_path, [0.0, 1.0, wrong, 1.0])
