@@ -23,8 +23,8 @@ class CosineDecay(keras.optimizers.schedules.LearningRateSchedule):
         steps: after how many steps it is 0.
 
     Example:
-        >>> float(CosineDecay(0.5, 10)(5))
-        0.25
+        >>> float(CosineDecay(0.5, 10)(0))
+        0.5
     """
 
     rate: float

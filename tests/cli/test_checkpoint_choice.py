@@ -159,7 +159,7 @@ def test_the_same_values_in_other_rows(folder, run, small, tmp_path, capsys):
 
 def test_a_run_goes_on_after_rows_were_appended(folder, run, small, tmp_path, capsys):
     records = shutil.copytree(folder / "records", tmp_path / "records")
-    prepared(folder, folder / "log.csv", records, "--append")
+    prepared(folder, folder / "log.csv", records, "--append", "--allow-same-input")
     # Nothing is left to train; what is compared is.
     words = ["--records", str(records), "--run", str(run), *small, "--resume", "--epochs", "2"]
     capsys.readouterr()

@@ -16,6 +16,7 @@ from made_log import SCHEMA, write_log
 from remote_store import running_remote, why_not
 
 import gmeta_tf as gm
+from gmeta_tf.meta_io.sealed_json import fault_of_seal
 
 pytestmark = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
@@ -93,6 +94,8 @@ def without_sources(content):
         return content
     values = json.loads(content)
     assert values["details"].pop("sources")
+    assert fault_of_seal(content) is None
+    del values["digest"]  # of the sources, too
     return values
 
 

@@ -956,7 +956,8 @@ def test_static_shapes(tmp_path, schema):
         matrix = tf.TensorSpec([T, size], tf.float32)
         pairs = {group: tf.TensorSpec([T, size, n], tf.int32) for group, n in slots.items()}
         dense = tf.TensorSpec([T, size, 1], tf.float32)
-        return {"pairs": pairs, "dense": dense, "label": matrix, "weight": matrix}
+        floats = dict.fromkeys(("label", "value", "weight"), matrix)
+        return {"pairs": pairs, "dense": dense, **floats}
 
     assert batches.dataset().element_spec == {
         "task": tf.TensorSpec([T], tf.int64),
