@@ -64,6 +64,8 @@ def _auc(records: pathlib.Path, run: pathlib.Path, seed: int, wire: str, epochs:
     _gmeta_tf(
         _RANKS,
         *("train", "--config", config, "--tasks", 32 // _RANKS, "--seed", seed, "--wire", wire),
+        # As when its figures were taken.
+        *("--loss", "bce", "--decay", "none", "--inner-learning-rate", 0.5),
         # ReplicationChoice of small tables would not travel.
         *("--epochs", epochs, "--replicate", "never", "--records", records, "--run", run),
     )
