@@ -64,7 +64,7 @@ def _word(default: str | None, of: Collection[str]) -> Any:
 
 
 def _of_model(of: _Range | None = None, words: Collection[str] | None = None) -> Any:
-    """An option that is None until `_defaults_of_model` says what suits the model."""
+    """An option that is None until `_fill_in` gives it what suits the model."""
     metadata = {"range": of} if words is None else {"words": words}
     return dataclasses.field(default=None, metadata=metadata)
 

@@ -190,7 +190,7 @@ def training_of(options: TrainOptions, records: gm.Records, world: gm.World) -> 
 
 
 def look_at_records(options: TrainOptions, records: gm.Records, world: gm.World) -> TrainOptions:
-    """The options, with what they leave to the records: `_FOUND`."""
+    """The options, with what they leave to the records: `_FOUND`. Reads the first episodes."""
     if options.model == "factors" or options.loss == "ratings":
         look = first_look(records, TRAIN_SPLIT)
         if options.label_centre is None:

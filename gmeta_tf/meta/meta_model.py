@@ -60,7 +60,8 @@ class MetaModel(RankedModel):
         learner: the Keras model that tasks adapt. Its input is a dict: `"embedded"` float
             `[R, F, D]`, one vector for each key field in the schema's order (`"embedded_16"` those
             of tables that state width 16), and `"dense"` float `[R, num_dense]` where the schema
-            has dense fields. Its output is one number a row, `[R]` or `[R, 1]`.
+            has dense fields. Its output is one number a row, `[R]` or `[R, 1]`; in closed form
+            `[R, H (1 + D)]`, see `ClosedForm`.
         embedding: the tables.
         inner: how a task adapts.
     """
