@@ -156,26 +156,36 @@ def predictive(own: Posterior, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     return tf.linalg.matvec(features, own.mean), tf.reduce_sum(tf.square(spread), axis=1)
 
 
-def query_loss(support: TaskRowsSeen, query: TaskRowsSeen, noise: tf.Tensor) -> tf.Tensor:
+def query_loss(
+    before: Evidence, own: Posterior, query: TaskRowsSeen, noise: tf.Tensor
+) -> tf.Tensor:
     """`-log p(query labels | support labels)` of each task, in nats, `[T]`.
 
     The joint likelihood: query rows share the task's own values, of which the support says only so
     much, so they are not independent. It is the likelihood of all rows over that of the support.
+
+    Args:
+        before: the evidence of the support rows.
+        own: the posterior after them.
+        query: the rows to be judged.
+        noise: the standard deviation of a label about its prediction, a scalar.
     """
-    before = evidence(support, noise)
     added = evidence(query, noise)
     after = Evidence(before.precision + added.precision, before.pull + added.pull)
-    # Both posteriors in one call: a small Cholesky is mostly overhead.
-    own = posterior(Evidence(*(tf.concat(pair, axis=0) for pair in zip(before, after))))
-    pull = tf.concat([before.pull, after.pull], axis=0)
-    explained = tf.reduce_sum(own.mean * pull, axis=1)
-    log_root = tf.reduce_sum(tf.math.log(tf.linalg.diag_part(own.root)), axis=1)
-    explained_before, explained_after = tf.split(explained, 2)
-    log_root_before, log_root_after = tf.split(log_root, 2)
+    all_rows = posterior(after)
     squares = tf.reduce_sum(tf.square(query.residual / noise), axis=1)
     return (
-        0.5 * (squares - explained_after + explained_before)
-        + log_root_after
-        - log_root_before
+        0.5 * (squares - _explained(all_rows, after) + _explained(own, before))
+        + _log_root(all_rows)
+        - _log_root(own)
         + query.count * (tf.math.log(noise) + 0.5 * math.log(2 * math.pi))
     )
+
+
+def _explained(own: Posterior, seen: Evidence) -> tf.Tensor:
+    return tf.reduce_sum(own.mean * seen.pull, axis=1)
+
+
+def _log_root(own: Posterior) -> tf.Tensor:
+    """Half the log determinant of the inverse covariance, `[T]`."""
+    return tf.reduce_sum(tf.math.log(tf.linalg.diag_part(own.root)), axis=1)

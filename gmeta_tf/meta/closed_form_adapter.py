@@ -108,11 +108,13 @@ class ClosedFormAdapter(Adapter):
         query = self._prior(own_rows, batch["query"], training=training)
         seen, asked = self._seen(support, batch["support"]), self._seen(query, batch["query"])
         noise = tf.exp(self.weights["log_noise"])
-        added, variance = predictive(posterior(evidence(seen, noise)), query.features)
+        before = evidence(seen, noise)
+        own = posterior(before)
+        added, variance = predictive(own, query.features)
         mean, variance = query.mean + added, variance + tf.square(noise)
         # The likelihood of labels: densities in other units differ by the scale.
         units = asked.count * tf.convert_to_tensor(self.weights["log_scale"])
-        losses = self._over_heads(query_loss(seen, asked, noise) + units)
+        losses = self._over_heads(query_loss(before, own, asked, noise) + units)
         if self.row_loss.takes_logits:
             losses += self._only_the_cut_learns(mean, variance, batch["query"])
         return QueryPass(self._outputs(mean, variance), losses)

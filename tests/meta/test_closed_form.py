@@ -74,9 +74,14 @@ def test_without_support_the_prior_stands():
     assert np.abs(own.mean[0]).min() > 1e-3
 
 
+def loss_of(support, query, noise):
+    before = evidence(support, noise)
+    return query_loss(before, posterior(before), query, noise)
+
+
 def test_query_loss_is_the_joint_likelihood_given_the_support():
     rows = made()
-    found = query_loss(seen(rows, OF_SUPPORT), seen(rows, OF_QUERY), tf.constant(NOISE, tf.float64))
+    found = loss_of(seen(rows, OF_SUPPORT), seen(rows, OF_QUERY), tf.constant(NOISE, tf.float64))
     for task in range(TASKS):
         every, support = present(rows, task, slice(None)), present(rows, task, OF_SUPPORT)
         expected = log_density(*support[::-1], NOISE) - log_density(*every[::-1], NOISE)
@@ -93,7 +98,7 @@ def test_gradients_of_the_query_loss_are_those_of_finite_differences():
             TaskRowsSeen.of(features[:, rows], residual[:, rows], tf.constant(weight[:, rows]))
             for rows in (OF_SUPPORT, OF_QUERY)
         ]
-        return tf.reduce_sum(query_loss(*parts, noise))
+        return tf.reduce_sum(loss_of(*parts, noise))
 
     def slope(features, residual, noise):
         with tf.GradientTape() as tape:
