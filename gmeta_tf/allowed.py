@@ -43,7 +43,7 @@ LOSSES = {
 NON_FINITE = ("raise", "skip")
 
 # The command line alone.
-LEARNERS = ("melu", "maml_dlrm", "factors")
+LEARNERS = ("melu", "maml_dlrm", "mmaml", "cbml", "factors", "dlrm")
 DECAYS = ("none", "cosine")
 KEYS_FROM = ("records", "uniform")
 REPLICATE: dict[str, str | bool] = {"auto": "auto", "always": True, "never": False}

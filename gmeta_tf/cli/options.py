@@ -85,6 +85,9 @@ _GRADIENT_STEPS: dict[str, Any] = {
 _DEFAULTS_OF_MODEL: dict[str, dict[str, Any]] = {
     "melu": _GRADIENT_STEPS,
     "maml_dlrm": _GRADIENT_STEPS,
+    "mmaml": _GRADIENT_STEPS,
+    "cbml": _GRADIENT_STEPS,
+    "dlrm": _GRADIENT_STEPS,
     "factors": {
         "width": 24,
         "row_optimizer": "lazy_adam",
@@ -294,8 +297,9 @@ class StepOptions(_Options):
 
     Attributes:
         records: what `gmeta-tf prepare` made.
-        model: the learner, "melu", "maml_dlrm" or "factors"; docs/models.md tells which to choose.
-        hidden: the widths of the hidden layers of melu and maml_dlrm.
+        model: the learner, "melu", "maml_dlrm", "mmaml", "cbml", "factors", or "dlrm", which does
+            not adapt; docs/models.md tells which to choose.
+        hidden: the widths of the hidden layers; factors has none.
         heads: of factors, the models side by side whose predictions are averaged; they share the
             width evenly. None is 4.
         task_fields: of factors, the fields that describe the task, such as a user's age. None finds
@@ -476,6 +480,8 @@ class TrainOptions(StepOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_metrics(self.metrics)
+        if self.model == "dlrm":
+            self._check_gradient_steps("dlrm does not adapt")
         if self.model == "factors":
             self._check_closed_form()
         elif self.loss != "ratings":
@@ -495,18 +501,22 @@ class TrainOptions(StepOptions):
             )
 
     def _check_closed_form(self) -> None:
-        """Raises for an option of gradient steps that would have no effect."""
+        """Raises for an option that would have no effect on factors."""
         if self.loss == "ratings":
             raise ValueError(
                 "train: expected --loss bce (clicks are predicted) or mse (labels are) with "
                 "--model factors, which learns from ratings with both, got ratings. Leave it out."
             )
+        self._check_gradient_steps("factors adapts in closed form")
+
+    def _check_gradient_steps(self, reason: str) -> None:
+        """Raises for an option of gradient steps that would have no effect."""
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if field.name in _OF_GRADIENT_STEPS and value != field.default:
                 raise ValueError(
                     f"train: {flag_of(field.name)} {value} is an option of gradient steps, and "
-                    "factors adapts in closed form. Leave it out, or train another --model."
+                    f"{reason}. Leave it out, or train another --model."
                 )
 
 

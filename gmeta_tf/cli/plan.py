@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import tensorflow as tf
+
 import gmeta_tf as gm
 from gmeta_tf.allowed import replicate_of
 from gmeta_tf.cli.options import PlanOptions
-from gmeta_tf.cli.runs import TRAIN_SPLIT, build_learner, training_batches
+from gmeta_tf.cli.runs import TRAIN_SPLIT, build_learner, build_task_encoder, training_batches
 from gmeta_tf.embedding.pooling import one_row
 from gmeta_tf.embedding.replication_rule import choose_replicated
 from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.evaluation.json_report import json_report
+from gmeta_tf.meta.task_encoder import TASK_INPUT, TaskEncoder
 from gmeta_tf.planner.key_requests import counted_requests, uniform_requests
 from gmeta_tf.planner.placement import place
 from gmeta_tf.planner.report import placement_lines
@@ -68,7 +71,15 @@ def plan(options: PlanOptions) -> None:
 
 
 def _num_dense_weights(options: PlanOptions, schema: gm.Schema) -> int:
-    """The numbers in the learner's weights, found by running it on one row of zeros."""
+    """The numbers in the dense weights, found by running the models on rows of zeros."""
     learner = build_learner(options, schema)
-    learner(one_row(schema, options.width))
-    return sum(int(variable.shape.num_elements()) for variable in learner.trainable_variables)
+    model = build_task_encoder(options, learner)
+    example = one_row(schema, options.width)
+    variables = []
+    if model is not None:
+        encoder = TaskEncoder(model, example)
+        example[TASK_INPUT] = tf.zeros([1, encoder.size])
+        variables += model.trainable_variables
+    learner(example)
+    variables += learner.trainable_variables
+    return sum(int(variable.shape.num_elements()) for variable in variables)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import keras
 
@@ -29,6 +29,7 @@ __all__ = [
     "as_found_before",
     "build_learner",
     "build_model",
+    "build_task_encoder",
     "check_records",
     "evaluation_batches",
     "load_run",
@@ -96,6 +97,7 @@ def build_model(
         training: how long it is trained; any for a model that is not.
     """
     learner = build_learner(options, schema)
+    encoder = build_task_encoder(options, learner)
     embedding = gm.ShardedEmbedding(
         schema,
         options.width,
@@ -111,7 +113,8 @@ def build_model(
         ),
         world=world,
     )
-    model = gm.MetaModel(learner, embedding, _inner_loop(options, learner))
+    inner = _inner_loop(options, learner)
+    model = gm.MetaModel(learner, embedding, inner, task_encoder=encoder)
     optimizer = keras.optimizers.get(options.optimizer)
     rate = _rate(options.learning_rate, options, training)
     settings = optimizer.get_config() | {"learning_rate": rate}
@@ -213,7 +216,29 @@ def build_learner(options: StepOptions, schema: gm.Schema) -> Any:
     if options.model == "factors":
         return gm.models.Factors(_positions(options, schema), heads=options.heads)
     hidden = tuple(options.hidden)
-    return gm.models.MeLU(hidden) if options.model == "melu" else gm.models.MamlDLRM(top=hidden)
+    makers: dict[str, Any] = {
+        "melu": gm.models.MeLU,
+        "mmaml": gm.models.MMAML,
+        "cbml": gm.models.CBML,
+        "maml_dlrm": lambda hidden: gm.models.MamlDLRM(top=hidden),
+        "dlrm": lambda hidden: gm.models.DLRM(top=hidden),
+    }
+    return makers[options.model](hidden)
+
+
+def build_task_encoder(options: StepOptions, learner: Any) -> Any:
+    """What reads the support rows before the inner loop: a Keras model, or None.
+
+    Args:
+        options: of the run.
+        learner: what `build_learner` made of them.
+    """
+    if options.model not in ("mmaml", "cbml"):
+        return None
+    if getattr(options, "loss", "") != "ratings":
+        return learner.task_encoder()
+    centre, scale = _units_of_labels(cast(TrainOptions, options))
+    return learner.task_encoder(centre=centre, scale=scale)
 
 
 def _positions(options: StepOptions, schema: gm.Schema) -> list[int]:
@@ -232,6 +257,8 @@ def _inner_loop(options: TrainOptions, learner: Any) -> gm.InnerLoop | gm.Closed
         centre, scale = _units_of_labels(options)
         closed: gm.ClosedForm = learner.inner_loop(centre=centre, scale=scale)
         return closed
+    if options.model == "dlrm":
+        return gm.InnerLoop(0)  # trained on the query rows as they are: no meta-learning
     settings: dict[str, Any] = {
         "num_steps": options.inner_steps,
         "learning_rate": options.inner_learning_rate,

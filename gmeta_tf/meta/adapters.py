@@ -13,6 +13,7 @@ from gmeta_tf.meta.fast_weights import TaskLearner
 from gmeta_tf.meta.inner_loop import InnerLoop
 from gmeta_tf.meta.learner_checks import check_one_number
 from gmeta_tf.meta.task_adapter import TaskAdapter
+from gmeta_tf.meta.task_encoder import TaskEncoder
 
 __all__ = ["adapter_of"]
 
@@ -24,6 +25,7 @@ def adapter_of(
     example: dict[str, tf.Tensor],
     *,
     lanes: int,
+    encoder: TaskEncoder | None = None,
 ) -> Adapter:
     """The adapter that `inner` describes.
 
@@ -33,12 +35,20 @@ def adapter_of(
         inner: how a task adapts.
         example: the learner's inputs for one row.
         lanes: in how many parts the tasks of a step are computed side by side.
+        encoder: what reads the support rows before the inner loop, if anything does.
 
     Raises:
         ValueError: the learner does not suit; see the adapters.
     """
     if isinstance(inner, ClosedForm):
+        if encoder is not None:
+            raise ValueError(
+                "MetaModel: expected no task_encoder with ClosedForm, whose prior may not know the "
+                "support rows that its posterior reads. Use InnerLoop, or leave task_encoder out."
+            )
         return ClosedFormAdapter(learner, inner, example, embedding.schema, lanes=lanes)
     check_one_number(learner, example)
     tasks = TaskLearner(learner, inner.adapt_dense, example, form=inner.fast_weights)
-    return TaskAdapter(tasks, inner, embedding.schema, embedding.groups, lanes=lanes)
+    return TaskAdapter(
+        tasks, inner, embedding.schema, embedding.groups, lanes=lanes, encoder=encoder
+    )

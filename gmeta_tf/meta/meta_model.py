@@ -34,6 +34,7 @@ from gmeta_tf.meta.learner_checks import (
 )
 from gmeta_tf.meta.losses import RowLoss, row_loss
 from gmeta_tf.meta.ranked_model import RankedModel
+from gmeta_tf.meta.task_encoder import TASK_INPUT, TaskEncoder
 from gmeta_tf.meta.validation import (
     check,
     key_findings,
@@ -59,11 +60,12 @@ class MetaModel(RankedModel):
     Attributes:
         learner: the Keras model that tasks adapt. Its input is a dict: `"embedded"` float
             `[R, F, D]`, one vector for each key field in the schema's order (`"embedded_16"` those
-            of tables that state width 16), and `"dense"` float `[R, num_dense]` where the schema
-            has dense fields. Its output is one number a row, `[R]` or `[R, 1]`; in closed form
-            `[R, H (1 + D)]`, see `ClosedForm`.
+            of tables that state width 16), `"dense"` float `[R, num_dense]` where the schema has
+            dense fields, and `"task"` float `[R, M]` where there is a task encoder. Its output is
+            one number a row, `[R]` or `[R, 1]`; in closed form `[R, H (1 + D)]`, see `ClosedForm`.
         embedding: the tables.
         inner: how a task adapts.
+        task_encoder: the Keras model that reads the support rows before the inner loop, or None.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class MetaModel(RankedModel):
         embedding: ShardedEmbedding,
         inner: InnerLoop | ClosedForm | None = None,
         *,
+        task_encoder: keras.Model | None = None,
         lanes: int | None = None,
         name: str = "meta_model",
     ) -> None:
@@ -82,6 +85,8 @@ class MetaModel(RankedModel):
             embedding: the tables.
             inner: how a task adapts, by gradient steps (`InnerLoop`) or in closed form
                 (`ClosedForm`); None is `InnerLoop()`.
+            task_encoder: a Keras model of a task's support rows, whose output is one more input of
+                the learner; see `TaskEncoder`.
             lanes: in how many parts the tasks of a step are computed side by side; None is what
                 suits the rank's cores (`threads.num_lanes`). Results are equal but for rounding.
             name: of the model.
@@ -102,8 +107,17 @@ class MetaModel(RankedModel):
             raise ValueError(f"MetaModel: expected lanes of at least 1, got {lanes}.")
         self.lanes = num_lanes(self.world) if lanes is None else lanes
         example = one_row(embedding.schema, embedding.width)
+        self.task_encoder = task_encoder
+        encoder = None if task_encoder is None else TaskEncoder(task_encoder, example)
+        if encoder is not None:
+            example[TASK_INPUT] = tf.zeros([1, encoder.size])
         check_call(learner, example)
-        self.adapter = adapter_of(learner, embedding, self.inner, example, lanes=self.lanes)
+        if encoder is not None:
+            encoder.check_read(learner, example)
+        self.adapter = adapter_of(
+            learner, embedding, self.inner, example, lanes=self.lanes, encoder=encoder
+        )
+        self._example = example
         self.adapter.make_weights(self.add_weight)
         for index, variable in enumerate(self.trainable_variables):
             value = tf.convert_to_tensor(variable.value)
@@ -155,9 +169,7 @@ class MetaModel(RankedModel):
         chosen_loss = row_loss(loss)
         metrics = chosen_loss.metrics if metrics is None else metrics
         check_metrics(chosen_loss, metrics)
-        check_output(
-            self.learner, one_row(self.embedding.schema, self.embedding.width), chosen_loss
-        )
+        check_output(self.learner, self._example, chosen_loss)
         check_word("MetaModel.compile: non_finite", non_finite, NON_FINITE)
         if options.get("steps_per_execution", 1) == "auto":
             raise ValueError(

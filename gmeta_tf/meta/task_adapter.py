@@ -17,6 +17,7 @@ from gmeta_tf.meta.fast_weights import TaskLearner
 from gmeta_tf.meta.features import features_of, rows_of_pairs
 from gmeta_tf.meta.inner_loop import InnerLoop, adapt, descend_values
 from gmeta_tf.meta.losses import task_losses
+from gmeta_tf.meta.task_encoder import TaskEncoder, with_task
 from gmeta_tf.schema import Schema
 
 __all__ = ["AdaptedTasks", "OwnValues", "SupportForward", "TaskAdapter"]
@@ -54,10 +55,12 @@ class AdaptedTasks(NamedTuple):
     Attributes:
         dense: the tasks' fast weights.
         rows: group -> float `[P, D]`, each (task, key) pair's row as the query reads it.
+        encoding: the task embeddings, `[T, M]`; None without a task encoder.
     """
 
     dense: list[Any]
     rows: Rows
+    encoding: tf.Tensor | None = None
 
 
 class TaskAdapter(Adapter):
@@ -69,6 +72,7 @@ class TaskAdapter(Adapter):
     Attributes:
         tasks: the learner, with fast weights.
         inner: how a task adapts.
+        encoder: what reads the support rows before the inner loop, if anything does.
         groups: the groups of tables whose rows adapt.
         rates: alpha of each step and value, `[K, values]`: the adapted dense variables, then
             `groups`.
@@ -82,6 +86,7 @@ class TaskAdapter(Adapter):
         groups: tuple[str, ...],
         *,
         lanes: int,
+        encoder: TaskEncoder | None = None,
     ) -> None:
         """Puts a learner and an inner loop together.
 
@@ -91,9 +96,10 @@ class TaskAdapter(Adapter):
             schema: what a row is.
             groups: all groups of tables.
             lanes: see the class.
+            encoder: see the class.
         """
         super().__init__(schema, lanes)
-        self.tasks, self.inner = tasks, inner
+        self.tasks, self.inner, self.encoder = tasks, inner, encoder
         self.fallback_reason = tasks.fallback_reason
         self.adapted_paths = [variable.path for variable in tasks.adapted]
         self.groups = groups if inner.adapt_embeddings else ()
@@ -117,7 +123,9 @@ class TaskAdapter(Adapter):
         return QueryPass(outputs, self.losses(batch["query"], outputs))
 
     def unadapted_outputs(self, rows: Rows, batch: Batch) -> tf.Tensor:
-        features = features_of(rows_of_pairs(rows, batch), batch["query"], self.schema)
+        own_rows = rows_of_pairs(rows, batch)
+        encoding = self._encoding(own_rows, batch["support"], training=False, blind=True)
+        features = self._features(own_rows, batch["query"], encoding)
         return self.tasks(None, features, training=False)
 
     def adapt(self, rows: Rows, batch: Batch, *, training: bool) -> AdaptedTasks:
@@ -130,10 +138,11 @@ class TaskAdapter(Adapter):
         """
         own_rows = rows_of_pairs(rows, batch)
         support = batch["support"]
+        encoding = self._encoding(own_rows, support, training=training)
 
         def forward(own: OwnValues, watch: Watch) -> SupportForward:
             watch(own.rows)
-            features = features_of({**own_rows, **own.rows}, support, self.schema)
+            features = self._features({**own_rows, **own.rows}, support, encoding)
             record = self.tasks.support_forward(own.dense, features, training=training, watch=watch)
             losses = self.losses(support, record.outputs)
             return SupportForward(losses, OwnValues(record.values, own.rows), record.inputs)
@@ -150,11 +159,11 @@ class TaskAdapter(Adapter):
         )
         own = adapt(forward, descend, start, self.step_rates(), order=self.inner.order)
         read = own_rows if self.inner.overlap == "stale" else {**own_rows, **own.rows}
-        return AdaptedTasks(own.dense, read)
+        return AdaptedTasks(own.dense, read, encoding)
 
     def query_outputs(self, adapted: AdaptedTasks, batch: Batch, *, training: bool) -> tf.Tensor:
         """The learner's outputs on the query rows, `[T, Q]`."""
-        features = features_of(adapted.rows, batch["query"], self.schema)
+        features = self._features(adapted.rows, batch["query"], adapted.encoding)
         return self.tasks(adapted.dense, features, training=training)
 
     def losses(self, part: LabelledRows, outputs: tf.Tensor) -> tf.Tensor:
@@ -172,6 +181,22 @@ class TaskAdapter(Adapter):
             )
             for step in range(self.inner.num_steps)
         ]
+
+    def _encoding(
+        self, own_rows: Rows, support: LabelledRows, *, training: bool, blind: bool = False
+    ) -> tf.Tensor | None:
+        if self.encoder is None:
+            return None
+        labels = self.row_loss.labels_of(support)
+        return self.encoder.encode(
+            own_rows, support, labels, self.schema, training=training, blind=blind
+        )
+
+    def _features(
+        self, own_rows: Rows, part: LabelledRows, encoding: tf.Tensor | None
+    ) -> dict[str, tf.Tensor]:
+        features = features_of(own_rows, part, self.schema)
+        return features if encoding is None else with_task(features, encoding)
 
     def _first_rates(self) -> np.ndarray:
         dense = [self.inner.learning_rate] * len(self.tasks.adapted)

@@ -50,6 +50,11 @@ def test_options_without_effect_are_refused(given, match):
         options_of(model="factors", **given)
 
 
+def test_a_model_that_does_not_adapt_takes_no_options_of_it():
+    with pytest.raises(ValueError, match=r"--inner-steps 2 is .*, and dlrm does not adapt"):
+        options_of(model="dlrm", inner_steps=2)
+
+
 @pytest.fixture(scope="module")
 def run(folder, tmp_path_factory):
     run = tmp_path_factory.mktemp("factors") / "run"

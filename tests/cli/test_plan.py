@@ -124,7 +124,7 @@ def test_help_says_what_the_report_tells(capsys):
         ),
         (
             ["--world-size", "2", "--model", "gpt"],
-            "--model to be one of melu, maml_dlrm, factors, got",
+            "--model to be one of melu, maml_dlrm, mmaml, cbml, factors, dlrm, got",
         ),
         (
             ["--world-size", "2", "--row-optimizer", "x"],

@@ -78,7 +78,11 @@ def options_without(kind, *, cases, any_value):
 TRAIN = [
     ("records", ["--records", "@none"], "not a records folder"),
     ("records", ["--records", "@precious"], "not a records folder"),
-    ("model", ["--model", "gpt"], "--model to be one of melu, maml_dlrm, factors, got 'gpt'"),
+    (
+        "model",
+        ["--model", "gpt"],
+        "--model to be one of melu, maml_dlrm, mmaml, cbml, factors, dlrm, got 'gpt'",
+    ),
     ("hidden", ["--hidden", "6", "0"], "--hidden of at least 1, got 0"),
     ("width", ["--width", "0"], "--width of at least 1, got 0"),
     ("row_optimizer", ["--row-optimizer", "adam"], "--row-optimizer to be one of sgd"),

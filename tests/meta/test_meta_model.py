@@ -61,7 +61,9 @@ def ends_in_a_sigmoid():
 def meta_model(learner=functional, inner=None, *, scale=0.8, **compiled):
     keras.utils.set_random_seed(7)
     embedding = gm.ShardedEmbedding(made_batches.SCHEMA, WIDTH, scale=scale, world=gm.World())
-    model = gm.MetaModel(learner(), embedding, inner or gm.InnerLoop(1, 0.4))
+    made = learner()
+    encoder = made.task_encoder(width=4) if hasattr(made, "task_encoder") else None
+    model = gm.MetaModel(made, embedding, inner or gm.InnerLoop(1, 0.4), task_encoder=encoder)
     compiled = {"optimizer": keras.optimizers.SGD(0.3), "row_optimizer": gm.SGD(0.3), **compiled}
     model.compile(**compiled)
     return model
@@ -249,11 +251,21 @@ def maml_dlrm():
     return gm.models.MamlDLRM(bottom=(4,), top=(6,))
 
 
+def mmaml():
+    return gm.models.MMAML((6,))
+
+
+def cbml():
+    return gm.models.CBML((6,))
+
+
 LEARNERS = {
     "functional": (functional, gm.InnerLoop),
     "subclass": (Subclass, gm.InnerLoop),
     "melu": (melu, lambda *a, **o: gm.models.MeLU.inner_loop(*a, **o)),
     "maml_dlrm": (maml_dlrm, lambda *a, **o: gm.models.MamlDLRM.inner_loop(*a, **o)),
+    "mmaml": (mmaml, gm.models.MMAML.inner_loop),
+    "cbml": (cbml, gm.models.CBML.inner_loop),
 }
 
 

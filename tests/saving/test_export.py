@@ -93,14 +93,25 @@ def test_serving_equals_the_model_on_raw_rows(trained, drawn, predictor):
     np.testing.assert_allclose(served, predicted["adapted"], atol=2e-6)
 
 
+def closed_form():
+    learner = gm.models.Factors(heads=2)
+    return learner, learner.inner_loop(centre=3.0, scale=1.4), None
+
+
+def encoded():
+    learner = gm.models.CBML((6,))
+    return learner, learner.inner_loop(1, 0.4), learner.task_encoder(width=4)
+
+
 @pytest.mark.slow
-def test_serving_adapts_in_closed_form_as_the_model_does(trained, tmp_path):
+@pytest.mark.parametrize("make", [closed_form, encoded])
+def test_serving_adapts_as_the_model_does(trained, tmp_path, make):
     """The ratings that requests have are ratings there too, and not clicks."""
     _, records, columns, *_ = trained
     keras.utils.set_random_seed(1)
     embedding = gm.ShardedEmbedding(records.schema, 8, scale=0.5)
-    learner = gm.models.Factors(heads=2)
-    model = gm.MetaModel(learner, embedding, learner.inner_loop(centre=3.0, scale=1.4))
+    learner, inner, encoder = make()
+    model = gm.MetaModel(learner, embedding, inner, task_encoder=encoder)
     model.compile(keras.optimizers.Adam(0.05), gm.ShrunkRows(optimizer=gm.SGD(0.01), strength=0.1))
     batches = gm.TaskBatches(records, "train", tasks=4, support=3, query=5)
     model.fit(batches, epochs=1, verbose=0)
