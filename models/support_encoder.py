@@ -37,7 +37,7 @@ class SupportEncoder(keras.layers.Layer):
             name: of the layer.
         """
         super().__init__(name=name)
-        self._centre, self._scale = centre, scale
+        self.centre, self.scale = centre, scale
         self.hidden = keras.layers.Dense(width, activation="relu", name="row_hidden")
         self.row = keras.layers.Dense(width, name="row")
 
@@ -52,7 +52,7 @@ class SupportEncoder(keras.layers.Layer):
         flat = flatten_fields(
             {n: ops.reshape(value, (-1, *value.shape[2:])) for n, value in fields.items()}
         )
-        label = (ops.reshape(label, (-1, 1)) - self._centre) / self._scale
+        label = (ops.reshape(label, (-1, 1)) - self.centre) / self.scale
         rows = self.row(self.hidden(ops.concatenate([flat, label], axis=-1)))
         rows = ops.reshape(rows, (*ops.shape(weight), rows.shape[-1]))
         summed = ops.sum(rows * weight[..., None], axis=1)

@@ -42,10 +42,11 @@ def test_it_prints_a_report(folder, capsys):
     assert max(len(line) for line in lines) <= 100
 
 
-def test_its_json_is_one_line_and_knows_the_dense_weights(folder, capsys):
-    (line,) = run(folder, capsys, "--world-size", "2", "--json").splitlines()
+@pytest.mark.parametrize("name", ["melu", "cbml"])
+def test_its_json_is_one_line_and_knows_the_dense_weights(folder, capsys, name):
+    (line,) = run(folder, capsys, "--world-size", "2", "--json", "--model", name).splitlines()
     shown = json.loads(line)
-    trained = TrainOptions(records=folder, run="", width=4, hidden=[6])
+    trained = TrainOptions(records=folder, run="", width=4, hidden=[6], model=name)
     model = build_model(trained, gm.Records.open(folder).schema, gm.World())
     assert shown["dense_weights"] == sum(
         int(variable.shape.num_elements()) for variable in model.trainable_variables

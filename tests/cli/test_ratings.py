@@ -14,6 +14,7 @@ from gmeta_tf.cli.runs import load_run
 def test_clicks_are_evaluated_and_ratings_learned(folder, small, tmp_path, capsys):
     records, run = str(folder / "records"), tmp_path / "run"
     words = ["train", "--records", records, "--run", str(run), *small, "--loss", "ratings"]
+    words += ["--model", "cbml"]  # whose encoder reads them too
     cli.main([*words, "--epochs", "1"])
     cli.main(["evaluate", "--run", str(run), "--json"])
     report = json.loads(capsys.readouterr().out.splitlines()[-1])
@@ -22,6 +23,8 @@ def test_clicks_are_evaluated_and_ratings_learned(folder, small, tmp_path, capsy
     options, _, model = load_run(str(run), gm.World())
     assert 1 < options.label_centre < 5
     assert model.row_loss.takes_values
+    assert model.task_encoder.support.centre == options.label_centre
+    assert model.task_encoder.support.scale == options.label_scale
     # What was found is the checkpoint's, and nothing that the run was asked for.
     assert yaml.safe_load((run / "config.yaml").read_text())["label_centre"] is None
     cli.main([*words, "--epochs", "2", "--resume"])
