@@ -43,19 +43,26 @@ def predict(options: PredictOptions) -> None:
         else read_rows(options.support, predictor.schema, reading)
     )
     names = (options.query, options.support or "no support rows")
-    predictions = predictor(query, support, tasks=options.tasks, names=names)
+    predicted = {}
+    if predictor.tells_deviation:
+        predicted["prediction"], predicted["deviation"] = predictor.with_deviation(
+            query, support, tasks=options.tasks, names=names
+        )
+    else:
+        predicted["prediction"] = predictor(query, support, tasks=options.tasks, names=names)
     output = pathlib.Path(options.output)
     # A link is followed: what it points to is replaced, and the link stays.
     target = output.resolve()
     with named_if_full(output), work_folder(target) as work:
         with open(work / "predictions.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([*query, "prediction"])
-            writer.writerows(zip(*query.values(), predictions.tolist(), strict=True))
+            writer.writerow([*query, *predicted])
+            values = (one.tolist() for one in predicted.values())
+            writer.writerows(zip(*query.values(), *values, strict=True))
         to_disk(work / "predictions.csv")
         (work / "predictions.csv").replace(target)
         to_disk(target.parent)
-    print(f"{output}: {len(predictions)} rows")
+    print(f"{output}: {len(predicted['prediction'])} rows")
 
 
 def read_rows(

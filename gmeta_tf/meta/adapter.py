@@ -35,10 +35,13 @@ class QueryPass(NamedTuple):
     Attributes:
         outputs: `[T, Q]`, what `RowLoss.predict` takes.
         losses: `[T]`, each task's term of the outer loss.
+        deviation: `[T, Q]`, the standard deviation of the label about its prediction, in units of
+            the label; None where the way to adapt does not tell one.
     """
 
     outputs: tf.Tensor
     losses: tf.Tensor
+    deviation: tf.Tensor | None = None
 
 
 class Adapter(abc.ABC):
@@ -102,7 +105,9 @@ class Adapter(abc.ABC):
         ]
         if len(passed) == 1:
             return passed[0]
-        return QueryPass(*(tf.concat(parts, axis=0) for parts in zip(*passed)))
+        return QueryPass(
+            *(None if parts[0] is None else tf.concat(parts, axis=0) for parts in zip(*passed))
+        )
 
     def outputs(self, rows: Rows, batch: Batch, *, training: bool) -> tf.Tensor:
         """The outputs of `query_pass`, `[T, Q]`."""

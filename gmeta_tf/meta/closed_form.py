@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
 
 __all__ = [
     "ClosedForm",
-    "Evidence",
     "Posterior",
     "TaskRowsSeen",
-    "evidence",
     "posterior",
     "predictive",
     "query_loss",
@@ -101,45 +100,54 @@ class TaskRowsSeen(NamedTuple):
         )
 
 
-class Evidence(NamedTuple):
-    """What rows say of a task's own values z: all that a posterior needs of them.
-
-    Attributes:
-        precision: float `[T, D, D]`, `B^T B / noise^2`.
-        pull: float `[T, D]`, `B^T residual / noise^2`.
-    """
-
-    precision: tf.Tensor
-    pull: tf.Tensor
-
-
 class Posterior(NamedTuple):
-    """The Gaussian of a task's own values after some rows.
+    """The Gaussian of a task's own values after some rows, `A = B / noise` of R rows.
+
+    In whichever form is smaller: its inverse covariance, `I + A^T A`, is D x D; with fewer rows
+    than that, those of the rows' labels, `I + A A^T`, R x R, tells the same.
 
     Attributes:
         mean: float `[T, D]`.
-        root: float `[T, D, D]`, the lower Cholesky factor of its inverse covariance.
+        root: float, the lower Cholesky factor: `[T, D, D]`, or `[T, R, R]`. The determinants of the
+            two are equal.
+        rows: None, or A `[T, R, D]` where the root is that of labels.
+        explained: float `[T]`, `residual^T A mean / noise`: the squares, in units of the noise,
+            that the rows' labels have less of than before.
     """
 
     mean: tf.Tensor
     root: tf.Tensor
+    rows: tf.Tensor | None
+    explained: tf.Tensor
+
+    @property
+    def half_log_determinant(self) -> tf.Tensor:
+        """Half the log determinant of what `root` is of, `[T]`."""
+        return tf.reduce_sum(tf.math.log(tf.linalg.diag_part(self.root)), axis=1)
 
 
-def evidence(rows: TaskRowsSeen, noise: tf.Tensor) -> Evidence:
-    """The evidence of rows; that of two sets of rows adds up."""
-    scaled = rows.features / tf.square(noise)
-    return Evidence(
-        tf.matmul(rows.features, scaled, transpose_a=True),
-        tf.linalg.matvec(scaled, rows.residual, transpose_a=True),
-    )
+def posterior(parts: Sequence[TaskRowsSeen], noise: tf.Tensor) -> Posterior:
+    """A task's own values after some sets of rows; without rows the prior, `N(0, I)`.
 
-
-def posterior(seen: Evidence) -> Posterior:
-    """`N((I + precision)^-1 pull, (I + precision)^-1)`; without rows it is the prior, `N(0, I)`."""
-    identity = tf.eye(seen.pull.shape[-1], dtype=seen.pull.dtype)
-    root = tf.linalg.cholesky(identity + seen.precision)
-    mean = tf.linalg.cholesky_solve(root, seen.pull[..., tf.newaxis])
-    return Posterior(mean[..., 0], root)
+    Args:
+        parts: the sets, each of T tasks.
+        noise: the standard deviation of a label about its prediction, a scalar.
+    """
+    scaled = [(part.features / noise, part.residual / noise) for part in parts]
+    pull = tf.add_n([tf.linalg.matvec(rows, ys, transpose_a=True) for rows, ys in scaled])
+    counts = [part.features.shape[1] for part in parts]
+    width = pull.shape[-1]
+    if None not in counts and sum(counts) < width:
+        rows = tf.concat([rows for rows, _ in scaled], axis=1)
+        residual = tf.concat([ys for _, ys in scaled], axis=1)
+        root = _root(tf.matmul(rows, rows, transpose_b=True))
+        solved = tf.linalg.cholesky_solve(root, residual[..., tf.newaxis])[..., 0]
+        mean = tf.linalg.matvec(rows, solved, transpose_a=True)
+    else:
+        rows = None
+        root = _root(tf.add_n([tf.matmul(one, one, transpose_a=True) for one, _ in scaled]))
+        mean = tf.linalg.cholesky_solve(root, pull[..., tf.newaxis])[..., 0]
+    return Posterior(mean, root, rows, tf.reduce_sum(pull * mean, axis=1))
 
 
 def predictive(own: Posterior, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -152,12 +160,17 @@ def predictive(own: Posterior, features: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
     Returns:
         The posterior mean of `B z` and its variance, each `[T, R]`.
     """
-    spread = tf.linalg.triangular_solve(own.root, tf.linalg.matrix_transpose(features))
-    return tf.linalg.matvec(features, own.mean), tf.reduce_sum(tf.square(spread), axis=1)
+    columns = tf.linalg.matrix_transpose(features)
+    seen = columns if own.rows is None else tf.matmul(own.rows, columns)
+    squares = tf.reduce_sum(tf.square(tf.linalg.triangular_solve(own.root, seen)), axis=1)
+    if own.rows is not None:
+        # Rounding may not make a variance of a difference negative.
+        squares = tf.nn.relu(tf.reduce_sum(tf.square(features), axis=-1) - squares)
+    return tf.linalg.matvec(features, own.mean), squares
 
 
 def query_loss(
-    before: Evidence, own: Posterior, query: TaskRowsSeen, noise: tf.Tensor
+    before: Posterior, support: TaskRowsSeen, query: TaskRowsSeen, noise: tf.Tensor
 ) -> tf.Tensor:
     """`-log p(query labels | support labels)` of each task, in nats, `[T]`.
 
@@ -165,27 +178,22 @@ def query_loss(
     much, so they are not independent. It is the likelihood of all rows over that of the support.
 
     Args:
-        before: the evidence of the support rows.
-        own: the posterior after them.
+        before: the posterior after the support rows.
+        support: the rows that are known.
         query: the rows to be judged.
         noise: the standard deviation of a label about its prediction, a scalar.
     """
-    added = evidence(query, noise)
-    after = Evidence(before.precision + added.precision, before.pull + added.pull)
-    all_rows = posterior(after)
+    after = posterior([support, query], noise)
     squares = tf.reduce_sum(tf.square(query.residual / noise), axis=1)
     return (
-        0.5 * (squares - _explained(all_rows, after) + _explained(own, before))
-        + _log_root(all_rows)
-        - _log_root(own)
+        0.5 * (squares - after.explained + before.explained)
+        + after.half_log_determinant
+        - before.half_log_determinant
         + query.count * (tf.math.log(noise) + 0.5 * math.log(2 * math.pi))
     )
 
 
-def _explained(own: Posterior, seen: Evidence) -> tf.Tensor:
-    return tf.reduce_sum(own.mean * seen.pull, axis=1)
-
-
-def _log_root(own: Posterior) -> tf.Tensor:
-    """Half the log determinant of the inverse covariance, `[T]`."""
-    return tf.reduce_sum(tf.math.log(tf.linalg.diag_part(own.root)), axis=1)
+def _root(square: tf.Tensor) -> tf.Tensor:
+    """The lower Cholesky factor of `I + square`."""
+    identity = tf.eye(tf.shape(square)[-1], dtype=square.dtype)
+    return tf.linalg.cholesky(identity + square)

@@ -15,7 +15,6 @@ from gmeta_tf.meta.adapter import Adapter, QueryPass
 from gmeta_tf.meta.closed_form import (
     ClosedForm,
     TaskRowsSeen,
-    evidence,
     posterior,
     predictive,
     query_loss,
@@ -108,16 +107,16 @@ class ClosedFormAdapter(Adapter):
         query = self._prior(own_rows, batch["query"], training=training)
         seen, asked = self._seen(support, batch["support"]), self._seen(query, batch["query"])
         noise = tf.exp(self.weights["log_noise"])
-        before = evidence(seen, noise)
-        own = posterior(before)
+        own = posterior([seen], noise)
         added, variance = predictive(own, query.features)
         mean, variance = query.mean + added, variance + tf.square(noise)
         # The likelihood of labels: densities in other units differ by the scale.
         units = asked.count * tf.convert_to_tensor(self.weights["log_scale"])
-        losses = self._over_heads(query_loss(before, own, asked, noise) + units)
+        losses = self._over_heads(query_loss(own, seen, asked, noise) + units)
         if self.row_loss.takes_logits:
             losses += self._only_the_cut_learns(mean, variance, batch["query"])
-        return QueryPass(self._outputs(mean, variance), losses)
+        deviation = self._deviation(mean, variance)
+        return QueryPass(self._outputs(mean, variance), losses, deviation)
 
     def unadapted_outputs(self, rows: Rows, batch: Batch) -> tf.Tensor:
         prior = self._prior(rows_of_pairs(rows, batch), batch["query"], training=False)
@@ -165,6 +164,12 @@ class ClosedFormAdapter(Adapter):
         if self.row_loss.takes_logits:
             return self._logits(mean, variance, centre, scale)
         return self._over_heads(centre + scale * mean)
+
+    def _deviation(self, mean: tf.Tensor, variance: tf.Tensor) -> tf.Tensor:
+        """The standard deviation of the label, in its own units, `[T, R]`: heads are a mixture."""
+        of_mean = self._over_heads(tf.square(mean)) - tf.square(self._over_heads(mean))
+        variance = self._over_heads(variance) + tf.nn.relu(of_mean)
+        return self._units()[1] * tf.sqrt(variance)
 
     def _units(self) -> tuple[tf.Tensor, tf.Tensor]:
         """The label of a prediction of 0, and its change for a prediction of 1."""

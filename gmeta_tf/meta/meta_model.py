@@ -287,7 +287,10 @@ class MetaModel(RankedModel):
         query = batch["query"]
         present = query["weight"] > 0
         task = tf.broadcast_to(batch["task"][:, tf.newaxis], tf.shape(present))
+        deviation = adapted.deviation
+        told = {} if deviation is None else {"deviation": tf.boolean_mask(deviation, present)}
         return {
+            **told,
             "task": tf.boolean_mask(task, present),
             "label": tf.boolean_mask(query["label"], present),
             "adapted": tf.boolean_mask(self.row_loss.predict(adapted.outputs), present),
@@ -297,9 +300,13 @@ class MetaModel(RankedModel):
         }
 
     def predict_step(self, batch: Batch) -> dict[str, tf.Tensor]:
-        """The query rows of this rank's tasks: task, label, adapted and unadapted prediction."""
+        """The query rows of this rank's tasks: task, label, adapted and unadapted prediction.
+
+        In closed form `deviation` too, see `QueryPass`.
+        """
         evaluated = self.test_step(batch)
-        return {name: evaluated[name] for name in ("task", "label", "adapted", "unadapted")}
+        names = ("task", "label", "adapted", "unadapted", "deviation")
+        return {name: evaluated[name] for name in names if name in evaluated}
 
     def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """The adapted predictions of the query rows, `[T, Q]`."""

@@ -202,7 +202,8 @@ class RankedModel(keras.Model):
 
         Returns:
             A dict of arrays `[rows]`, of this rank's tasks: `task`, `label`, `adapted`,
-            `unadapted`.
+            `unadapted`; and of tasks that adapt in closed form `deviation`, the standard deviation
+            of the label about its prediction, in units of the label.
         """
         batches = x
         if isinstance(x, TaskBatches):

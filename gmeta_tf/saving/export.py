@@ -44,6 +44,8 @@ def export_saved_model(
             support_count     int32 [T], how many of the S rows count (0 for a task never seen)
             query_<field>     as for the support, [T, Q]
             -> prediction     float32 [T, Q]
+            -> deviation      float32 [T, Q], the standard deviation of the label about its
+                              prediction, where tasks adapt in closed form
         predict_unadapted
             query_<field>     -> prediction, from the shared values
 

@@ -94,11 +94,56 @@ class Predictor:
                 or dense value that is no finite number, a value of a type that `prepare` does not
                 know. It names the row.
         """
+        return self._outputs(query, support, tasks, names)["prediction"]
+
+    @property
+    def tells_deviation(self) -> bool:
+        """Whether the model's tasks adapt in closed form, so that `with_deviation` is possible."""
+        return "deviation" in self.predict.structured_outputs
+
+    def with_deviation(
+        self,
+        query: Rows,
+        support: Rows,
+        *,
+        tasks: int = 64,
+        names: tuple[str, str] = ("the query rows", "the support rows"),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The predictions of a call, and how sure they are.
+
+        Args:
+            query: as in a call.
+            support: as in a call.
+            tasks: as in a call.
+            names: as in a call.
+
+        Returns:
+            The predictions and the standard deviation of each row's label about its prediction, in
+            units of the label (ratings, where the prediction is the probability of a click); each
+            float32 `[n]`.
+
+        Raises:
+            ValueError: as in a call, or tasks adapt by gradient steps, which tell none.
+        """
+        if not self.tells_deviation:
+            raise ValueError(
+                "Predictor.with_deviation: expected a model whose tasks adapt in closed form, got "
+                "one of gradient steps, which tell no deviation. Call the predictor itself."
+            )
+        outputs = self._outputs(query, support, tasks, names)
+        return outputs["prediction"], outputs["deviation"]
+
+    def _outputs(
+        self, query: Rows, support: Rows, tasks: int, names: tuple[str, str]
+    ) -> dict[str, np.ndarray]:
+        """Each output of the model, float32 `[n]`."""
         query_tasks, query_inputs = self._inputs(query, names[0], labelled=False)
         support_tasks, support_inputs = self._inputs(support, names[1], labelled=True)
         rows_of_query = _rows_of_tasks(query_tasks)
         rows_of_support = _rows_of_tasks(support_tasks)
-        predictions = np.zeros(len(query_tasks), np.float32)
+        found = {
+            name: np.zeros(len(query_tasks), np.float32) for name in self.predict.structured_outputs
+        }
         nothing = np.zeros(0, np.int64)
         for batch in _batches(list(rows_of_query), tasks):
             query_rows = [rows_of_query[task] for task in batch]
@@ -112,10 +157,10 @@ class Predictor:
                 for name, values in columns.items()
             }
             inputs["support_count"] = tf.constant([len(rows) for rows in support_rows], tf.int32)
-            output = self.predict(**inputs)["prediction"].numpy()
-            for rows, values in zip(query_rows, output, strict=True):
-                predictions[rows] = values[: len(rows)]
-        return predictions
+            for name, output in self.predict(**inputs).items():
+                for rows, values in zip(query_rows, output.numpy(), strict=True):
+                    found[name][rows] = values[: len(rows)]
+        return found
 
     def _inputs(
         self, rows: Rows, what: str, *, labelled: bool

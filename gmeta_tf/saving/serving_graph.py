@@ -130,8 +130,14 @@ class ServingGraph(tf.Module):
 
     def _predict(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = self._batch(inputs)
-        outputs = self._model.adapter.outputs_in_one_lane(self._fetch(batch), batch, training=False)
-        return {"prediction": self._model.row_loss.predict(outputs)}
+        # In one lane: lanes suit the cores of the training machine, and this serves on any other.
+        passed = self._model.adapter.query_pass_in_one_lane(
+            self._fetch(batch), batch, training=False
+        )
+        prediction = {"prediction": self._model.row_loss.predict(passed.outputs)}
+        return (
+            prediction if passed.deviation is None else prediction | {"deviation": passed.deviation}
+        )
 
     def _predict_unadapted(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
         batch = self._batch({**inputs, **self._no_support(inputs)})

@@ -85,6 +85,14 @@ def test_a_run_is_evaluated_exported_and_goes_on(folder, run, capsys):
     assert ((adapted > 0) & (adapted < 1)).all()
     assert abs(alone - adapted)[0] > 1e-4
     np.testing.assert_allclose(alone[1], adapted[1], atol=1e-6)  # b has no support
+    (run / "query.csv").write_text("user,item,genre,price,liked\na,i1,Drama,0.5,i2\n")
+    words = ["--query", str(run / "query.csv"), "--output", str(run / "predictions.csv")]
+    cli.main(["predict", "--saved-model", str(run / "saved_model"), *words])
+    names, row = (run / "predictions.csv").read_text().splitlines()
+    assert names == "user,item,genre,price,liked,prediction,deviation"
+    *_, prediction, deviation = row.split(",")
+    assert float(prediction) == pytest.approx(alone[0], abs=1e-6)
+    assert 0.1 < float(deviation) < 4  # stars
     words = ["train", "--records", str(folder / "records"), "--run", str(run), *SMALL, "--resume"]
     cli.main([*words, "--epochs", "3"])
     shown = capsys.readouterr().out

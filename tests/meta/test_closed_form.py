@@ -7,16 +7,18 @@ import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.meta.closed_form import TaskRowsSeen, evidence, posterior, predictive, query_loss
+from gmeta_tf.meta.closed_form import TaskRowsSeen, posterior, predictive, query_loss
 
 TASKS, SUPPORT, QUERY, WIDTH = 3, 5, 7, 4
+# Narrower than either set of rows; wider than the support alone; wider than all rows.
+WIDTHS = pytest.mark.parametrize("width", [WIDTH, 9, 15])
 
 
-def made(seed=0):
+def made(seed=0, width=WIDTH):
     """Features, residuals and weights of support and query; task 1 has no support row."""
     rng = np.random.default_rng(seed)
     rows = SUPPORT + QUERY
-    features = rng.normal(size=[TASKS, rows, WIDTH])
+    features = rng.normal(size=[TASKS, rows, width])
     residual = rng.normal(size=[TASKS, rows])
     weight = (rng.random([TASKS, rows]) < 0.8) * 1.0
     weight[1, :SUPPORT] = 0
@@ -52,10 +54,12 @@ OF_SUPPORT, OF_QUERY = slice(SUPPORT), slice(SUPPORT, None)
 NOISE = 0.7
 
 
-def test_predictions_are_those_of_the_conditional_gaussian():
+@WIDTHS
+def test_predictions_are_those_of_the_conditional_gaussian(width):
     """`K_qs K_ss^-1 r` and `K_qq - K_qs K_ss^-1 K_sq`, by the covariances of rows alone."""
-    rows = made()
-    own = posterior(evidence(seen(rows, OF_SUPPORT), tf.constant(NOISE, tf.float64)))
+    rows = made(width=width)
+    own = posterior([seen(rows, OF_SUPPORT)], tf.constant(NOISE, tf.float64))
+    assert own.root.shape[-1] == min(width, SUPPORT)
     mean, variance = predictive(own, tf.constant(rows[0][:, OF_QUERY]))
     for task in range(TASKS):
         features, residual = present(rows, task, OF_SUPPORT)
@@ -66,21 +70,22 @@ def test_predictions_are_those_of_the_conditional_gaussian():
         np.testing.assert_allclose(variance[task], expected, rtol=1e-9)
 
 
-def test_without_support_the_prior_stands():
-    rows = made()
-    own = posterior(evidence(seen(rows, OF_SUPPORT), tf.constant(NOISE, tf.float64)))
-    np.testing.assert_array_equal(own.mean[1], np.zeros(WIDTH))
-    np.testing.assert_array_equal(own.root[1], np.eye(WIDTH))
+@WIDTHS
+def test_without_support_the_prior_stands(width):
+    rows = made(width=width)
+    own = posterior([seen(rows, OF_SUPPORT)], tf.constant(NOISE, tf.float64))
+    np.testing.assert_array_equal(own.mean[1], np.zeros(width))
+    np.testing.assert_array_equal(own.root[1], np.eye(min(width, SUPPORT)))
     assert np.abs(own.mean[0]).min() > 1e-3
 
 
 def loss_of(support, query, noise):
-    before = evidence(support, noise)
-    return query_loss(before, posterior(before), query, noise)
+    return query_loss(posterior([support], noise), support, query, noise)
 
 
-def test_query_loss_is_the_joint_likelihood_given_the_support():
-    rows = made()
+@WIDTHS
+def test_query_loss_is_the_joint_likelihood_given_the_support(width):
+    rows = made(width=width)
     found = loss_of(seen(rows, OF_SUPPORT), seen(rows, OF_QUERY), tf.constant(NOISE, tf.float64))
     for task in range(TASKS):
         every, support = present(rows, task, slice(None)), present(rows, task, OF_SUPPORT)
@@ -88,9 +93,10 @@ def test_query_loss_is_the_joint_likelihood_given_the_support():
         np.testing.assert_allclose(found[task], expected, rtol=1e-9)
 
 
-def test_gradients_of_the_query_loss_are_those_of_finite_differences():
+@WIDTHS
+def test_gradients_of_the_query_loss_are_those_of_finite_differences(width):
     """In features, residuals and noise; and in features once more, of a gradient."""
-    features, residual, weight = made(1)
+    features, residual, weight = made(1, width)
     values = [tf.constant(features), tf.constant(residual), tf.constant(NOISE, tf.float64)]
 
     def loss(features, residual, noise):

@@ -117,6 +117,7 @@ def test_predictions_and_loss_are_those_of_its_equations(model):
             # The logit is Page's approximation.
             np.testing.assert_allclose(found[name][mine], expected, atol=2e-4, err_msg=str(number))
         np.testing.assert_array_equal(found["label"][mine], task.label[task.num_support :] >= 4)
+        np.testing.assert_allclose(found["deviation"][mine], SCALE * np.sqrt(variance), rtol=1e-5)
     np.testing.assert_allclose(found["loss"], sum(losses), rtol=1e-5)
     assert np.abs(found["adapted"] - found["unadapted"]).max() > 0.05
 
@@ -141,6 +142,13 @@ def test_heads_are_models_side_by_side():
         expected = 1 / (1 + np.exp(-np.mean(logits, axis=0)))
         np.testing.assert_allclose(found[name], expected, rtol=1e-4)
     np.testing.assert_allclose(found["loss"], np.mean([one["loss"] for one in alone]), rtol=1e-5)
+    # The deviation is that of a mixture: of a head's label, and of the heads among themselves.
+    rated = make_model(heads=3, loss="mse")
+    alone = [part_of_head(rated, head).test_step(batch) for head in range(3)]
+    expected = np.mean([one["deviation"] ** 2 for one in alone], axis=0)
+    expected += np.var([one["adapted"] for one in alone], axis=0)
+    np.testing.assert_allclose(found["deviation"], np.sqrt(expected), rtol=1e-5)
+    assert list(rated.predict_step(batch)) == ["task", "label", "adapted", "unadapted", "deviation"]
 
 
 def test_lanes_change_nothing():

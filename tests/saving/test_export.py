@@ -120,8 +120,17 @@ def test_serving_adapts_as_the_model_does(trained, tmp_path, make):
     assert np.abs(predicted["adapted"] - predicted["unadapted"]).max() > 0.01
     predictor = Predictor.load(tmp_path / "saved")
     rows = {name: values[query] for name, values in columns.items()}
-    served = predictor(rows, {name: values[support] for name, values in columns.items()}, tasks=3)
+    known = {name: values[support] for name, values in columns.items()}
+    served = predictor(rows, known, tasks=3)
     np.testing.assert_allclose(served, predicted["adapted"], atol=2e-6)
+    if make is closed_form:
+        again, deviation = predictor.with_deviation(rows, known, tasks=3)
+        np.testing.assert_array_equal(again, served)
+        np.testing.assert_allclose(deviation, predicted["deviation"], atol=2e-6)
+        assert np.ptp(deviation) > 0.01
+    else:
+        with pytest.raises(ValueError, match=r"with_deviation: expected .* in closed form"):
+            predictor.with_deviation(rows, known)
     alone = predictor(rows, {name: values[:0] for name, values in columns.items()})
     np.testing.assert_allclose(alone, predicted["unadapted"], atol=2e-6)
 
