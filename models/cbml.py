@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from gmeta_tf.meta.inner_loop import InnerLoop
-from gmeta_tf.models.support_encoder import SupportEncoder, inputs_of_row
+from gmeta_tf.models.support_encoder import SupportEncoder, inputs_of_row, parts_of_task
 
 __all__ = ["CBML"]
 
@@ -89,13 +89,11 @@ class CBML(keras.Model):
             inputs: `"embedded"` float `[R, F, D]`, `"dense"` float `[R, num_dense]` if any, and
                 `"task"` float `[R, units of all layers]`.
         """
-        hidden, start = inputs_of_row(inputs), 0
-        for layer, width in zip([*self.decision, self.score], self._widths):
-            hidden = layer(hidden) * inputs["task"][:, start : start + width]
-            start += width
-            if layer is not self.score:
-                hidden = ops.relu(hidden)
-        return hidden
+        hidden = inputs_of_row(inputs)
+        *gates, of_score = parts_of_task(inputs, self._widths)
+        for layer, gate in zip(self.decision, gates):
+            hidden = ops.relu(layer(hidden) * gate)
+        return self.score(hidden) * of_score
 
 
 class _ClusterGate(keras.Model):

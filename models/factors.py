@@ -104,15 +104,18 @@ class Factors(keras.Model):
             `[R, H (K + 2)]`.
         """
         vectors = inputs["embedded"]
-        fields = [vectors[:, field] for field in range(vectors.shape[1])]
+        # Unstacked and split: the gradient of each slice would be as large as the whole.
+        fields = ops.unstack(vectors, axis=1)
         of_row = [v for field, v in enumerate(fields) if field not in self._task_fields]
         if self.dense_vector is not None:
             of_row.append(self.dense_vector(inputs["dense"]))
         row = self._by_head(sum(of_row, ops.zeros_like(fields[0])))
         of_task = [fields[field] for field in self._task_fields]
         task = self._by_head(sum(of_task, ops.zeros_like(fields[0]))) + self.prior_mean
-        factors, bias = row[..., :-1], row[..., -1:] + task[..., -1:]
-        product = ops.sum(factors * task[..., :-1], axis=-1, keepdims=True)
+        factors, bias = ops.split(row, [row.shape[-1] - 1], axis=-1)
+        of_factors, own = ops.split(task, [row.shape[-1] - 1], axis=-1)
+        bias += own
+        product = ops.sum(factors * of_factors, axis=-1, keepdims=True)
         own_bias = ops.zeros_like(bias) + self.bias_deviation
         outputs = ops.concatenate(
             [

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from gmeta_tf.meta.inner_loop import InnerLoop
-from gmeta_tf.models.support_encoder import SupportEncoder, inputs_of_row
+from gmeta_tf.models.support_encoder import SupportEncoder, inputs_of_row, parts_of_task
 
 __all__ = ["MMAML"]
 
@@ -74,13 +74,10 @@ class MMAML(keras.Model):
             inputs: `"embedded"` float `[R, F, D]`, `"dense"` float `[R, num_dense]` if any, and
                 `"task"` float `[R, 2 (units of all decision layers)]`.
         """
-        hidden, start = inputs_of_row(inputs), 0
-        for layer, width in zip(self.decision, self._hidden):
-            scale, shift = (
-                inputs["task"][:, first : first + width] for first in (start, start + width)
-            )
+        hidden = inputs_of_row(inputs)
+        parts = parts_of_task(inputs, [width for width in self._hidden for _ in range(2)])
+        for layer, scale, shift in zip(self.decision, parts[::2], parts[1::2]):
             hidden = ops.relu(layer(hidden) * (1 + scale) + shift)
-            start += 2 * width
         return self.score(hidden)
 
 

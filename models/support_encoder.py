@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -9,7 +11,7 @@ from keras import ops
 
 from gmeta_tf.models.inputs import flatten_fields
 
-__all__ = ["SupportEncoder", "inputs_of_row"]
+__all__ = ["SupportEncoder", "inputs_of_row", "parts_of_task"]
 
 
 class SupportEncoder(keras.layers.Layer):
@@ -62,3 +64,8 @@ class SupportEncoder(keras.layers.Layer):
 def inputs_of_row(inputs: dict[str, Any]) -> Any:
     """The vectors and dense values of each row, without the task embedding: `[R, ...]`."""
     return flatten_fields({name: value for name, value in inputs.items() if name != "task"})
+
+
+def parts_of_task(inputs: dict[str, Any], widths: Sequence[int]) -> list[Any]:
+    """The task embedding in parts, each of `[R, width]`."""
+    return list(ops.split(inputs["task"], list(itertools.accumulate(widths))[:-1], axis=-1))

@@ -130,13 +130,13 @@ def pool_fields(values: tf.Tensor, positions: tf.Tensor, slots: Sequence[int]) -
     """
     if all(size == 1 for size in slots):
         return values
-    fields, start = [], 0
-    for size in slots:
-        part = values[..., start : start + size, :]
+    fields = []
+    # Split: the gradient of a slice would be as large as all slots, once for each field.
+    parts = zip(tf.split(values, slots, axis=-2), tf.split(positions, slots, axis=-1))
+    for size, (part, at) in zip(slots, parts, strict=True):
         if size > 1:
-            there = tf.cast(positions[..., start : start + size, tf.newaxis] > 0, values.dtype)
+            there = tf.cast(at[..., tf.newaxis] > 0, values.dtype)
             count = tf.reduce_sum(there, axis=-2, keepdims=True)
             part = tf.reduce_sum(part, axis=-2, keepdims=True) / tf.maximum(count, 1.0)
         fields.append(part)
-        start += size
     return tf.concat(fields, axis=-2)

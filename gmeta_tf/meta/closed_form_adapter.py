@@ -145,7 +145,8 @@ class ClosedFormAdapter(Adapter):
         heads = self.closed_form.heads
         outputs = tf.reshape(outputs, [*rows, heads, outputs.shape[-1] // heads])
         by_head = tf.concat(tf.unstack(outputs, axis=2), axis=0)
-        return _Prior(by_head[..., 0], by_head[..., 1:])
+        mean, features = tf.split(by_head, [1, by_head.shape[-1] - 1], axis=-1)
+        return _Prior(mean[..., 0], features)
 
     def _seen(self, prior: _Prior, part: LabelledRows) -> TaskRowsSeen:
         centre, scale = self._units()

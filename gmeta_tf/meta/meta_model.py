@@ -106,18 +106,17 @@ class MetaModel(RankedModel):
         if lanes is not None and lanes < 1:
             raise ValueError(f"MetaModel: expected lanes of at least 1, got {lanes}.")
         self.lanes = num_lanes(self.world) if lanes is None else lanes
-        example = one_row(embedding.schema, embedding.width)
-        self.task_encoder = task_encoder
-        encoder = None if task_encoder is None else TaskEncoder(task_encoder, example)
-        if encoder is not None:
-            example[TASK_INPUT] = tf.zeros([1, encoder.size])
+        self.task_encoder, encoder = task_encoder, None
+        if task_encoder is not None:
+            encoder = TaskEncoder(task_encoder, one_row(embedding.schema, embedding.width))
+        self._task_size = None if encoder is None else encoder.size
+        example = self._one_row()
         check_call(learner, example)
         if encoder is not None:
             encoder.check_read(learner, example)
         self.adapter = adapter_of(
             learner, embedding, self.inner, example, lanes=self.lanes, encoder=encoder
         )
-        self._example = example
         self.adapter.make_weights(self.add_weight)
         for index, variable in enumerate(self.trainable_variables):
             value = tf.convert_to_tensor(variable.value)
@@ -169,7 +168,7 @@ class MetaModel(RankedModel):
         chosen_loss = row_loss(loss)
         metrics = chosen_loss.metrics if metrics is None else metrics
         check_metrics(chosen_loss, metrics)
-        check_output(self.learner, self._example, chosen_loss)
+        check_output(self.learner, self._one_row(), chosen_loss)
         check_word("MetaModel.compile: non_finite", non_finite, NON_FINITE)
         if options.get("steps_per_execution", 1) == "auto":
             raise ValueError(
@@ -352,6 +351,13 @@ class MetaModel(RankedModel):
     def row_loss(self) -> RowLoss:
         """The loss of rows that the model was compiled with."""
         return self.adapter.row_loss
+
+    def _one_row(self) -> dict[str, tf.Tensor]:
+        """The learner's inputs for one row, zeros."""
+        row = one_row(self.embedding.schema, self.embedding.width)
+        if self._task_size is not None:
+            row[TASK_INPUT] = tf.zeros([1, self._task_size])
+        return row
 
     def _routes(self, batch: Batch) -> Routes:
         """The ways of a training step's keys to their owners."""
