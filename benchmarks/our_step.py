@@ -14,7 +14,7 @@ from gmeta_tf.batch import Batch, LabelledRows
 from gmeta_tf.meta.losses import task_losses
 from gmeta_tf.meta_io.batches.assembly import distinct_keys
 
-__all__ = ["make_step"]
+__all__ = ["batch_of", "make_step"]
 
 _GROUP = "embedded"
 
@@ -32,7 +32,7 @@ def make_step(
     variables = _variables(model, problem.shape)
     for variable, values in zip(variables, problem.dense):
         variable.assign(values)
-    batch = _batch(problem)
+    batch = batch_of(problem)
     rows = {_GROUP: tf.constant(problem.rows)}
 
     def step(rows: dict[str, tf.Tensor], batch: Batch) -> tuple[Any, list[Any], Any]:
@@ -89,7 +89,7 @@ def _variables(model: gm.MetaModel, shape: Shape) -> list[Any]:
     return [variable for layer in layers for variable in (layer.kernel, layer.bias)]
 
 
-def _batch(problem: MetaProblem) -> Batch:
+def batch_of(problem: MetaProblem) -> Batch:
     """The problem as `TaskBatches` would give it."""
     parts = {"support": problem.support, "query": problem.query}
     read = np.concatenate([part.keys for part in parts.values()], axis=1)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gmeta_tf.embedding.row_optimizers import RowWiseAdagrad as RowWiseAdagrad
     from gmeta_tf.embedding.sharded import ShardedEmbedding as ShardedEmbedding
     from gmeta_tf.meta.closed_form import ClosedForm as ClosedForm
+    from gmeta_tf.meta.evidence import evidence_candidates as evidence_candidates
     from gmeta_tf.meta.inner_loop import InnerLoop as InnerLoop
     from gmeta_tf.meta.losses import RowLoss as RowLoss
     from gmeta_tf.meta.losses import rating_loss as rating_loss
@@ -67,6 +68,7 @@ _HOME = {
     "Table": "gmeta_tf.schema",
     "TaskBatches": "gmeta_tf.meta_io.batches.task_batches",
     "World": "gmeta_tf.distributed.world",
+    "evidence_candidates": "gmeta_tf.meta.evidence",
     "export_saved_model": "gmeta_tf.saving.export",
     "files_source": "gmeta_tf.meta_io.sources.sources",
     "latest_checkpoint": "gmeta_tf.saving.checkpoint",

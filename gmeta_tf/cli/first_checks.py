@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from gmeta_tf.cli.options import (
+    CandidatesOptions,
     EvaluateOptions,
     ExportOptions,
     PredictOptions,
@@ -60,7 +61,7 @@ def check_train(options: TrainOptions) -> None:
         check_resumed(options)
 
 
-def check_run(options: EvaluateOptions | ExportOptions) -> None:
+def check_run(options: CandidatesOptions | EvaluateOptions | ExportOptions) -> None:
     """Whether the run's folder is one."""
     read_config(options.run)
 

@@ -44,6 +44,7 @@ _COMMANDS = {
     "plan": (options.PlanOptions, "the memory and traffic of a number of ranks"),
     "train": (options.TrainOptions, "meta-train, alone or under horovodrun"),
     "evaluate": (options.EvaluateOptions, "evaluate a run on unseen tasks"),
+    "candidates": (options.CandidatesOptions, "the items to ask a new task about"),
     "export": (options.ExportOptions, "a run to a SavedModel"),
     "predict": (options.PredictOptions, "raw rows through a SavedModel"),
 }
@@ -52,6 +53,7 @@ _FIRST_CHECKS: dict[str, Callable[[Any], None]] = {
     "prepare": first_checks.check_prepare,
     "train": first_checks.check_train,
     "evaluate": first_checks.check_run,
+    "candidates": first_checks.check_run,
     "export": first_checks.check_run,
     "predict": first_checks.check_predict,
 }

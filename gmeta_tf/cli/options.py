@@ -17,6 +17,7 @@ from gmeta_tf import allowed
 from gmeta_tf.allowed import check_word
 
 __all__ = [
+    "CandidatesOptions",
     "EvaluateOptions",
     "ExportOptions",
     "InspectOptions",
@@ -582,6 +583,26 @@ class EvaluateOptions(_OfRunOptions):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class CandidatesOptions(_OfRunOptions):
+    """Names the items to ask a new task about first: the evidence candidates of MeLU.
+
+    A label of such an item moves a task's weights much, and many tasks have one. For runs whose
+    dense weights adapt by gradient steps (melu, maml_dlrm), in one process.
+
+    Attributes:
+        field: the field of the items.
+        top: how many to name, at most.
+        split: the split whose rows are read.
+        json: print one JSON line and nothing else.
+    """
+
+    field: str = "item"
+    top: int = _number(20, of=_AT_LEAST_1)
+    split: str = "train"
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportOptions(_OfRunOptions):
     """Writes a run's model as a SavedModel of stock TensorFlow ops, in one process.
 
@@ -600,7 +621,8 @@ class PredictOptions(ReaderFlags):
         saved_model: what `gmeta-tf export` wrote.
         query: a CSV, TSV, JSON lines or Parquet file of the rows to predict: the columns of the
             task and of the fields.
-        output: the CSV file to write: the query rows and a column `prediction`, in the same order.
+        output: the CSV file to write: the query rows and a column `prediction`, in the same order;
+            where tasks adapt in closed form `deviation` too, the standard deviation of the label.
         support: a file of labelled rows of the same tasks; tasks without any are predicted with
             the shared values. None adapts nothing.
         tasks: how many tasks to predict at once.

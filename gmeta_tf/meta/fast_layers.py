@@ -103,6 +103,10 @@ class Unit(abc.ABC):
     def summed(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> Summed:
         """The index of each adapted variable, and its gradient summed over the tasks."""
 
+    @abc.abstractmethod
+    def squares(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        """The sum of the squares of each task's gradient, over all adapted variables, `[T]`."""
+
 
 class DenseUnit(Unit):
     """A plain Dense layer: see `fast_dense`."""
@@ -174,6 +178,21 @@ class DenseUnit(Unit):
             of_calls = [tf.reduce_sum(slopes, axis=[0, 1]) for _, slopes in calls]
             found.append((self._bias_index, _total(of_calls, self.layer.bias)))
         return found
+
+    def squares(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        calls = list(zip(inputs, gradients, strict=True))
+        found = []
+        if self._bias_index is not None:
+            of_calls = [tf.reduce_sum(slopes, axis=1) for _, slopes in calls]
+            found.append(tf.reduce_sum(tf.square(tf.add_n(of_calls)), axis=-1))
+        if self._kernel_index is not None:
+            if len(calls) == 1 and calls[0][0].shape[1] == 1:  # x^T g of one row, of rank one
+                of_both = [tf.reduce_sum(tf.square(one), axis=[1, 2]) for one in calls[0]]
+                found.append(of_both[0] * of_both[1])
+            else:
+                of_calls = [tf.einsum("tmi,tmo->tio", rows, slopes) for rows, slopes in calls]
+                found.append(tf.reduce_sum(tf.square(tf.add_n(of_calls)), axis=[1, 2]))
+        return tf.add_n(found)
 
     def _shared(self, dtype: tf.DType) -> tuple[tf.Tensor, tf.Tensor | None]:
         """W and b, in the type that the layer computes in."""
@@ -270,6 +289,10 @@ class LayerUnit(Unit):
             value - tf.cast(rates[index], value.dtype) * gradient
             for value, gradient, (_, index) in zip(fast, gradients, self._adapted, strict=True)
         ]
+
+    def squares(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> tf.Tensor:
+        flat = [tf.reshape(one, [tf.shape(one)[0], -1]) for one in gradients]
+        return tf.add_n([tf.reduce_sum(tf.square(one), axis=1) for one in flat])
 
     def summed(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> Summed:
         return [

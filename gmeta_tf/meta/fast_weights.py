@@ -235,6 +235,25 @@ class TaskLearner:
             )
         ]
 
+    def output_norms(self, features: Features) -> tf.Tensor:
+        """The norm of the gradient of each task's summed outputs in the adapted variables, `[T]`.
+
+        Args:
+            features: as in a call.
+        """
+        num_tasks = TaskRows.of(next(iter(features.values()))).num_tasks
+        with tf.GradientTape() as tape:
+            record = self.support_forward(
+                self.start(num_tasks), features, training=False, watch=tape.watch
+            )
+            total = tf.reduce_sum(record.outputs)
+        gradients = tape.gradient(total, record.values, **_ZERO)
+        squares = [
+            unit.squares(inputs, slopes)
+            for unit, inputs, slopes in zip(self._units, record.inputs, gradients, strict=True)
+        ]
+        return tf.sqrt(tf.cast(tf.add_n(squares), tf.float32))
+
     def advance_seeds(self) -> None:
         """Gives the next step other draws: a stateless call does not advance the seeds."""
         for seed in self.learner.non_trainable_variables:

@@ -280,7 +280,7 @@ class MetaModel(RankedModel):
 
     def test_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """Evaluates the query rows of this rank's tasks. Every rank must call it."""
-        rows = self._fetch(batch)
+        rows = self.fetch(batch)
         adapted = self.adapter.query_pass(rows, batch, training=False)
         unadapted = self.adapter.unadapted_outputs(rows, batch)
         query = batch["query"]
@@ -309,7 +309,7 @@ class MetaModel(RankedModel):
 
     def call(self, batch: Batch, training: bool = False) -> tf.Tensor:
         """The adapted predictions of the query rows, `[T, Q]`."""
-        rows = self._fetch(batch)
+        rows = self.fetch(batch)
         return self.row_loss.predict(self.adapter.outputs(rows, batch, training=training))
 
     @property
@@ -365,8 +365,8 @@ class MetaModel(RankedModel):
             return self.look_ahead.routes(batch)
         return self.embedding.routes(batch["keys"], batch.get("keys_of_rank"))
 
-    def _fetch(self, batch: Batch) -> Rows:
-        """The rows of a step that does not train, once its keys are checked."""
+    def fetch(self, batch: Batch) -> Rows:
+        """The rows of a step that does not train, once its keys and labels are checked."""
         routes = self.embedding.routes(batch["keys"], batch.get("keys_of_rank"))
         located = self.embedding.locate(routes)
         rows = self.embedding.fetch(routes, located)
