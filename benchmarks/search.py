@@ -6,6 +6,7 @@ those of seeds 11 to 13 (cold users of another draw of the same data). Each line
 pooled and of a user in each draw, and both above item like-rate + user offset on the same rows.
 
     python -m benchmarks.search --model melu --grid '{"loss": ["ratings"], "epochs": [20, 50]}'
+    python -m benchmarks.search --model dlrm --grid '{"fine_tuned": [[1, 0.1], [3, 0.1]]}'
     python -m benchmarks.search --show               # the log, the best of each model first
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 import keras
 
 import gmeta_tf as gm
+from benchmarks.fine_tuning import fine_tuned
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.runs import (
@@ -83,6 +85,8 @@ def _of_draw(
     model: str, setting: dict[str, Any], path: str, seed: int
 ) -> tuple[float, float, float, float]:
     """AUC pooled and of a user, of the model and of like-rate + offset."""
+    setting = dict(setting)
+    fine_tuning = setting.pop("fine_tuned", None)
     options = TrainOptions(
         records=path, run="", model=model, seed=seed, metrics=_METRICS, **setting
     )
@@ -91,6 +95,8 @@ def _of_draw(
     keras.utils.set_random_seed(seed)
     trained = build_model(options, records.schema, world, training_of(options, records, world))
     trained.fit(training_batches(options, records, world), epochs=options.epochs, verbose=0)
+    if fine_tuning:
+        trained = fine_tuned(trained, options, *fine_tuning)
     test = evaluation_batches(records, "test", options.support, seed, world)
     found = trained.evaluate(test, return_dict=True, verbose=0)
     counted = best_baseline(test, TRAIN_SPLIT, ["item"], _METRICS).values
