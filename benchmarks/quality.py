@@ -5,10 +5,12 @@ are to be predicted. Models are trained and evaluated by the commands of `gmeta-
 the yardsticks of `benchmarks.yardsticks` get the very same support and query rows. The last line is
 the result as JSON: for each contestant and the mean over seeds `auc_adapted` and `auc_unadapted`
 (pooled over the query rows), `auc_task` (the mean of the users' own), `ndcg3`, and for models
-`seconds`, the core seconds of the training command, imports and tracing included.
+`seconds`, the core seconds of the training command, imports and tracing included. `dlrm` is the
+network of `maml_dlrm` without meta-learning, as it is and fine-tuned on each user's support.
 
     python -m benchmarks.quality --quick           # the best model, one seed: about a minute
     python -m benchmarks.quality                   # all models, seeds 0 to 4: about half an hour
+    python -m benchmarks.quality --ranks 1 2       # each model on two ranks too, of half the tasks
     python -m benchmarks.quality --records DIR     # records of your own, as they were split
 
 Without `--records`, MovieLens is prepared: ml-100k, or the folder that `--data` names.
@@ -17,6 +19,7 @@ Without `--records`, MovieLens is prepared: ml-100k, or the folder that `--data`
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import pathlib
@@ -30,6 +33,7 @@ from typing import Any
 import numpy as np
 
 import gmeta_tf as gm
+from benchmarks.fine_tuning import fine_tuned
 from benchmarks.yardsticks import evaluated_tasks, folded_in_als, mean_and_offset, ratings_of
 from gmeta_tf.cli.runs import evaluation_batches
 from gmeta_tf.evaluation.metrics import metric
@@ -40,10 +44,15 @@ __all__ = ["main"]
 _MODELS = {
     "factors": ["--config", "launch/quickstart.yaml"],
     "melu": ["--config", "launch/melu.yaml"],
-    "maml_dlrm": ["--model", "maml_dlrm", "--epochs", "30"],
+    "mmaml": ["--config", "launch/melu.yaml", "--model", "mmaml"],
+    "cbml": ["--config", "launch/melu.yaml", "--model", "cbml"],
+    "maml_dlrm": ["--config", "launch/maml_dlrm.yaml"],
+    "dlrm": ["--config", "launch/dlrm.yaml"],
 }
+_FINE_TUNED = (3, 0.1)  # steps and rate
 _METRICS = {"auc": "auc", "task_auc": "auc_task", "ndcg@3": "ndcg3"}
 _SUPPORT = 10
+_TASKS = 32
 _ROOT = pathlib.Path(__file__).parent.parent
 
 Values = dict[str, float]
@@ -64,8 +73,8 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     print("\n".join(_table(means)))
     result = {
         "benchmark": "quality",
-        "models": {name: means[name] for name in options.models},
-        "yardsticks": {n: values for n, values in means.items() if n not in options.models},
+        "models": {name: values for name, values in means.items() if "seconds" in values},
+        "yardsticks": {name: values for name, values in means.items() if "seconds" not in values},
         "best": _best(means, options.models),
         "by_seed": found,
         "seeds": options.seeds,
@@ -80,11 +89,13 @@ def _of_seed(
 ) -> dict[str, Values]:
     """Each contestant's values on one draw."""
     found = _yardsticks(records, seed, options.item)
-    for name in options.models:
-        run = folder / f"run-{seed}-{name}"
+    for model, ranks in itertools.product(options.models, options.ranks):
+        name = model if ranks == 1 else f"{model}, {ranks} ranks"
+        run = folder / f"run-{seed}-{model}-{ranks}"
         seconds = _core_seconds(
-            *("train", *_MODELS[name], "--support", _SUPPORT, "--seed", seed),
-            *("--records", records, "--run", run),
+            *("train", *_MODELS[model], "--support", _SUPPORT, "--seed", seed),
+            *("--tasks", _TASKS // ranks, "--records", records, "--run", run),
+            ranks=ranks,
         )
         # The draw of support rows is that of the yardsticks.
         _core_seconds("evaluate", "--run", run, "--metrics", *_METRICS, "--seed", seed)
@@ -96,6 +107,8 @@ def _of_seed(
             "ndcg3": report["ndcg@3_adapted"],
             "seconds": seconds,
         }
+        if model == "dlrm" and ranks == 1:
+            found["dlrm, fine-tuned"] = _fine_tuned(str(run), seed)
         if not found.get("item rate + offset"):
             found["item rate + offset"] = {
                 "auc_adapted": report["auc_baseline"],
@@ -103,6 +116,16 @@ def _of_seed(
                 "ndcg3": report["ndcg@3_baseline"],
             }
     return found
+
+
+def _fine_tuned(run: str, seed: int) -> Values:
+    """A plain DLRM that takes gradient steps on each user's support rows."""
+    options, records, trained = gm.load_run(run, gm.World(), metrics=list(_METRICS))
+    model = fine_tuned(trained, options, *_FINE_TUNED)
+    batches = evaluation_batches(records, "test", _SUPPORT, seed, gm.World())
+    report = model.evaluate(batches, return_dict=True, verbose=0)
+    found = {key: report[f"{name}_adapted"] for name, key in _METRICS.items()}
+    return {"auc_adapted": found.pop("auc"), "auc_unadapted": report["auc_unadapted"], **found}
 
 
 def _yardsticks(path: str, seed: int, item: str) -> dict[str, Values]:
@@ -159,10 +182,13 @@ def _prepared(folder: pathlib.Path, data: str, seed: int) -> str:
     return records
 
 
-def _core_seconds(*words: Any) -> float:
+def _core_seconds(*words: Any, ranks: int = 1) -> float:
     """The core seconds of one command of `gmeta-tf`."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [str(pathlib.Path(sys.executable).parent / "gmeta-tf"), *map(str, words)]
+    scripts = pathlib.Path(sys.executable).parent
+    command = [str(scripts / "gmeta-tf"), *map(str, words)]
+    if ranks > 1:
+        command = [str(scripts / "horovodrun"), "-np", str(ranks), *command]
     environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(
         command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False
@@ -184,6 +210,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="factors alone, one seed")
     parser.add_argument("--seeds", type=int, metavar="N", help="how many (5; quick: 1)")
     parser.add_argument("--models", nargs="+", choices=list(_MODELS), help="all but with --quick")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1], metavar="W", help="1, or 1 2")
     parser.add_argument("--data", default="download", help="a folder with ml-100k or ml-1m")
     parser.add_argument("--records", help="a records folder with splits train and test")
     parser.add_argument(
