@@ -177,14 +177,15 @@ def test_learned_rates_and_two_widths_are_those_of_one_rank():
     assert np.abs(rates - start).max() > 1e-3
 
 
-@functools.cache
-def encoded(world):
-    """A trainee with a task encoder."""
-    return Trainee(world, row_optimizer="adagrad", make_learner=lambda: gm.models.CBML((5,)))
+ENCODED = {"mmaml": lambda: gm.models.MMAML((5,)), "cbml": lambda: gm.models.CBML((5,))}
 
 
-def test_a_task_encoder_is_that_of_one_rank():
-    alone, together = encoded(ALONE), encoded(WORLD)
+@pytest.mark.parametrize("name", ENCODED)
+def test_a_task_encoder_is_that_of_one_rank(name):
+    alone, together = (
+        Trainee(world, row_optimizer="adagrad", make_learner=ENCODED[name])
+        for world in (ALONE, WORLD)
+    )
     before, expected = alone.restart() and alone.numbers(), alone.train("even")
     assert_same(together.train("uneven"), expected)
     assert_moved(expected, before, least=1e-4)  # the clusters' centres have small gradients

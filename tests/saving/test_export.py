@@ -98,13 +98,23 @@ def closed_form():
     return learner, learner.inner_loop(centre=3.0, scale=1.4), None
 
 
-def encoded():
+def cbml():
     learner = gm.models.CBML((6,))
     return learner, learner.inner_loop(1, 0.4), learner.task_encoder(width=4)
 
 
+def mmaml():
+    learner = gm.models.MMAML((6,))
+    return learner, learner.inner_loop(1, 0.4), learner.task_encoder(width=4)
+
+
+def melu():
+    learner = gm.models.MeLU((6,))
+    return learner, learner.inner_loop(2, 0.4), None
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [closed_form, encoded])
+@pytest.mark.parametrize("make", [closed_form, cbml, mmaml, melu])
 def test_serving_adapts_as_the_model_does(trained, tmp_path, make):
     """The ratings that requests have are ratings there too, and not clicks."""
     _, records, columns, *_ = trained
