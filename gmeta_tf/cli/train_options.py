@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 from gmeta_tf import allowed
+from gmeta_tf.cli.inner_options import InnerOptions
 from gmeta_tf.cli.model_options import StepOptions
 from gmeta_tf.cli.option_fields import (
     ABOVE_0,
-    AT_LEAST_0,
     AT_LEAST_1,
     FINITE,
-    ORDER,
     RATE,
     check_metric_names,
     flag_of,
@@ -24,20 +23,12 @@ __all__ = ["TrainOptions"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(StepOptions):
+class TrainOptions(InnerOptions, StepOptions):
     """Meta-trains a model: alone, or on many workers with `horovodrun -np 2 gmeta-tf train ...`.
 
     Attributes:
         run: the folder for what the run leaves: config, log, TensorBoard scalars, checkpoints,
             metrics.
-        inner_steps: K, the steps a task adapts on its support rows.
-        inner_learning_rate: alpha, of the dense weights.
-        embedding_inner_learning_rate: alpha of a task's embedding rows; None is the one above.
-        order: 2 differentiates through the inner steps, 1 is first-order MAML.
-        adapt_embeddings: whether a task's embedding rows adapt; None is as the model's paper has
-            it (melu: no, maml_dlrm: yes).
-        overlap: how the query reads a row that the support moved: "adapted" or "stale".
-        learn_rates: train a rate for each variable and step.
         look_ahead: on several ranks, send the next step's keys with the gradients of this one.
         epochs: passes over the tasks; None is 10, and of factors 12.
         optimizer: a Keras optimizer, for the dense weights.
@@ -62,8 +53,8 @@ class TrainOptions(StepOptions):
         loss: "binary_crossentropy" (bce) for labels of 0 and 1, "mean_squared_error" (mse) for
             numbers, or "ratings": adapt to and learn from ratings by their squared error, where the
             schema's positive_from makes clicks of them for the metrics.
-        label_centre: of factors and the loss ratings, the label about which numbers are small; None
-            takes the mean label of the first tasks.
+        label_centre: of factors, and of ratings as loss or inner_loss, the label about which
+            numbers are small; None takes the mean label of the first tasks.
         label_scale: likewise, how far labels are from it; None takes their standard deviation.
         metrics: what `evaluate` reports; None is what the loss suits, auc, task_auc and log_loss
             or rmse and mae.
@@ -78,13 +69,6 @@ class TrainOptions(StepOptions):
     """
 
     run: str
-    inner_steps: int = number(1, of=AT_LEAST_0)
-    inner_learning_rate: float = number(0.5, of=RATE)
-    embedding_inner_learning_rate: float | None = number(None, of=RATE)
-    order: int = number(2, of=ORDER)
-    adapt_embeddings: bool | None = None
-    overlap: str = word("adapted", of=allowed.OVERLAPS)
-    learn_rates: bool = False
     look_ahead: bool = True
     epochs: int = of_model(AT_LEAST_1)
     optimizer: str = "adam"
@@ -116,12 +100,13 @@ class TrainOptions(StepOptions):
         check_metric_names(self.metrics)
         if self.model == "factors":
             self._check_closed_form()
-        elif self.loss != "ratings":
+        elif "ratings" not in (self.loss, self.inner_loss):
             for name in ("label_centre", "label_scale"):
                 if getattr(self, name) is not None:
                     raise ValueError(
                         f"train: expected --model factors or --loss ratings with {flag_of(name)}, "
-                        f"got --model {self.model} and --loss {self.loss}. Leave it out."
+                        f"or --inner-loss ratings, got --model {self.model} and --loss "
+                        f"{self.loss}. Leave it out."
                     )
         if self.resume and self.overwrite:
             raise ValueError("train: --resume and --overwrite exclude each other.")
@@ -139,16 +124,10 @@ class TrainOptions(StepOptions):
                 "train: expected --loss bce (clicks are predicted) or mse (labels are) with "
                 "--model factors, which learns from ratings with both, got ratings. Leave it out."
             )
-        for field in dataclasses.fields(self):
+        for field in dataclasses.fields(InnerOptions):
             value = getattr(self, field.name)
-            if field.name in _OF_GRADIENT_STEPS and value != field.default:
+            if value != field.default:
                 raise ValueError(
                     f"train: {flag_of(field.name)} {value} is an option of gradient steps, and "
                     "factors adapts in closed form. Leave it out, or train another --model."
                 )
-
-
-_OF_GRADIENT_STEPS = (
-    *("inner_steps", "inner_learning_rate", "embedding_inner_learning_rate", "order"),
-    *("adapt_embeddings", "overlap", "learn_rates"),
-)

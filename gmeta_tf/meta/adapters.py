@@ -41,4 +41,4 @@ def adapter_of(
         return ClosedFormAdapter(learner, inner, example, embedding.schema, lanes=lanes)
     check_one_number(learner, example)
     tasks = TaskLearner(learner, inner.adapt_dense, example, form=inner.fast_weights)
-    return TaskAdapter(tasks, inner, embedding.schema, embedding.groups, lanes=lanes)
+    return TaskAdapter(tasks, inner, embedding.schema, embedding.width, lanes=lanes)
