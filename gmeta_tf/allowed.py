@@ -27,6 +27,9 @@ UNKNOWN_OTHERWISE = ("default", "bucket", "error")
 
 # Both loops.
 OVERLAPS = ("adapted", "stale")
+ADAPT_DENSE = ("all", "none", "last_layer")
+LEARNED_RATES = ("variables", "parameters")
+OUTER_GRADIENTS = ("query_loss", "reptile")
 FAST_WEIGHTS = ("auto", "low_rank", "stacked", "vectorized")
 LOSSES = {
     "binary_crossentropy": "binary_crossentropy",

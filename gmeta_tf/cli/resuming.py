@@ -24,6 +24,7 @@ _FIXED: tuple[str, ...] = (
         "optimizer",
         "row_optimizer",
         "learn_rates",
+        "rates_of",
     ),
     *("embedding_scale", "label_centre", "label_scale"),
 )
@@ -31,7 +32,9 @@ _FIXED_WITH_LEARNED_RATES = (
     "inner_steps",
     "inner_learning_rate",
     "embedding_inner_learning_rate",
+    "adapt_dense",
     "adapt_embeddings",
+    "adapt_fields",
 )
 
 
@@ -92,8 +95,8 @@ def _plain(options: TrainOptions, name: str) -> Any:
     if name == "records":
         return records_path(options)
     value = getattr(options, name)
-    if name == "loss":
-        return LOSSES[value]
+    if name in ("loss", "inner_loss"):
+        return LOSSES.get(value)
     return value.lower() if name == "optimizer" else value
 
 

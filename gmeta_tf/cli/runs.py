@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import pathlib
 import sys
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import keras
 
 import gmeta_tf as gm
-from gmeta_tf.allowed import replicate_of
-from gmeta_tf.cli.options import StepOptions, TrainOptions
+from gmeta_tf.allowed import ADAPT_DENSE, replicate_of
+from gmeta_tf.cli.inner_options import InnerOptions
+from gmeta_tf.cli.options import StepOptions, TrainOptions, flag_of
 from gmeta_tf.cli.run_files import read_config
 from gmeta_tf.distributed.collectives import start
 from gmeta_tf.distributed.verdicts import on_chief
@@ -58,9 +59,8 @@ _OF_MODEL = (
         "label_centre",
         "label_scale",
     ),
-    *("inner_steps", "inner_learning_rate", "embedding_inner_learning_rate", "order"),
-    *("adapt_embeddings", "overlap", "learn_rates", "optimizer", "learning_rate"),
-    *("weight_decay", "row_learning_rate", "decay", "row_shrinkage"),
+    *(field.name for field in dataclasses.fields(InnerOptions)),
+    *("optimizer", "learning_rate", "weight_decay", "row_learning_rate", "decay", "row_shrinkage"),
     *("capacity", "when_full", "admit_after", "time_to_live"),
     # No model's, but how it is evaluated unless an option says otherwise.
     *("support", "in_time_order"),
@@ -123,7 +123,8 @@ def build_model(
     model.compile(
         type(optimizer).from_config(settings),
         _row_optimizer(options, training),
-        loss=_loss(options, schema),
+        loss=_loss("loss", options, schema),
+        inner_loss=_loss("inner_loss", options, schema),
         metrics=options.metrics,
         look_ahead=options.look_ahead,
         non_finite=options.non_finite,
@@ -131,13 +132,16 @@ def build_model(
     return model
 
 
-def _loss(options: TrainOptions, schema: gm.Schema) -> str | gm.RowLoss:
-    if options.loss != "ratings":
-        return options.loss
+def _loss(name: str, options: TrainOptions, schema: gm.Schema) -> Any:
+    """What `compile` takes for the option of a loss."""
+    loss = getattr(options, name)
+    if loss != "ratings":
+        return loss
     if schema.positive_from is None:
         raise ValueError(
-            "train: expected a schema with positive_from with --loss ratings, which learns from "
-            "ratings and predicts clicks, got one without. Use --loss mse."
+            f"train: expected a schema with positive_from with {flag_of(name)} ratings, which "
+            "learns from ratings where metrics are of clicks, got one without. "
+            f"Use {flag_of(name)} mse."
         )
     return gm.rating_loss(*_units_of_labels(options))
 
@@ -194,7 +198,7 @@ def training_of(options: TrainOptions, records: gm.Records, world: gm.World) -> 
 
 def look_at_records(options: TrainOptions, records: gm.Records, world: gm.World) -> TrainOptions:
     """The options, with what they leave to the records: `_FOUND`. Reads the first episodes."""
-    if options.model == "factors" or options.loss == "ratings":
+    if options.model == "factors" or "ratings" in (options.loss, options.inner_loss):
         look = first_look(records, TRAIN_SPLIT)
         if options.label_centre is None:
             options = dataclasses.replace(options, label_centre=look.mean)
@@ -235,10 +239,10 @@ def build_task_encoder(options: StepOptions, learner: Any) -> Any:
     """
     if options.model not in ("mmaml", "cbml"):
         return None
-    if getattr(options, "loss", "") != "ratings":
-        return learner.task_encoder()
-    centre, scale = _units_of_labels(cast(TrainOptions, options))
-    return learner.task_encoder(centre=centre, scale=scale)
+    if isinstance(options, TrainOptions) and (options.inner_loss or options.loss) == "ratings":
+        centre, scale = _units_of_labels(options)
+        return learner.task_encoder(centre=centre, scale=scale)
+    return learner.task_encoder()
 
 
 def _positions(options: StepOptions, schema: gm.Schema) -> list[int]:
@@ -265,12 +269,23 @@ def _inner_loop(options: TrainOptions, learner: Any) -> gm.InnerLoop | gm.Closed
         "embedding_learning_rate": options.embedding_inner_learning_rate,
         "order": options.order,
         "overlap": options.overlap,
-        "learn_rates": options.learn_rates,
+        "learn_rates": options.learn_rates and options.rates_of,
+        "clip_gradients": options.clip_gradients,
+        "multi_step_loss": options.multi_step_loss,
+        "second_order_after": options.second_order_after,
     }
-    inner: gm.InnerLoop = learner.inner_loop(**settings)
-    if options.adapt_embeddings is None:
-        return inner
-    return dataclasses.replace(inner, adapt_embeddings=options.adapt_embeddings)
+    chosen: dict[str, Any] = {"outer_gradient": options.outer_gradient}
+    if options.adapt_dense is not None:
+        words = options.adapt_dense
+        is_word = len(words) == 1 and words[0] in ADAPT_DENSE
+        chosen["adapt_dense"] = words[0] if is_word else words
+    if options.adapt_fields is not None:
+        chosen["adapt_embeddings"] = options.adapt_fields
+    elif options.adapt_embeddings is not None:
+        chosen["adapt_embeddings"] = options.adapt_embeddings
+    # At once: some do not go together with what the model's paper chooses.
+    inner: gm.InnerLoop = dataclasses.replace(learner.inner_loop(**settings), **chosen)
+    return inner
 
 
 class LoadedRun(NamedTuple):

@@ -53,6 +53,9 @@ class Adapter(abc.ABC):
     Attributes:
         schema: what a row is.
         row_loss: the loss of a row; set when the model is compiled.
+        inner_loss: the loss of a support row that a task adapts by; likewise.
+        steps_done: how many outer steps are done, an int64 scalar of the graph; likewise.
+        takes_inner_loss: whether there is a choice of `inner_loss`.
         lanes: in how many parts the tasks of a step are computed in parallel.
         expected: the sizes of the latest data.
         fallback_reason: why the learner does not run once for all tasks of a lane, or None where it
@@ -61,6 +64,9 @@ class Adapter(abc.ABC):
     """
 
     row_loss: RowLoss
+    inner_loss: RowLoss
+    steps_done: Callable[[], tf.Tensor]
+    takes_inner_loss: bool = False
     expected = Sizes()
     fallback_reason: str | None = None
     adapted_paths: Sequence[str] = ()
@@ -68,6 +74,11 @@ class Adapter(abc.ABC):
     def __init__(self, schema: Schema, lanes: int) -> None:
         """Notes what a row is and in how many lanes to compute."""
         self.schema, self.lanes = schema, lanes
+
+    @property
+    def phases(self) -> list[tuple[int | None, Adapter]]:
+        """What adapts in which outer steps of training, for `in_phase`."""
+        return [(None, self)]  # most do the same in all
 
     @abc.abstractmethod
     def query_pass_in_one_lane(self, rows: Rows, batch: Batch, *, training: bool) -> QueryPass:

@@ -50,5 +50,5 @@ def adapter_of(
     check_one_number(learner, example)
     tasks = TaskLearner(learner, inner.adapt_dense, example, form=inner.fast_weights)
     return TaskAdapter(
-        tasks, inner, embedding.schema, embedding.groups, lanes=lanes, encoder=encoder
+        tasks, inner, embedding.schema, embedding.width, lanes=lanes, encoder=encoder
     )

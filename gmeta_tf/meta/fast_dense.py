@@ -16,9 +16,12 @@ are `x W' + b'`, differently bracketed.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
+
+from gmeta_tf.meta.descent import descended
 
 __all__ = ["DenseMove", "FastDense", "LoopShape", "apply_dense", "is_low_rank_cheaper"]
 
@@ -49,8 +52,9 @@ class DenseMove(NamedTuple):
     Attributes:
         inputs: x_s, float `[T, M, I]`.
         slopes: d_s, float `[T, M, O]`.
-        kernel_rate: alpha of the kernel, or None where the kernel stays.
-        bias_rate: alpha of the bias, or None where the bias stays.
+        kernel_rate: alpha of the kernel, or None where the kernel stays; a scalar, or `[I, O]` in
+            `FastDense.descended`.
+        bias_rate: alpha of the bias, or None where the bias stays; a scalar, or `[O]` likewise.
     """
 
     inputs: tf.Tensor
@@ -93,6 +97,60 @@ class FastDense:
             change = move.bias_rate * tf.reduce_sum(move.slopes, axis=1, keepdims=True)
             own_bias = (bias if own_bias is None else own_bias) - change
         return dataclasses.replace(self, kernel=own_kernel, bias=own_bias)
+
+    def descended(
+        self,
+        moves: Sequence[DenseMove],
+        clip: float | None,
+        kernel: tf.Tensor,
+        bias: tf.Tensor | None,
+    ) -> FastDense:
+        """After one more step that treats each parameter apart, in the stacked form.
+
+        Rates of single parameters and clipped gradients need the gradient `x_s^T d_s` itself, which
+        the low-rank form never has; a clipped sum is not the sum of clipped parts, so the calls of
+        a layer that is called several times are added up first.
+
+        Args:
+            moves: the step of each call of the layer; at least one.
+            clip: see `clipped`.
+            kernel: W, `[I, O]`, the shared one.
+            bias: b, `[O]`, the shared one, or None.
+        """
+        own_kernel, own_bias = self.kernel, self.bias
+        rate = moves[0].kernel_rate
+        if rate is not None:
+            gradient = tf.add_n([tf.matmul(m.inputs, m.slopes, transpose_a=True) for m in moves])
+            own_kernel = descended(
+                kernel if own_kernel is None else own_kernel, gradient, rate, clip
+            )
+        rate = moves[0].bias_rate
+        if rate is not None:
+            gradient = tf.add_n([tf.reduce_sum(m.slopes, axis=1, keepdims=True) for m in moves])
+            own_bias = descended(bias if own_bias is None else own_bias, gradient, rate, clip)
+        return dataclasses.replace(self, kernel=own_kernel, bias=own_bias)
+
+    def displacement(
+        self, kernel: tf.Tensor, bias: tf.Tensor | None
+    ) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+        """`W - W'` and `b - b'`, summed over the tasks; None where none moved.
+
+        Args:
+            kernel: W, `[I, O]`, the shared one.
+            bias: b, `[O]`, the shared one, or None.
+        """
+        of_kernel = [] if self.kernel is None else [tf.reduce_sum(kernel - self.kernel, axis=0)]
+        of_bias = [] if self.bias is None else [tf.reduce_sum(bias - self.bias, axis=[0, 1])]
+        for move in self.moves:
+            if move.kernel_rate is not None:
+                change = tf.einsum("tmi,tmo->io", move.inputs, move.slopes)
+                of_kernel.append(move.kernel_rate * change)
+            if move.bias_rate is not None:
+                of_bias.append(move.bias_rate * tf.reduce_sum(move.slopes, axis=[0, 1]))
+        return (
+            tf.add_n(of_kernel) if of_kernel else None,
+            tf.add_n(of_bias) if of_bias else None,
+        )
 
 
 def apply_dense(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
+from gmeta_tf.meta.descent import descended
 from gmeta_tf.meta.fast_dense import (
     DenseMove,
     FastDense,
@@ -96,8 +97,13 @@ class Unit(abc.ABC):
         gradients: Sequence[tf.Tensor],
         rates: Sequence[tf.Tensor],
         loop: LoopShape,
+        clip: float | None = None,
     ) -> Any:
         """The fast weights after `value <- value - rate gradient`: see `TaskLearner.descend`."""
+
+    @abc.abstractmethod
+    def displacement(self, fast: Any) -> Summed:
+        """The index of each adapted variable, and `value - fast` summed over the tasks."""
 
     @abc.abstractmethod
     def summed(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> Summed:
@@ -155,18 +161,32 @@ class DenseUnit(Unit):
         gradients: Sequence[tf.Tensor],
         rates: Sequence[tf.Tensor],
         loop: LoopShape,
+        clip: float | None = None,
     ) -> FastDense:
+        moves = []
         for rows, slopes in zip(inputs, gradients, strict=True):
             kernel_rate, bias_rate = (
                 None if index is None else tf.cast(rates[index], slopes.dtype)
                 for index in (self._kernel_index, self._bias_index)
             )
-            move = DenseMove(rows, slopes, kernel_rate, bias_rate)
-            if self._is_low_rank(rows, slopes, loop):
+            moves.append(DenseMove(rows, slopes, kernel_rate, bias_rate))
+        if moves and (clip is not None or any(_is_by_parameter(move) for move in moves)):
+            return fast.descended(moves, clip, *self._shared(moves[0].slopes.dtype))
+        for move in moves:
+            if self._is_low_rank(move.inputs, move.slopes, loop):
                 fast = fast.moved(move)
             else:
-                fast = fast.stacked(move, *self._shared(slopes.dtype))
+                fast = fast.stacked(move, *self._shared(move.slopes.dtype))
         return fast
+
+    def displacement(self, fast: FastDense) -> Summed:
+        moved = fast.kernel if fast.kernel is not None else fast.bias
+        dtype = fast.moves[0].slopes.dtype if fast.moves else None
+        if moved is None and dtype is None:
+            return []
+        shared = self._shared(dtype if moved is None else moved.dtype)
+        pairs = zip((self._kernel_index, self._bias_index), fast.displacement(*shared))
+        return [(i, change) for i, change in pairs if i is not None and change is not None]
 
     def summed(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> Summed:
         calls = list(zip(inputs, gradients, strict=True))
@@ -284,15 +304,22 @@ class LayerUnit(Unit):
         gradients: Sequence[tf.Tensor],
         rates: Sequence[tf.Tensor],
         loop: LoopShape,
+        clip: float | None = None,
     ) -> list[tf.Tensor]:
         return [
-            value - tf.cast(rates[index], value.dtype) * gradient
+            descended(value, gradient, rates[index], clip)
             for value, gradient, (_, index) in zip(fast, gradients, self._adapted, strict=True)
         ]
 
     def squares(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> tf.Tensor:
         flat = [tf.reshape(one, [tf.shape(one)[0], -1]) for one in gradients]
         return tf.add_n([tf.reduce_sum(tf.square(one), axis=1) for one in flat])
+
+    def displacement(self, fast: Sequence[tf.Tensor]) -> Summed:
+        return [
+            (index, tf.reduce_sum(variable.value - own, axis=0))
+            for own, (variable, index) in zip(fast, self._adapted, strict=True)
+        ]
 
     def summed(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> Summed:
         return [
@@ -342,6 +369,12 @@ def _is_plain_dense(layer: keras.layers.Layer) -> bool:
         and not getattr(layer, "lora_enabled", False)
         and layer.dtype_policy.quantization_mode is None
     )
+
+
+def _is_by_parameter(move: DenseMove) -> bool:
+    """Whether a rate is one for each parameter."""
+    rates = (move.kernel_rate, move.bias_rate)
+    return any(rate is not None and rate.shape.rank != 0 for rate in rates)
 
 
 def _total(of_calls: list[tf.Tensor], variable: Any) -> tf.Tensor:

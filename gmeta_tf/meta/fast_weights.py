@@ -12,46 +12,52 @@ import ml_dtypes
 import numpy as np
 import tensorflow as tf
 
-from gmeta_tf.allowed import FAST_WEIGHTS, check_word
+from gmeta_tf.allowed import ADAPT_DENSE, FAST_WEIGHTS, check_word
 from gmeta_tf.meta.fast_dense import LoopShape
 from gmeta_tf.meta.fast_layers import ForwardRecord, LayerUnit, TaskRows, Unit, Watch, units_of
+from gmeta_tf.meta.last_layer import last_layer
 from gmeta_tf.meta.layer_calls import overridden_calls
 
 __all__ = ["SupportRecord", "TaskLearner", "adapted_variables"]
 
 Features = dict[str, tf.Tensor]
-AdaptDense = str | Sequence[keras.layers.Layer] | Callable[[Any], bool]
+AdaptDense = str | Sequence[keras.layers.Layer | str] | Callable[[Any], bool]
 
 _LOG = logging.getLogger(__name__)
 
 
-def adapted_variables(learner: keras.Model, adapt: AdaptDense) -> list[bool]:
+def adapted_variables(
+    learner: keras.Model, adapt: AdaptDense, example: Features | None = None
+) -> list[bool]:
     """Which of the learner's trainable variables the inner loop moves.
 
     Args:
         learner: a built Keras model.
-        adapt: `"all"`, `"none"`, a list of the learner's layers, or a predicate of a variable
-            (`lambda variable: "decision" in variable.path`).
+        adapt: `"all"`, `"none"`, `"last_layer"`, a list of the learner's layers or of their names,
+            or a predicate of a variable (`lambda variable: "decision" in variable.path`).
+        example: the learner's inputs for some rows, for `"last_layer"`.
 
     Returns:
         One bool for each of `learner.trainable_variables`.
 
     Raises:
-        ValueError: another word, a layer that is not of the learner, or a choice that picks
-            nothing.
+        ValueError: another word, a layer that is not of the learner, a learner without one last
+            layer (see `last_layer`), or a choice that picks nothing.
     """
     variables = learner.trainable_variables
     if isinstance(adapt, str):
-        if adapt not in ("all", "none"):
+        if adapt not in ADAPT_DENSE or (adapt == "last_layer" and example is None):
+            words = ", ".join(map(repr, ADAPT_DENSE))
             raise ValueError(
-                f"adapt_dense: expected 'all', 'none', a list of layers or a predicate, "
-                f"got {adapt!r}."
+                f"adapt_dense: expected {words}, a list of layers or a predicate, got {adapt!r}."
             )
-        return [adapt == "all"] * len(variables)
+        if adapt != "last_layer":
+            return [adapt == "all"] * len(variables)
+        adapt = [last_layer(learner, example or {})]
     if callable(adapt):
         chosen = [bool(adapt(variable)) for variable in variables]
     else:
-        layers: Sequence[Any] = adapt
+        layers = [_layer_of(learner, one) if isinstance(one, str) else one for one in adapt]
         owned = {id(variable) for layer in layers for variable in layer.trainable_variables}
         chosen = [id(variable) in owned for variable in variables]
         foreign = len(owned) - sum(chosen)
@@ -67,6 +73,21 @@ def adapted_variables(learner: keras.Model, adapt: AdaptDense) -> list[bool]:
             f"{[variable.path for variable in variables]}. Say 'none' if that is meant."
         )
     return chosen
+
+
+def _layer_of(learner: keras.Model, name: str) -> keras.layers.Layer:
+    """The learner's layer of a name, at any depth."""
+    weighted = [
+        layer for layer in learner._flatten_layers(include_self=False) if layer.trainable_variables
+    ]
+    found = [layer for layer in weighted if layer.name == name]
+    if len(found) != 1:
+        known = ", ".join(layer.name for layer in weighted)
+        raise ValueError(
+            f"adapt_dense: expected names of the learner's layers with weights ({known}), each of "
+            f"one layer, got {name!r}, of {len(found)}. Give the layers themselves, or a predicate."
+        )
+    return found[0]
 
 
 class SupportRecord(NamedTuple):
@@ -132,7 +153,7 @@ class TaskLearner:
         check_word("TaskLearner: form", form, FAST_WEIGHTS)
         self.learner = learner
         self._takes_training = "training" in inspect.signature(learner.call).parameters
-        chosen = adapted_variables(learner, adapt)
+        chosen = adapted_variables(learner, adapt, example)
         self.adapted = [
             variable
             for variable, is_chosen in zip(learner.trainable_variables, chosen, strict=True)
@@ -218,6 +239,7 @@ class TaskLearner:
         gradients: Sequence[Sequence[tf.Tensor]],
         rates: Sequence[tf.Tensor],
         loop: LoopShape,
+        clip: float | None = None,
     ) -> list[Any]:
         """The fast weights after one inner step, `value <- value - rate gradient`.
 
@@ -225,11 +247,12 @@ class TaskLearner:
             fast: before it.
             inputs: what `support_forward` gave.
             gradients: of the values that `support_forward` gave.
-            rates: alpha of each adapted variable.
+            rates: alpha of each adapted variable: a scalar, or in the variable's shape.
             loop: how large the whole loop is, for the choice of a Dense layer's form.
+            clip: see `clipped`.
         """
         return [
-            unit.descend(own, inputs_, gradients_, rates, loop)
+            unit.descend(own, inputs_, gradients_, rates, loop, clip)
             for unit, own, inputs_, gradients_ in zip(
                 self._units, fast, inputs, gradients, strict=True
             )
@@ -253,6 +276,11 @@ class TaskLearner:
             for unit, inputs, slopes in zip(self._units, record.inputs, gradients, strict=True)
         ]
         return tf.sqrt(tf.cast(tf.add_n(squares), tf.float32))
+
+    def displacement(self, fast: Sequence[Any]) -> list[tuple[Any, tf.Tensor]]:
+        """The adapted variables that moved, each with `value - fast` summed over the tasks."""
+        of_units = [unit.displacement(own) for unit, own in zip(self._units, fast, strict=True)]
+        return [(self.adapted[i], change) for of_unit in of_units for i, change in of_unit]
 
     def advance_seeds(self) -> None:
         """Gives the next step other draws: a stateless call does not advance the seeds."""

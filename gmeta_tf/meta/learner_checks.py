@@ -13,6 +13,7 @@ from gmeta_tf.meta.losses import RowLoss
 
 __all__ = [
     "check_call",
+    "check_inner_loss",
     "check_learner",
     "check_metrics",
     "check_one_number",
@@ -208,6 +209,32 @@ def check_output(learner: keras.Model, example: dict[str, tf.Tensor], loss: RowL
             f"the learner {learner.name!r} ends in a sigmoid: expected logits, of which "
             f"{loss.name} takes the sigmoid itself. Leave the last activation out, such as "
             "Dense(1) for Dense(1, activation='sigmoid')."
+        )
+
+
+def check_inner_loss(given: Any, inner: RowLoss, outer: RowLoss, *, takes: bool) -> None:
+    """Raises for a loss of the inner loop that would have no effect, or read the output wrongly.
+
+    Args:
+        given: what `compile` was given; None is the outer loss.
+        inner: the loss that it means.
+        outer: the loss of the query rows.
+        takes: whether tasks adapt by a loss.
+
+    Raises:
+        ValueError: a model that adapts in closed form; `"ratings"`, whose plain units would make a
+            rating of 0 of a logit of 0.
+    """
+    if given is not None and not takes:
+        raise ValueError(
+            "MetaModel.compile: expected no inner_loss with ClosedForm, which adapts to labels as "
+            f"they are, got {inner.name}. Leave it out."
+        )
+    if isinstance(given, str) and inner.takes_values and outer.takes_logits:
+        raise ValueError(
+            f"MetaModel.compile: expected inner_loss=gm.rating_loss(centre, scale) with the loss "
+            f"{outer.name}, got {given!r}, which takes a logit of 0 for a rating of 0. State the "
+            "rating of a logit of 0, and how many ratings a logit of 1 adds."
         )
 
 

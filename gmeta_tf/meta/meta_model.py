@@ -20,11 +20,13 @@ from gmeta_tf.embedding.pooling import one_row
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
+from gmeta_tf.meta.adapter import Adapter
 from gmeta_tf.meta.adapters import adapter_of
 from gmeta_tf.meta.closed_form import ClosedForm
 from gmeta_tf.meta.inner_loop import InnerLoop
 from gmeta_tf.meta.learner_checks import (
     check_call,
+    check_inner_loss,
     check_learner,
     check_metrics,
     check_optimizer,
@@ -33,6 +35,7 @@ from gmeta_tf.meta.learner_checks import (
     check_precision,
 )
 from gmeta_tf.meta.losses import RowLoss, row_loss
+from gmeta_tf.meta.phases import in_phase
 from gmeta_tf.meta.ranked_model import RankedModel
 from gmeta_tf.meta.task_encoder import TASK_INPUT, TaskEncoder
 from gmeta_tf.meta.validation import (
@@ -132,21 +135,26 @@ class MetaModel(RankedModel):
         loss: str | RowLoss = "binary_crossentropy",
         metrics: Sequence[str] | None = None,
         *,
+        inner_loss: str | RowLoss | None = None,
         look_ahead: bool = True,
         non_finite: str = "raise",
         **options: Any,
     ) -> None:
-        """Chooses the update rules, the loss and the metrics.
+        """Chooses the update rules, the losses and the metrics.
 
         Args:
             optimizer: a Keras optimizer; the one update rule of every dense weight.
             row_optimizer: `"sgd"`, `"adagrad"`, `"row_wise_adagrad"`, `"lazy_adam"`, `"ftrl"` or a
                 `RowOptimizer`; the one update rule of every embedding row.
             loss: `"binary_crossentropy"` (the learner gives logits), `"mean_squared_error"`, their
-                names in Keras, or a `RowLoss`; of the support rows in the inner loop and of the
-                query rows in the outer.
+                names in Keras, or a `RowLoss`; of the query rows in the outer loop, and of the
+                support rows in the inner one unless `inner_loss` is another.
             metrics: names that `gmeta_tf.evaluation.metrics` knows; `evaluate` gives each for
                 adapted and unadapted predictions. None takes the loss's (`RowLoss.metrics`).
+            inner_loss: of the support rows, as `loss`; None is `loss`. It reads the same output:
+                under log loss `gm.rating_loss(centre, scale)` takes the logit for the rating less
+                `centre`, in units of `scale`, so `centre` should be a rating that is as likely as
+                not a click.
             look_ahead: send the keys of the next step with the gradients of this one. Rows are
                 fetched after the step, so results are the same, and each step waits for one
                 collective less. Takes effect where `fit` reads `TaskBatches` or a tf.data.Dataset.
@@ -168,7 +176,10 @@ class MetaModel(RankedModel):
         chosen_loss = row_loss(loss)
         metrics = chosen_loss.metrics if metrics is None else metrics
         check_metrics(chosen_loss, metrics)
-        check_output(self.learner, self._one_row(), chosen_loss)
+        chosen_inner = chosen_loss if inner_loss is None else row_loss(inner_loss)
+        check_inner_loss(inner_loss, chosen_inner, chosen_loss, takes=self.adapter.takes_inner_loss)
+        for one in (chosen_loss, chosen_inner):
+            check_output(self.learner, self._one_row(), one)
         check_word("MetaModel.compile: non_finite", non_finite, NON_FINITE)
         if options.get("steps_per_execution", 1) == "auto":
             raise ValueError(
@@ -179,7 +190,8 @@ class MetaModel(RankedModel):
         self.skipped_steps = keras.metrics.Sum(name="skipped_steps")
         self.non_finite = non_finite
         self.row_optimizer = row_optimizers.row_optimizer(row_optimizer)
-        self.adapter.row_loss = chosen_loss
+        self.adapter.row_loss, self.adapter.inner_loss = chosen_loss, chosen_inner
+        self.adapter.steps_done = self._steps_done
         self.accumulator = MetricAccumulator(metrics)
         self._check_update_rules()
         ahead = look_ahead and self.embedding.sends_keys
@@ -195,11 +207,11 @@ class MetaModel(RankedModel):
         routes = self._routes(batch)
         located = self.embedding.locate(routes, self._steps_done(), training=True)
         rows = self.embedding.fetch(routes, located)
-        with tf.GradientTape() as tape:
-            tape.watch(rows)
-            passed = self.adapter.query_pass(rows, batch, training=True)
-            loss = tf.reduce_sum(passed.losses)
-        gradients, row_gradients = tape.gradient(loss, (self.trainable_variables, rows))
+        loss, gradients, row_gradients = in_phase(
+            self._steps_done(),
+            self.adapter.phases,
+            lambda adapter: self._differentiated(adapter, rows, batch),
+        )
         # A learner may leave a group of tables unread; its exchange still takes part.
         row_gradients = {
             group: tf.zeros_like(rows[group]) if gradient is None else gradient
@@ -209,6 +221,16 @@ class MetaModel(RankedModel):
         self.adapter.advance_seeds()
         self.input_seconds.assign_add(batch.get("waited", 0.0))
         return self.get_metrics_result()
+
+    def _differentiated(
+        self, adapter: Adapter, rows: Rows, batch: Batch
+    ) -> tuple[tf.Tensor, list[tf.Tensor | None], dict[str, tf.Tensor | None]]:
+        """The sum of the losses of this rank's tasks, and its gradients."""
+        with tf.GradientTape() as tape:
+            tape.watch(rows)
+            loss = tf.reduce_sum(adapter.query_pass(rows, batch, training=True).losses)
+        gradients, row_gradients = tape.gradient(loss, (self.trainable_variables, rows))
+        return loss, gradients, row_gradients
 
     def _outer_update(
         self,
@@ -265,7 +287,7 @@ class MetaModel(RankedModel):
         with tf.control_dependencies(kept):
             findings = key_findings(problems, batch, located, self.embedding)
             if labels and label_found is not None:
-                findings.append(label_finding(label_found, batch, labels, self.row_loss.name))
+                findings.append(label_finding(label_found, batch, labels, self._loss_of_labels))
             is_finite = _are_finite([*sums, loss_sum])
             if self.non_finite == "raise":
                 findings += nonfinite_findings(is_finite, nonfinite, self.embedding)
@@ -375,7 +397,7 @@ class MetaModel(RankedModel):
         labels = self._checked_labels
         if labels:
             found = label_problem(batch, labels)
-            findings.append(label_finding(found, batch, labels, self.row_loss.name))
+            findings.append(label_finding(found, batch, labels, self._loss_of_labels))
         checked = check(findings)
         with tf.control_dependencies([checked]):
             return {group: tf.identity(values) for group, values in rows.items()}
@@ -384,7 +406,19 @@ class MetaModel(RankedModel):
     def _checked_labels(self) -> tuple[float, float] | None:
         """The labels that a step may have; None where they are right whatever the data are."""
         made_here = self.embedding.schema.positive_from is not None  # 0 or 1, in the pipeline
-        return None if made_here else self.row_loss.labels
+        ranges = [one.labels for one in self._row_losses if one.labels is not None]
+        if made_here or not ranges:
+            return None
+        return max(lowest for lowest, _ in ranges), min(highest for _, highest in ranges)
+
+    @property
+    def _row_losses(self) -> tuple[RowLoss, RowLoss]:
+        return self.adapter.row_loss, self.adapter.inner_loss
+
+    @property
+    def _loss_of_labels(self) -> str:
+        """What the loss is called that is not right for all labels."""
+        return next(one.name for one in self._row_losses if one.labels is not None)
 
     def _steps_done(self) -> tf.Tensor:
         return tf.cast(self.optimizer.iterations.value, tf.int64)
@@ -411,6 +445,7 @@ class MetaModel(RankedModel):
             "optimizer": str(self.optimizer.get_config()),
             "row_optimizer": str(self.row_optimizer),
             "loss": self.row_loss.name,
+            "inner_loss": self.adapter.inner_loss.name,
             "look_ahead": self.look_ahead is not None,
             "non_finite": self.non_finite,
             "tables": self.embedding.describe(),

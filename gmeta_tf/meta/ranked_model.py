@@ -117,6 +117,8 @@ class RankedModel(keras.Model):
         for batches in (training, evaluation):
             if isinstance(batches, TaskBatches):
                 check_labels(batches, self.adapter.row_loss, self.accumulator.names)
+                if self.adapter.inner_loss is not self.adapter.row_loss:
+                    check_labels(batches, self.adapter.inner_loss, ())
 
     def _expect(self, data: Any) -> None:
         """Notes T, S and Q, which shapes leave open where they differ from step to step."""

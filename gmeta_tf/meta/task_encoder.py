@@ -28,9 +28,9 @@ class TaskEncoder:
 
     Its inputs are those of the learner, with an axis of tasks, and the labels: `"embedded"` float
     `[T, S, F, D]` (and `"embedded_16"`, `"dense"` as the learner has them), `"label"` float
-    `[T, S]` as the loss takes it, and `"weight"` float `[T, S]`, 0 where a row is missing. Its
-    output, the task embedding, is `[T, M]`; each row of the task, support and query, has it as the
-    learner's input `"task"`, `[R, M]`.
+    `[T, S]` as the inner loss takes it, and `"weight"` float `[T, S]`, 0 where a row is missing.
+    Its output, the task embedding, is `[T, M]`; each row of the task, support and query, has it as
+    the learner's input `"task"`, `[R, M]`.
 
     Attributes:
         model: the Keras model, built.
@@ -92,7 +92,7 @@ class TaskEncoder:
         Args:
             own_rows: group -> float `[P, D]`, before adaptation.
             support: of a batch.
-            labels: `[T, S]`, as the loss takes them.
+            labels: `[T, S]`, as the inner loss takes them.
             schema: what a row is.
             training: passed to the model.
             blind: as if no support row were there, for the prediction without adaptation.

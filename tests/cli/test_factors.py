@@ -41,6 +41,8 @@ def test_what_is_not_given_suits_the_model():
         ({"inner_steps": 2}, "--inner-steps 2 is an option of gradient steps"),
         ({"order": 1}, "--order 1 is an option of gradient steps"),
         ({"learn_rates": True}, "--learn-rates True is an option of gradient steps"),
+        ({"clip_gradients": 1.0}, "--clip-gradients 1.0 is an option of gradient steps"),
+        ({"inner_loss": "mse"}, "--inner-loss mse is an option of gradient steps"),
         ({"loss": "ratings"}, "expected --loss bce .clicks are predicted. or mse"),
         ({"hidden": [8]}, "expected no --hidden with --model factors"),
     ],

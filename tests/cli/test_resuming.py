@@ -60,6 +60,12 @@ def test_without_a_checkpoint_everything_may_change(resumed, tmp_path):
         # The trained rates begin at the earlier value, and are in the checkpoint.
         ({"learn_rates": True}, {"inner_learning_rate": 0.1}, "--inner-learning-rate 0.5, got 0.1"),
         ({"learn_rates": True}, {"inner_steps": 2}, "--inner-steps 1, got 2"),
+        (
+            {"learn_rates": True},
+            {"rates_of": "parameters"},
+            "--rates-of variables, got parameters",
+        ),
+        ({"learn_rates": True}, {"adapt_dense": ["score"]}, "--adapt-dense None, got score"),
     ],
     ids=str,
 )

@@ -139,7 +139,7 @@ def pooled(rows, keys):
     vectors = []
     for item, *values in keys:
         present = [value for value in values if value >= 0]
-        mean = tf.zeros(genres.shape[1])
+        mean = tf.zeros_like(genres[0])
         if present:
             mean = sum(genres[value] for value in present) / len(present)
         vectors.append(tf.stack([items[item] if item >= 0 else tf.zeros_like(mean), mean]))

@@ -515,7 +515,10 @@ def test_adapted_variables_by_word_layer_and_predicate():
 @pytest.mark.parametrize(
     ("adapt", "message"),
     [
-        ("last", r"expected 'all', 'none', a list of layers or a predicate, got 'last'"),
+        (
+            "last",
+            r"expected 'all', 'none', 'last_layer', a list of layers or a predicate, got 'last'",
+        ),
         (lambda variable: "decision" in variable.path, r"picks none .*hidden/kernel.*'none'"),
         ([], r"picks none of the learner's variables"),
     ],

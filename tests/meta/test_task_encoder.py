@@ -4,6 +4,8 @@ The slow twin takes one task after the other, without padding, by the learner's 
 own calls; TensorFlow differentiates it.
 """
 
+import dataclasses
+
 import keras
 import numpy as np
 import pytest
@@ -265,3 +267,35 @@ def test_an_encoder_knows_its_size():
     learner = cbml()
     example = {"embedded": tf.zeros([1, 2, WIDTH]), "dense": tf.zeros([1, 1])}
     assert TaskEncoder(learner.task_encoder(), example).size == 7
+
+
+def test_reptile_trains_no_encoder():
+    with pytest.raises(
+        ValueError, match=r"'reptile' trains what adapts .* a task encoder does not"
+    ):
+        meta_model(inner=gm.InnerLoop(order=1, outer_gradient="reptile"))
+
+
+def test_an_encoder_reads_the_labels_of_the_inner_loss():
+    """Ratings, where tasks adapt to them, and not the clicks that the outer loss judges."""
+    schema = dataclasses.replace(SCHEMA, positive_from=0.5)
+    seen = []
+
+    class Reads(Encoder):
+        def call(self, inputs, training=False):
+            seen.append(inputs["label"])
+            return super().call(inputs, training=training)
+
+    keras.utils.set_random_seed(3)
+    embedding = gm.ShardedEmbedding(schema, WIDTH, world=gm.World())
+    encoder = Reads()
+    model = gm.MetaModel(
+        gm.models.MeLU((4,)), embedding, gm.models.MeLU.inner_loop(), task_encoder=encoder
+    )
+    model.compile(inner_loss=gm.rating_loss(3.0))
+    tasks = [dataclasses.replace(task, label=task.label + 0.25) for task in made_tasks(1)]
+    seen.clear()
+    given = batch(tasks, 7, schema=schema)
+    model.adapter.query_pass_in_one_lane(model.fetch(given), given, training=False)
+    np.testing.assert_array_equal(seen[0], given["support"]["value"])
+    assert set(np.unique(seen[0])) == {0.0, 0.25, 1.25}

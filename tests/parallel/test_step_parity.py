@@ -55,7 +55,12 @@ def melu():
 
 
 def meta_model(
-    world, inner=None, row_optimizer="sgd", schema=made_batches.SCHEMA, make_learner=learner
+    world,
+    inner=None,
+    row_optimizer="sgd",
+    schema=made_batches.SCHEMA,
+    make_learner=learner,
+    inner_loss=None,
 ):
     keras.utils.set_random_seed(7)
     embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, replicate=False, world=world)
@@ -64,7 +69,12 @@ def meta_model(
     model = gm.MetaModel(made, embedding, inner or gm.InnerLoop(1, 0.4), task_encoder=encoder)
     optimizer = keras.optimizers.Adam(0.03, epsilon=1e-2)
     # One rank alone is what ranks together are compared with: it need not be traced.
-    model.compile(optimizer, ROW_OPTIMIZERS[row_optimizer], run_eagerly=not world.is_distributed)
+    model.compile(
+        optimizer,
+        ROW_OPTIMIZERS[row_optimizer],
+        inner_loss=inner_loss,
+        run_eagerly=not world.is_distributed,
+    )
     return model
 
 
@@ -189,6 +199,39 @@ def test_a_task_encoder_is_that_of_one_rank(name):
     before, expected = alone.restart() and alone.numbers(), alone.train("even")
     assert_same(together.train("uneven"), expected)
     assert_moved(expected, before, least=1e-4)  # the clusters' centres have small gradients
+
+
+@functools.cache
+def all_options(world, name):
+    """A trainee of options of the inner loop; annealed ones change after two steps and four."""
+    annealed = gm.InnerLoop(
+        2,
+        0.3,
+        learn_rates="parameters",
+        clip_gradients=0.2,
+        adapt_embeddings=["item"],
+        multi_step_loss=4,
+        second_order_after=2,
+    )
+    reptile = gm.InnerLoop(2, 0.3, order=1, outer_gradient="reptile")
+    anil = gm.InnerLoop(2, 0.3, adapt_dense="last_layer", adapt_embeddings=False)
+    return Trainee(
+        world,
+        inner={"annealed": annealed, "reptile": reptile, "anil": anil}[name],
+        row_optimizer="adagrad",
+        make_learner=melu,
+        inner_loss="mse",
+    )
+
+
+@pytest.mark.parametrize("split", ["uneven", "empty chief"])
+@pytest.mark.parametrize("name", ["annealed", "reptile", "anil"])
+def test_options_of_the_inner_loop_are_those_of_one_rank(name, split):
+    alone, together = all_options(ALONE, name), all_options(WORLD, name)
+    before, expected = alone.restart() and alone.numbers(), alone.train("even")
+    assert_same(together.train(split), expected)
+    for number, value in before.items():  # some rates move by little
+        assert np.abs(expected[number] - value).max() > 1e-4, number
 
 
 @functools.cache

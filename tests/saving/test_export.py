@@ -145,6 +145,44 @@ def test_serving_adapts_as_the_model_does(trained, tmp_path, make):
     np.testing.assert_allclose(alone, predicted["unadapted"], atol=2e-6)
 
 
+OPTIONS = {
+    "ANIL": ({"adapt_dense": "last_layer", "adapt_embeddings": False}, None),
+    "Meta-SGD of a field, clipped, annealed": (
+        {
+            "learn_rates": "parameters",
+            "adapt_embeddings": ["item", "genre"],
+            "clip_gradients": 0.05,
+            "multi_step_loss": 4,
+            "second_order_after": 2,
+        },
+        None,
+    ),
+    "Reptile": ({"outer_gradient": "reptile", "order": 1}, None),
+    "ratings inside": ({}, gm.rating_loss(3.5, 1.2)),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(OPTIONS))
+def test_serving_adapts_as_the_options_of_the_inner_loop_say(trained, tmp_path, name):
+    _, records, columns, *_ = trained
+    options, inner_loss = OPTIONS[name]
+    keras.utils.set_random_seed(1)
+    embedding = gm.ShardedEmbedding(records.schema, 4, scale=0.5)
+    model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(2, 0.4, **options))
+    model.compile(keras.optimizers.Adam(0.05), gm.Adagrad(0.3), inner_loss=inner_loss)
+    model.fit(gm.TaskBatches(records, "train", tasks=4, support=3, query=5), epochs=1, verbose=0)
+    gm.export_saved_model(model, tmp_path / "saved", records)
+    predicted, support, query = drawn_rows(model, records, columns)
+    assert np.abs(predicted["adapted"] - predicted["unadapted"]).max() > 1e-3
+    served = Predictor.load(tmp_path / "saved")(
+        {name: values[query] for name, values in columns.items()},
+        {name: values[support] for name, values in columns.items()},
+        tasks=3,
+    )
+    np.testing.assert_allclose(served, predicted["adapted"], atol=2e-6)
+
+
 def test_a_task_never_seen_is_predicted_unadapted(trained, drawn, predictor):
     columns, (predicted, _, query) = trained[2], drawn
     rows = {name: values[query] for name, values in columns.items()}

@@ -1,0 +1,151 @@
+"""The options of `gmeta-tf prepare` and `inspect`: raw tables and records."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gmeta_tf import allowed
+from gmeta_tf.cli.option_fields import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    AT_LEAST_2,
+    FRACTION,
+    SHARE,
+    Options,
+    flag_of,
+    number,
+    word,
+)
+
+__all__ = ["InspectOptions", "PrepareOptions", "ReaderFlags"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReaderFlags(Options):
+    """How CSV and TSV files are written, where not in the usual way.
+
+    Attributes:
+        separator: what stands between cells of CSV and TSV, such as ";" or "::"; None is a comma in
+            CSV and a tab in TSV.
+        quoting: "minimal", where cells with separators or ends of lines are in quotes, or "none",
+            where a quote is a letter like others; None is "minimal", unless a file can be read
+            either way.
+        columns: the names of the columns of CSV and TSV without a header.
+        null_words: cells that stand for a missing value, as empty ones do, such as NULL.
+        encoding: of CSV and TSV: "utf-8", "latin-1" or "utf-16"; None is "utf-8".
+        format: "csv" or "tsv", whatever the files' names end in.
+    """
+
+    separator: str | None = None
+    quoting: str | None = word(None, of=allowed.QUOTINGS)
+    columns: list[str] | None = None
+    null_words: list[str] | None = None
+    encoding: str | None = word(None, of=allowed.ENCODINGS)
+    format: str | None = word(None, of=allowed.FILE_FORMATS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareOptions(ReaderFlags):
+    """Raw tables to a folder of task records: checked, split, encoded.
+
+    Attributes:
+        output: the records folder to make, or to append to; it may be remote, such as s3://...
+        input: CSV, TSV, JSON lines or Parquet files or glob patterns, for data of your own; with
+            schema. They may be remote, and are copied to `spill_folder` then.
+        schema: a YAML or JSON file that says what a row is, and under `read` how files are written;
+            see docs/architecture.md.
+        movielens: a folder with MovieLens 100k or 1M as GroupLens or RecBole lay it out, or
+            "download" for the 100k data. Has its own schema.
+        test_fraction: the share that is held out for the test, of the tasks or of the rows.
+        valid_fraction: the share that is held out for validation.
+        seed: of the draw of held-out tasks.
+        split_by: "task" holds out whole tasks, "time" the latest rows, "both" the latest rows of
+            some tasks.
+        num_files: the files of each split; more than you will have ranks.
+        episode_rows: the most rows of an episode; tasks with more are cut into several. None is
+            1024, or with --append the folder's.
+        compression: of the records, "none" or "zlib". None is "none", or with --append the
+            folder's.
+        engine: what does the work: "duckdb" on this machine, or "spark", Apache Spark (needs
+            PySpark and Java). Both write the same records.
+        on_bad_row: "error" stops at the first bad row, such as one without a task or whose label
+            is not a number; "drop" leaves bad rows out and counts them.
+        max_bad_share: the largest share of the rows that "drop" may leave out; with more, prepare
+            stops.
+        memory_limit: the memory that the engine may take, such as "4GB"; beyond it spills to disk.
+            None is most of the machine's.
+        spill_folder: where it spills to; None is beside the output (for copies of remote input the
+            system's folder for temporary files).
+        append: add a later log to an existing records folder. The folder's split stays,
+            vocabularies grow, and no key changes.
+        allow_same_input: take a file that the records have already, or that is given twice; its
+            rows then count twice.
+        overwrite: replace an existing records folder, once the new one is complete.
+        progress: show the stages, on a terminal.
+    """
+
+    output: str
+    input: list[str] | None = None
+    schema: str | None = None
+    movielens: str | None = None
+    test_fraction: float = number(0.2, of=FRACTION)
+    valid_fraction: float = number(0.0, of=FRACTION)
+    seed: int = number(0, of=AT_LEAST_0)
+    split_by: str = word("task", of=allowed.SPLITS_BY)
+    num_files: int = number(16, of=AT_LEAST_1)
+    episode_rows: int | None = number(None, of=AT_LEAST_2)
+    compression: str | None = word(None, of=allowed.COMPRESSIONS)
+    engine: str = word("duckdb", of=allowed.ENGINES)
+    on_bad_row: str = word("error", of=allowed.ON_BAD_ROW)
+    max_bad_share: float = number(0.1, of=SHARE)
+    memory_limit: str | None = None
+    spill_folder: str | None = None
+    append: bool = False
+    allow_same_input: bool = False
+    overwrite: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.movielens is None) == (self.input is None):
+            raise ValueError(
+                "prepare: expected either --movielens or --input, got "
+                f"{'neither' if self.input is None else 'both'}."
+            )
+        if self.input is not None and self.schema is None:
+            raise ValueError(
+                "prepare: --input needs --schema, a YAML file with fields, label and task. "
+                "docs/architecture.md shows one."
+            )
+        given = [
+            flag_of(field.name)
+            for field in dataclasses.fields(ReaderFlags)
+            if getattr(self, field.name) is not None
+        ]
+        if self.movielens is not None and given:
+            raise ValueError(
+                f"prepare: {', '.join(given)} says how --input is written, and --movielens knows "
+                "how its files are. Leave one of them out."
+            )
+        if self.append and self.overwrite:
+            raise ValueError("prepare: --append and --overwrite exclude each other.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class InspectOptions(Options):
+    """Shows what a records folder holds: schema, counts and a few decoded episodes.
+
+    Attributes:
+        path: what `gmeta-tf prepare` made.
+        split: the split to show; None shows all.
+        episodes: how many episodes of a split to decode.
+        verify: read everything, and name each damaged record by its file and offset; the exit
+            status is 1 when there is one.
+        json: print one JSON line and nothing else.
+    """
+
+    path: str = dataclasses.field(metadata={"positional": True})
+    split: str | None = None
+    episodes: int = number(3, of=AT_LEAST_0)
+    verify: bool = False
+    json: bool = False

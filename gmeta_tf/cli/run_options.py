@@ -1,0 +1,111 @@
+"""The options of `gmeta-tf evaluate`, `candidates`, `export` and `predict`: what a run left."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gmeta_tf.cli.data_options import ReaderFlags
+from gmeta_tf.cli.option_fields import AT_LEAST_1, Options, check_metric_names, number
+
+__all__ = ["CandidatesOptions", "EvaluateOptions", "ExportOptions", "PredictOptions"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _OfRunOptions(Options):
+    """What reads a trained run.
+
+    Attributes:
+        run: the folder of a run of `gmeta-tf train`.
+        records: where the run's records are now; None is where they were.
+        checkpoint: the name of the checkpoint to load, such as epoch-000003; None is the newest.
+        fall_back: where that one is damaged, load the newest earlier one that is not.
+    """
+
+    run: str
+    records: str | None = None
+    checkpoint: str | None = None
+    fall_back: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(_OfRunOptions):
+    """Evaluates a run on tasks that it has not seen, adapted and unadapted, beside a baseline.
+
+    Attributes:
+        split: the split of the run's records to evaluate on.
+        support: the rows a task adapts on; None is the run's.
+        in_time_order: adapt on a task's earlier rows and evaluate the later ones, or draw the rows
+            it adapts on; None is the run's.
+        metrics: what to report; None is the run's.
+        seed: of the draw of support rows.
+        item: the fields whose keys the baseline counts, each alone; the best one is reported. None
+            tries all categorical fields.
+        train_split: the split that the baseline counts on.
+        json: print one JSON line and nothing else.
+    """
+
+    split: str = "test"
+    support: int | None = number(None, of=AT_LEAST_1)
+    in_time_order: bool | None = None
+    metrics: list[str] | None = None
+    seed: int = 0
+    item: list[str] | None = None
+    train_split: str = "train"
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_metric_names(self.metrics)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CandidatesOptions(_OfRunOptions):
+    """Names the items to ask a new task about first: the evidence candidates of MeLU.
+
+    A label of such an item moves a task's weights much, and many tasks have one. For runs whose
+    dense weights adapt by gradient steps (melu, maml_dlrm), in one process.
+
+    Attributes:
+        field: the field of the items.
+        top: how many to name, at most.
+        split: the split whose rows are read.
+        json: print one JSON line and nothing else.
+    """
+
+    field: str = "item"
+    top: int = number(20, of=AT_LEAST_1)
+    split: str = "train"
+    json: bool = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportOptions(_OfRunOptions):
+    """Writes a run's model as a SavedModel of stock TensorFlow ops, in one process.
+
+    Attributes:
+        output: the SavedModel folder; None is `saved_model` in the run's folder.
+    """
+
+    output: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PredictOptions(ReaderFlags):
+    """Predicts raw query rows with an exported model, after adapting to raw support rows.
+
+    Attributes:
+        saved_model: what `gmeta-tf export` wrote.
+        query: a CSV, TSV, JSON lines or Parquet file of the rows to predict: the columns of the
+            task and of the fields.
+        output: the CSV file to write: the query rows and a column `prediction`, in the same order;
+            where tasks adapt in closed form `deviation` too, the standard deviation of the label.
+        support: a file of labelled rows of the same tasks; tasks without any are predicted with
+            the shared values. None adapts nothing.
+        tasks: how many tasks to predict at once.
+    """
+
+    saved_model: str
+    query: str
+    output: str
+    support: str | None = None
+    tasks: int = number(64, of=AT_LEAST_1)
