@@ -3,6 +3,7 @@
 python -m tests.faults                          # the quick part, which the gate runs too
 python -m tests.faults --full                   # everything
 python -m tests.faults --full --jobs 2                 # on two cores
+python -m tests.faults --full --most 5                 # of each group a few
 python -m tests.faults --full --only kills,flips --seed 1
 python -m tests.faults --case kills/append/17   # one case again
 
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"campaigns or groups of them (kills/train), commas between: {','.join(_CAMPAIGNS)}",
     )
     parser.add_argument("--case", help="one case, by its name, such as kills/append/17")
+    parser.add_argument("--most", type=int, help="at most so many cases of each group, drawn")
     parser.add_argument("--jobs", type=int, default=1, help="processes that try cases (1)")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn")
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -140,7 +142,7 @@ def _chosen(
             if (wanted and name != wanted[1]) or (only_group and name != only_group):
                 continue
             full = options.full or wanted is not None
-            for number, case, of in group.chosen(name, options.seed, full=full):
+            for number, case, of in group.chosen(name, options.seed, full=full, most=options.most):
                 if wanted is None or number == int(wanted[2]):
                     yield campaign, name, number, case, of
 

@@ -58,8 +58,10 @@ class Group:
     cases: Callable[[random.Random], Sequence[Case]]
     quick: int
 
-    def chosen(self, name: str, seed: int, *, full: bool) -> Iterator[tuple[int, Case, float]]:
-        """The cases to try: all, or as many as the quick part tries.
+    def chosen(
+        self, name: str, seed: int, *, full: bool, most: int | None = None
+    ) -> Iterator[tuple[int, Case, float]]:
+        """The cases to try: all or at most so many, or as many as the quick part tries.
 
         Yields:
             Its number, the case, and how many faults there are for each that is tried.
@@ -68,12 +70,12 @@ class Group:
             return
         cases = self.cases(random.Random(f"{seed}/{name}"))
         numbers = range(len(cases))
-        if not full and self.quick < len(cases):
-            numbers = sorted(random.Random(f"{seed}/{name}/quick").sample(numbers, self.quick))
+        limit = (most or len(cases)) if full else self.quick
+        if limit < len(cases):
+            numbers = sorted(random.Random(f"{seed}/{name}/quick").sample(numbers, limit))
         total = sum(case.stands_for for case in cases)
         for number in numbers:
-            case = cases[number]
-            yield number, case, case.stands_for if full else total / len(numbers)
+            yield number, cases[number], total / len(numbers)
 
 
 @dataclasses.dataclass
