@@ -15,12 +15,21 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from jsonargparse import ActionConfigFile, ActionYesNo, ArgumentParser, DefaultHelpFormatter
+import yaml
+from jsonargparse import (
+    ActionConfigFile,
+    ActionYesNo,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    set_loader,
+)
 
 from gmeta_tf.cli import first_checks, options
 from gmeta_tf.cli.endings import quiet_endings
 from gmeta_tf.cli.gone_files import gone_file
+from gmeta_tf.cli.number_flags import wrong_number
 from gmeta_tf.cli.shortages import shortage_of
+from gmeta_tf.cli.yaml_file import flags_of
 from gmeta_tf.distributed.lost_ranks import LostRankError, is_of_lost_rank
 from gmeta_tf.distributed.world import World
 
@@ -75,7 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> None:
     parser = _parser()
-    parsed = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    named = next((word for word in words if word in _COMMANDS), None)
+    if named and (problem := wrong_number(words, _COMMANDS[named][0])):
+        parser.error(problem)
+    parsed = parser.parse_args(words)
     name = parsed.subcommand
     try:
         chosen = parsed[name]
@@ -102,6 +115,7 @@ def _run(arguments: Sequence[str] | None) -> None:
 
 
 def _parser() -> ArgumentParser:
+    set_loader("yaml", flags_of, (yaml.YAMLError,))
     parser = ArgumentParser(
         prog="gmeta-tf",
         description="Meta-learning recommenders on many workers, without parameter servers.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
 import sys
 
@@ -106,10 +107,9 @@ def _fit(
         callbacks=[folder],
         verbose="auto" if sys.stdout.isatty() else 2,
     )
-    say(
-        world,
-        f"{options.run}: {folder.samples_per_second:,.0f} samples/s; `gmeta-tf evaluate` is next",
-    )
+    speed = folder.samples_per_second
+    done = "nothing was left to train" if math.isnan(speed) else f"{speed:,.0f} samples/s"
+    say(world, f"{options.run}: {done}; `gmeta-tf evaluate` is next")
     if history is not None:
         check_outcome(history.history, batches.steps_per_epoch)
 

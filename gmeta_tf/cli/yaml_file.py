@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from typing import Any
 
 import yaml
 
-__all__ = ["read_yaml"]
+from gmeta_tf import number_texts
+
+__all__ = ["flags_of", "read_yaml"]
+
+_INTEGER, _FLOAT = "tag:yaml.org,2002:int", "tag:yaml.org,2002:float"
+_FIRST_LETTERS = "+-.0123456789"
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe types; a name that stands twice in a mapping is an error, as YAML 1.2 has it."""
+    """YAML's safe types; a name that stands twice in a mapping is an error, as YAML 1.2 has it.
+
+    Of what YAML 1.1 takes for numbers, `1_000`, `010` (which is 8), `1:30` (which is 90), `0x1F`,
+    `.inf` and `.nan` stay texts: they are no numbers by the rule of `number_texts`. What a YAML
+    library writes as a text without quotes, such as `1e5`, stays one too.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -24,6 +35,40 @@ class _Loader(yaml.SafeLoader):
                     )
                 seen.add(name.value)
         return super().construct_mapping(node, deep)
+
+
+class _FlagsLoader(yaml.SafeLoader):
+    """Of files of flags: every number by the rule of `number_texts`."""
+
+
+def _only_numbers_of(loader: type[yaml.SafeLoader], integers: str, floats: str) -> None:
+    of_letter = {
+        letter: [(tag, pattern) for tag, pattern in found if tag not in (_INTEGER, _FLOAT)]
+        for letter, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    loader.yaml_implicit_resolvers = of_letter
+    loader.add_implicit_resolver(_INTEGER, re.compile(f"(?:{integers})$"), list(_FIRST_LETTERS))
+    loader.add_implicit_resolver(_FLOAT, re.compile(f"(?:{floats})$"), list(_FIRST_LETTERS))
+
+
+_only_numbers_of(
+    _Loader,
+    "[-+]?(?:0|[1-9][0-9]*)",
+    r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?",
+)
+_only_numbers_of(_FlagsLoader, "[-+]?[0-9]+", number_texts.NUMBER)
+# YAML's own takes 010 for 8.
+_FlagsLoader.add_constructor(_INTEGER, lambda _, node: number_texts.whole_number(node.value))
+
+
+def flags_of(text: str) -> Any:
+    """The values in YAML of flags.
+
+    Example:
+        >>> flags_of("{learning_rate: 1e-3, tasks: 1_000}")
+        {'learning_rate': 0.001, 'tasks': '1_000'}
+    """
+    return yaml.load(text, _FlagsLoader)
 
 
 def read_yaml(path: str | pathlib.Path, holds: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import os
 import tensorflow as tf
 
 from gmeta_tf.distributed.world import World
+from gmeta_tf.number_texts import whole_number
 
 __all__ = ["cores_of_rank", "num_lanes", "share_cores"]
 
@@ -65,8 +66,18 @@ def num_lanes(world: World) -> int:
         return 1
     cores = cores_of_rank(world)
     told = tf.config.threading.get_intra_op_parallelism_threads()
-    threads_an_op = told or int(os.environ.get(_VARIABLES[0]) or 0) or cores
+    threads_an_op = told or _in_environment(_VARIABLES[0]) or cores
     return max(1, cores // threads_an_op)
+
+
+def _in_environment(name: str) -> int:
+    text = os.environ.get(name) or "0"
+    try:
+        return whole_number(text)
+    except ValueError as error:
+        raise ValueError(
+            f"the environment's {name} should be a whole number, got {text!r}. Correct or unset it."
+        ) from error
 
 
 def _has_gpu() -> bool:

@@ -6,6 +6,8 @@ import dataclasses
 import os
 from collections.abc import Mapping
 
+from gmeta_tf.number_texts import whole_number
+
 __all__ = ["World"]
 
 # One launcher a line: horovodrun (Gloo), Open MPI's mpirun, MPICH/Intel MPI, Slurm's srun.
@@ -101,8 +103,8 @@ class World:
 def _number(environment: Mapping[str, str], name: str, default: int | None = None) -> int:
     text = environment.get(name, None if default is None else str(default))
     try:
-        return int(text)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        return whole_number(text or "")
+    except ValueError:
         raise ValueError(
             f"the launcher's variable {name} should be a whole number, got {text!r}. "
             "Unset it to run as one process, or start the ranks with horovodrun."

@@ -9,9 +9,18 @@ from typing import Any
 
 import duckdb
 
-__all__ = ["connect", "one_value", "reason_of", "sql_name", "sql_parquet", "sql_text", "trimmed"]
+from gmeta_tf.number_texts import WHITE_SPACE
 
-_WHITE_SPACE = " \t\n\r\x0b\x0c"
+__all__ = [
+    "connect",
+    "number_of",
+    "one_value",
+    "reason_of",
+    "sql_name",
+    "sql_parquet",
+    "sql_text",
+    "trimmed",
+]
 
 
 def connect(spill_folder: pathlib.Path, memory_limit: str | None) -> duckdb.DuckDBPyConnection:
@@ -80,4 +89,13 @@ def sql_parquet(path: str | os.PathLike[str]) -> str:
 
 def trimmed(value: str) -> str:
     """A value as text, white space cut off; NULL if nothing is left."""
-    return f"nullif(trim(CAST({value} AS VARCHAR), {sql_text(_WHITE_SPACE)}), '')"
+    return f"nullif(trim(CAST({value} AS VARCHAR), {sql_text(WHITE_SPACE)}), '')"
+
+
+def number_of(text: str, type_name: str = "DOUBLE") -> str:
+    """The SQL of the number that a text is by the rule of `number_texts`; NULL if it is none.
+
+    DuckDB's cast differs from the rule by `1_000` alone, and by `inf` and `nan`, which give values
+    that are not finite. To look for one letter takes no time, and a pattern takes much.
+    """
+    return f"CASE WHEN NOT contains({text}, '_') THEN TRY_CAST({text} AS {type_name}) END"

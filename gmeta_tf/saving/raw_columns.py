@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["numbers_of", "tasks_of", "texts_of"]
+from gmeta_tf.number_texts import WHITE_SPACE, number
 
-# What `prepare` cuts off, and nothing else that Unicode knows.
-_WHITE_SPACE = " \t\n\r\x0b\x0c"
+__all__ = ["numbers_of", "tasks_of", "texts_of"]
 
 
 def texts_of(values: np.ndarray, place: str, separator: str | None = None) -> np.ndarray:
@@ -51,7 +50,7 @@ def tasks_of(values: np.ndarray, place: str) -> np.ndarray:
     """
     texts = texts_of(values, place)
     for row, text in enumerate(texts):
-        texts[row] = text.strip(_WHITE_SPACE)
+        texts[row] = text.strip(WHITE_SPACE)
         if not texts[row]:
             raise ValueError(
                 f"{place}, row {row + 1} (counted from 1, without headers): expected a task, got "
@@ -64,7 +63,8 @@ def numbers_of(values: np.ndarray, place: str) -> np.ndarray:
     """Finite numbers, float32 `[n]`.
 
     Raises:
-        ValueError: a value that is missing, no number, or not finite as a float32.
+        ValueError: a value that is missing, no number (`number_texts` has the rule for texts), or
+            not finite as a float32.
     """
     values = np.asarray(values)
     numbers = np.full(len(values), np.nan, np.float32)
@@ -74,7 +74,7 @@ def numbers_of(values: np.ndarray, place: str) -> np.ndarray:
         else:
             for row, value in enumerate(values.tolist()):
                 with contextlib.suppress(TypeError, ValueError):
-                    numbers[row] = float(value)
+                    numbers[row] = number(value) if isinstance(value, str) else float(value)
     (bad,) = np.nonzero(~np.isfinite(numbers))
     if bad.size:
         raise ValueError(

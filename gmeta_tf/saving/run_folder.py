@@ -18,8 +18,8 @@ from gmeta_tf.evaluation.json_report import json_report, without_nan
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
 from gmeta_tf.meta_io.preparing.work_folder import sweep_all, work_folder
 from gmeta_tf.meta_io.records.fingerprint import fingerprint_of
-from gmeta_tf.saving.checkpoint import save_checkpoint
-from gmeta_tf.saving.manifest import MANIFEST
+from gmeta_tf.saving.checkpoint import latest_checkpoint, save_checkpoint
+from gmeta_tf.saving.manifest import MANIFEST, read_manifest
 from gmeta_tf.saving.run_lock import RunLock
 from gmeta_tf.saving.writing import named_if_full, write_whole
 
@@ -162,6 +162,8 @@ class RunFolder(keras.callbacks.Callback):
         on_chief(self._close_scalars, self.model.world, name="run_folder_scalars")
         if self._speeds:  # otherwise nothing was left to train, and what an earlier run wrote stays
             self._end(values)
+        else:
+            on_chief(self._end_earlier, self.model.world, name="run_folder_metrics")
         if self._lock is not None:
             self._lock.release()
 
@@ -174,6 +176,16 @@ class RunFolder(keras.callbacks.Callback):
             self.model.world,
             name="run_folder_metrics",
         )
+
+    def _end_earlier(self) -> None:
+        """Does what is left to do for a run that was killed after its last checkpoint."""
+        self._drop_old(self.path / "checkpoint")
+        last = latest_checkpoint(self.path / "checkpoint")
+        if last is None or (self.path / "metrics.json").exists():
+            return
+        saved = read_manifest(last)["details"]
+        values = {**saved.get("logs", {}), "epochs": saved.get("epoch")}
+        write_whole(self.path / "metrics.json", json_report(values, indent=2))
 
     def _close_scalars(self) -> None:
         with named_if_full(self.path / "tensorboard"):

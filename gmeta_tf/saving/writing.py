@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
+from typing import BinaryIO
 
 import numpy as np
 import tensorflow as tf
@@ -60,15 +63,43 @@ def write_whole(path: pathlib.Path, text: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with named_if_full(path):
-            new.write_text(text, encoding="utf-8")
-            to_disk(new)
-            new.replace(path)
-            to_disk(path.parent)
-    finally:
-        new.unlink(missing_ok=True)
+    with named_if_full(path), _locked_beside(path) as (new, file):
+        file.write(text.encode())
+        file.flush()
+        os.fsync(file.fileno())
+        new.replace(path)
+        to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def _locked_beside(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, BinaryIO]]:
+    """A new hidden file to write, gone at the end; those of killed processes are removed first.
+
+    It is locked, as work folders are, by which the others know that its process is alive.
+    """
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if left.name.removeprefix(f".{path.name}.").isdecimal():
+            _remove_unlocked(left)
+    while True:
+        new = path.with_name(f".{path.name}.{os.getpid()}")
+        with open(new, "wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not (new.exists() and os.path.samestat(new.stat(), os.fstat(file.fileno()))):
+                continue  # another process came before the lock
+            try:
+                yield new, file
+            finally:
+                # What was renamed is no longer there, and what is there now is nobody else's.
+                new.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # of a full disk, which was told
+                    file.close()
+            return
+
+
+def _remove_unlocked(left: pathlib.Path) -> None:
+    with contextlib.suppress(OSError), open(left, "rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        left.unlink()
 
 
 _REMEDY = "Make room, and start again; what was saved before is as it was"

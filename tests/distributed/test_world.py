@@ -93,6 +93,7 @@ def test_detect_reads_the_process_environment(monkeypatch):
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
+        ({"HOROVOD_RANK": "1_0", "HOROVOD_SIZE": "20"}, r"HOROVOD_RANK .* got '1_0'"),
         ({"HOROVOD_RANK": "one", "HOROVOD_SIZE": "2"}, r"HOROVOD_RANK .* got 'one'"),
         ({"HOROVOD_RANK": "1", "HOROVOD_SIZE": ""}, r"HOROVOD_SIZE .* got ''"),
         (

@@ -8,9 +8,9 @@ import random
 import time
 
 from tests.faults import children
-from tests.faults.kills import SUBJECTS, Subject
 from tests.faults.outcome import Case, Group, expect
 from tests.faults.place import Place, damaged_checkpoints
+from tests.faults.subjects import SUBJECTS, Subject
 
 __all__ = ["groups"]
 

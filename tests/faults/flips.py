@@ -24,10 +24,10 @@ def groups(place: Place) -> dict[str, Group]:
     """A group for each kind of file."""
     folder = place.fresh()
     kinds = {
-        "records": (["records/**/*"], ["verify"], ["train", "evaluate"], 4),
-        "checkpoint": (["run/checkpoint/**/*"], [], ["evaluate"], 2),
-        "config": (["run/config.yaml"], [], ["evaluate"], 2),
-        "export": (["run/saved_model/**/*"], [], ["predict"], 2),
+        "records": (["records/**/*"], ["verify"], ["train", "evaluate"], 2),
+        "checkpoint": (["run/checkpoint/**/*"], [], ["evaluate"], 1),
+        "config": (["run/config.yaml"], [], ["evaluate"], 1),
+        "export": (["run/saved_model/**/*"], [], ["predict"], 1),
     }
     return {
         name: Group(functools.partial(_cases, place, _found(folder, patterns), first, then), quick)

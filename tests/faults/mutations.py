@@ -43,8 +43,8 @@ _VALUES = (
 def groups(place: Place) -> dict[str, Group]:
     """A group of mutated logs, and one of mutated schemas."""
     return {
-        "logs": Group(functools.partial(_cases, place, _NUM_LOGS, 0.0), 6),
-        "schemas": Group(functools.partial(_cases, place, _NUM_SCHEMAS, 1.0), 5),
+        "logs": Group(functools.partial(_cases, place, _NUM_LOGS, 0.0), 4),
+        "schemas": Group(functools.partial(_cases, place, _NUM_SCHEMAS, 1.0), 3),
     }
 
 

@@ -38,10 +38,12 @@ class Case:
     Attributes:
         what: the fault, in words.
         check: causes it and looks at what is left; raises a `Fault`.
+        stands_for: how many faults of its kind there are for each that is tried.
     """
 
     what: str
     check: Callable[[], None]
+    stands_for: float = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,25 +58,36 @@ class Group:
     cases: Callable[[random.Random], Sequence[Case]]
     quick: int
 
-    def chosen(self, name: str, seed: int, *, full: bool) -> Iterator[tuple[int, Case]]:
-        """The cases to try, with their numbers: all, or as many as the quick part tries."""
+    def chosen(
+        self, name: str, seed: int, *, full: bool, most: int | None = None
+    ) -> Iterator[tuple[int, Case, float]]:
+        """The cases to try: all or at most so many, or as many as the quick part tries.
+
+        Yields:
+            Its number, the case, and how many faults there are for each that is tried.
+        """
         if not full and not self.quick:
             return
         cases = self.cases(random.Random(f"{seed}/{name}"))
         numbers = range(len(cases))
-        if not full and self.quick < len(cases):
-            numbers = sorted(random.Random(f"{seed}/{name}/quick").sample(numbers, self.quick))
-        yield from ((number, cases[number]) for number in numbers)
+        limit = (most or len(cases)) if full else self.quick
+        if limit < len(cases):
+            numbers = sorted(random.Random(f"{seed}/{name}/quick").sample(numbers, limit))
+        total = sum(case.stands_for for case in cases)
+        for number in numbers:
+            yield number, cases[number], total / len(numbers)
 
 
 @dataclasses.dataclass
 class Tally:
-    """How many cases of a campaign came to what."""
+    """How many cases of a campaign came to what, and how many faults they stand for."""
 
+    num_faults: float = 0.0
     counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
-    def add(self, case: Case) -> Fault | None:
+    def add(self, case: Case, stands_for: float) -> Fault | None:
         """Tries a case, counts what it came to, and returns its fault."""
+        self.num_faults += stands_for
         try:
             case.check()
         except Fault as fault:
@@ -84,4 +97,5 @@ class Tally:
         return None
 
     def to_json(self) -> dict[str, int]:
-        return {"tried": self.counts.total(), **{kind: self.counts[kind] for kind in KINDS}}
+        counts = {kind: self.counts[kind] for kind in KINDS}
+        return {"tried": self.counts.total(), "of": round(self.num_faults), **counts}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import csv
+import decimal
 import json
 import math
 import pathlib
@@ -26,8 +27,7 @@ Rows = dict[str, list[tuple]]
 """Task -> its rows in order, each (label, values of the fields); see `read_raw`."""
 
 _WHITE_SPACE = " \t\n\r\x0b\x0c"
-_DIGITS = "[0-9]+(?:_[0-9]+)*"
-_NUMBER = re.compile(rf"[+-]?({_DIGITS}(\.({_DIGITS})?)?|\.{_DIGITS})([eE][+-]?[0-9]+)?")
+_NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST = 2**63 - 1
 
 
@@ -65,8 +65,26 @@ def read_raw(log: pathlib.Path, schema: pathlib.Path) -> tuple[Rows, int]:
 
 def _time_reading(texts: list[str]) -> Callable[[str], float | None]:
     """How times are read: as what most of them can be read as, integers if there are as many."""
-    num_integers, num_numbers = (sum(of(text) is not None for text in texts) for of in _TIMES)
-    return _integer if num_integers >= num_numbers else _time_number
+    integers, numbers = ([text for text in texts if of(text) is not None] for of in _TIMES)
+    if len(integers) >= len(numbers):
+        return _integer
+    if 2 * len(integers) > len(numbers) and any(map(_is_rounded, integers)):
+        return _integer
+    values = collections.defaultdict(set)
+    for text in numbers:
+        values[float(text)].add(decimal.Decimal(text.strip(_WHITE_SPACE)))
+    is_tied = any(len(values[float(text)]) > 1 and _is_rounded(text) for text in numbers)
+    if not is_tied:
+        return _time_number
+    return lambda text: None if _is_rounded(text) else _time_number(text)
+
+
+def _is_rounded(text: str) -> bool:
+    """Whether a double has fewer digits than a number."""
+    text = text.strip(_WHITE_SPACE)
+    if len(text) <= 15 or not _NUMBER.fullmatch(text) or not math.isfinite(float(text)):
+        return False
+    return decimal.Decimal(text) != decimal.Decimal(repr(float(text)))
 
 
 def _integer(text: str) -> int | None:

@@ -10,7 +10,8 @@ from gmeta_tf.cli.prepare import prepare as prepare_command
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta_io.files import read_text
 from gmeta_tf.meta_io.records.overview import overview
-from gmeta_tf.meta_io.records.verification import describe_damage, read_episode, verify
+from gmeta_tf.meta_io.records.record_damage import read_episode
+from gmeta_tf.meta_io.records.verification import describe_damage, verify
 from gmeta_tf.meta_io.sources.sources import files_source
 
 __all__ = [

@@ -1,7 +1,13 @@
 """Each of Keras' callbacks, over sharded, replicated and dynamic tables: right, or refused."""
 
 import dataclasses
+import http.server
+import importlib
 import inspect
+import json
+import threading
+import types
+import urllib.request
 import warnings
 
 import keras
@@ -13,6 +19,8 @@ import gmeta_tf as gm
 from gmeta_tf.meta.callback_checks import checked_callbacks
 
 ONE = gm.World()
+# Keras gives no other name to the module in which it looks for `requests`.
+remote_monitor = importlib.import_module("keras.src.callbacks.remote_monitor")
 
 REFUSED = {
     "BackupAndRestore": lambda path: keras.callbacks.BackupAndRestore(path / "backup"),
@@ -36,8 +44,9 @@ ALLOWED = {
     "TensorBoard": lambda path: keras.callbacks.TensorBoard(path / "board", write_graph=False),
     "TerminateOnNaN": lambda path: keras.callbacks.TerminateOnNaN(),
 }
-# It sends to a server; it is handled as CSVLogger is. Orbax is not installed.
-NOT_TRIED = {"Callback", "CallbackList", "RemoteMonitor", "OrbaxCheckpoint"}
+# Each has a test of its own below: one sends to a server, the other is not in every Keras.
+TRIED_BELOW = {"RemoteMonitor", "OrbaxCheckpoint"}
+NOT_TRIED = {"Callback", "CallbackList"} | TRIED_BELOW
 
 
 def test_every_callback_of_keras_is_looked_at():
@@ -114,3 +123,79 @@ def test_the_others_leave_training_as_it_is(tables, tmp_path):
     assert (tmp_path / "epoch-1").exists()
     assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
     assert any((tmp_path / "board").rglob("*"))
+
+
+@pytest.fixture
+def monitor():
+    """A server on this machine: its address, and the reports that it was sent."""
+    reports = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            reports.append((self.path, json.loads(body)))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            """Says nothing."""
+
+    server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", reports
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_remote_monitor_reports_once_and_leaves_training_as_it_is(monitor, tmp_path, monkeypatch):
+    # Not all that is installed with Keras is installed here, and no test may need it.
+    fake = types.SimpleNamespace(
+        post=_post, exceptions=types.SimpleNamespace(RequestException=OSError)
+    )
+    monkeypatch.setattr(remote_monitor, "requests", remote_monitor.requests or fake)
+    address, reports = monitor
+    records = make_records(tmp_path / "own", [7] * 10, splits=("train",))
+    batches = gm.TaskBatches(records, "train", tasks=5, support=2, query=3, world=ONE)
+    embedding = gm.ShardedEmbedding(SCHEMA, 2, world=ONE)
+    model = gm.MetaModel(gm.models.MeLU((3,)), embedding, gm.InnerLoop(0), lanes=1)
+    model.compile("adam", "adagrad")
+    gm.save_checkpoint(model, tmp_path / "begin")
+    model.fit(batches, epochs=2, verbose=0)
+    expected = state_of(model)
+    gm.load_checkpoint(model, tmp_path / "begin")
+    callback = keras.callbacks.RemoteMonitor(address, send_as_json=True)
+    losses = model.fit(batches, epochs=2, verbose=0, callbacks=[callback]).history["loss"]
+    for one, other in zip(state_of(model), expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert [path for path, _ in reports] == ["/publish/epoch/end/"] * 2
+    assert [(sent["epoch"], sent["loss"]) for _, sent in reports] == list(enumerate(losses))
+    assert checked_callbacks([callback], gm.World(rank=1, size=2)) == []
+
+
+def _post(address, headers=None, **sent):
+    """What of `requests` RemoteMonitor calls."""
+    content = json.dumps(sent["json"]).encode()
+    request = urllib.request.Request(address, content, headers or {})
+    urllib.request.urlopen(request).close()
+
+
+def test_orbax_checkpoints_are_refused(monkeypatch):
+    if not hasattr(keras.callbacks, "OrbaxCheckpoint"):  # not every Keras has it
+        monkeypatch.setattr(
+            keras.callbacks, "OrbaxCheckpoint", keras.callbacks.Callback, raising=False
+        )
+
+    class Made(keras.callbacks.OrbaxCheckpoint):
+        def __init__(self):
+            """Not Keras', which looks for a package that is not installed here."""
+
+    with pytest.raises(ValueError, match=r"got OrbaxCheckpoint.*gmeta_tf.RunFolder"):
+        checked_callbacks([Made()], ONE)
+
+
+def test_a_keras_without_orbax_checkpoints_has_none_to_refuse(monkeypatch):
+    monkeypatch.delattr(keras.callbacks, "OrbaxCheckpoint", raising=False)
+    other = keras.callbacks.History()
+    assert checked_callbacks([other], ONE) == [other]

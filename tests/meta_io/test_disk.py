@@ -9,7 +9,9 @@ import pathlib
 import pytest
 
 from gmeta_tf.meta_io.disk import to_disk, tree_to_disk
+from gmeta_tf.meta_io.preparing import work_folder as work_folder_module
 from gmeta_tf.meta_io.preparing.work_folder import replace_folder, work_folder
+from gmeta_tf.meta_io.swap import swapped
 from gmeta_tf.saving.writing import write_whole
 
 
@@ -47,7 +49,13 @@ def assert_in_order(events, built: pathlib.Path, output: pathlib.Path, names: se
 
 
 @pytest.mark.parametrize("is_there", [False, True])
-def test_a_folder(is_there, events, tmp_path):
+def test_a_folder(is_there, events, tmp_path, monkeypatch):
+    def swap(old, new):
+        assert swapped(old, new)
+        events.append(("rename", str(old), str(new)))
+        return True
+
+    monkeypatch.setattr(work_folder_module, "swapped", swap)
     output = tmp_path / "out"
     if is_there:
         output.mkdir()

@@ -11,7 +11,7 @@ from made_data import make_records
 
 import gmeta_tf as gm
 from gmeta_tf.saving import checkpoint as checkpoint_module
-from gmeta_tf.saving import writing
+from gmeta_tf.saving import model_files, writing
 from gmeta_tf.saving.checkpoint import checked_checkpoint
 from gmeta_tf.saving.writing import named_if_full, write_whole
 
@@ -58,14 +58,16 @@ def test_of_a_checkpoint(model, tmp_path, files_of_at_most):
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
-@pytest.mark.parametrize("name", ["write_manifest", "save_dynamic"])
-def test_of_its_other_files(name, model, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "name"), [(checkpoint_module, "write_manifest"), (model_files, "save_dynamic")]
+)
+def test_of_its_other_files(module, name, model, tmp_path, monkeypatch):
     gm.save_checkpoint(model, tmp_path / "c", epoch=1)
 
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoint_module, name, full)
+    monkeypatch.setattr(module, name, full)
     with pytest.raises(OSError, match=r"the disk is full: .*Make room"):
         gm.save_checkpoint(model, tmp_path / "c", epoch=2)
     assert checked_checkpoint(tmp_path / "c", ONE).details == {"epoch": 1}

@@ -71,7 +71,9 @@ def test_numbers():
     assert numbers_of(np.array([1, 2]), "x").tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("bad", ["", "x", None, "nan", "inf", 1e39, [1]])
+@pytest.mark.parametrize(
+    "bad", ["", "x", None, "nan", "inf", 1e39, [1], "1_000", "\u0661", "\u00a07"]
+)
 def test_what_is_no_finite_number(bad):
     values = np.empty(2, object)
     values[:] = [1, bad]

@@ -230,6 +230,16 @@ def test_a_finished_run_is_left_as_it_is(fresh, records, tmp_path):
     assert after == before
 
 
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_ended(fresh, records, tmp_path):
+    run(fresh(), records, tmp_path, epochs=2, checkpoint_every_steps=3, keep=9)
+    whole = json.loads((tmp_path / "metrics.json").read_text())
+    (tmp_path / "metrics.json").unlink()
+    going_on(fresh(9), records, tmp_path, epochs=2)
+    assert checkpoints(tmp_path) == ["epoch-000001-step-000006", "epoch-000002"]
+    ended = json.loads((tmp_path / "metrics.json").read_text())
+    assert (ended["epochs"], ended["loss"]) == (2, whole["loss"])
+
+
 def test_keep(fresh, records, tmp_path):
     run(fresh(), records, tmp_path, epochs=2, checkpoint_every_steps=3, keep=2)
     assert checkpoints(tmp_path) == ["epoch-000001-step-000006", "epoch-000002"]

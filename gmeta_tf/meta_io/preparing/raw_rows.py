@@ -8,9 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 import duckdb
 
 from gmeta_tf.meta_io.preparing.job import Job
+from gmeta_tf.meta_io.preparing.times import (
+    INTEGERS,
+    LARGE_INTEGERS,
+    READ_INTEGER,
+    expected_time,
+    time_reading,
+)
 from gmeta_tf.meta_io.sources.line_counts import check_every_line
 from gmeta_tf.meta_io.sources.sources import Source, check_unchanged, reading_error
-from gmeta_tf.meta_io.sql import one_value, sql_name, sql_text, trimmed
+from gmeta_tf.meta_io.sql import number_of, one_value, sql_name, sql_text, trimmed
 from gmeta_tf.schema import LARGEST_KEY, Field, Schema
 
 __all__ = [
@@ -24,12 +31,7 @@ __all__ = [
     "loaded_columns",
     "parts_of",
     "problem_of",
-    "time_reading",
 ]
-
-_INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER")
-_LARGE_INTEGERS = ("UBIGINT", "HUGEINT", "UHUGEINT")
-_TIMESTAMPS = ("DATE", "TIMESTAMP", "TIMESTAMP_S", "TIMESTAMP_MS", "TIMESTAMP WITH TIME ZONE")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,9 +76,9 @@ def load_rows(database: duckdb.DuckDBPyConnection, job: Job) -> RawRows:
         if schema.time is not None:
             expected = "" if job.previous is None else job.previous.time.kind
             kind, reading = time_reading(database, source, schema, type_of[schema.time], expected)
-        checks = checks_of(schema, type_of, _no_task(database), reading)
+        checks = checks_of(schema, type_of, _no_task(database), kind, reading)
         dropped = _check_rows(database, job, checks, row)
-    time = _READ_INTEGER if kind == "integer" else reading
+    time = READ_INTEGER if kind == "integer" else reading
     return RawRows(type_of, row, kind, time, dropped)
 
 
@@ -125,7 +127,7 @@ def check_some(source: Source, num_rows: int) -> None:
 def kept_value(column: str, type_of: Mapping[str, str]) -> str:
     """A column whose values are looked up: its values are equal where their texts are."""
     kind, name = type_of[column], sql_name(column)
-    if kind in (*_INTEGERS, *_LARGE_INTEGERS, "VARCHAR"):
+    if kind in (*INTEGERS, *LARGE_INTEGERS, "VARCHAR"):
         return name
     # -0.0 equals 0.0, and in DuckDB's groups only one of them would be left.
     return f"CAST({name} AS VARCHAR{'[]' if kind.endswith(']') else ''})"
@@ -186,23 +188,24 @@ def _no_task(database: duckdb.DuckDBPyConnection) -> str:
     return blank if num_blank else "task IS NULL"
 
 
-def checks_of(schema: Schema, type_of: Mapping[str, str], no_task: str, time: str) -> list[Check]:
+def checks_of(
+    schema: Schema, type_of: Mapping[str, str], no_task: str, time_kind: str, time: str
+) -> list[Check]:
     """What each row of `loaded` must have; `no_task` and `time` are SQL."""
-    no_number = "NOT coalesce(isfinite(TRY_CAST({} AS FLOAT)), false)"
     checks = [
         Check("task", f"a task (column {schema.task!r})", schema.task, no_task),
         Check(
             "label",
             f"a label (column {schema.label!r}) that is a finite number",
             schema.label,
-            no_number.format("label"),
+            _is_no_number("label", type_of[schema.label]),
         ),
     ]
     if schema.time is not None:
         checks.append(
             Check(
                 "time",
-                f"a time (column {schema.time!r}) to sort by",
+                f"a time (column {schema.time!r}) to sort by{expected_time(time_kind)}",
                 schema.time,
                 f"({time}) IS NULL",
             )
@@ -211,7 +214,8 @@ def checks_of(schema: Schema, type_of: Mapping[str, str], no_task: str, time: st
         name, column = f"field_{position}", field.column_name
         if field.kind == "dense":
             expected = f"a {field.name!r} (column {column!r}) that is a finite number"
-            checks.append(Check(f"field {field.name}", expected, column, no_number.format(name)))
+            bad = _is_no_number(name, type_of[column])
+            checks.append(Check(f"field {field.name}", expected, column, bad))
         elif (table := schema.table(field.table_name)).keys == "raw":
             largest = LARGEST_KEY if table.num_rows is None else table.num_rows - 1
             expected = (
@@ -223,8 +227,14 @@ def checks_of(schema: Schema, type_of: Mapping[str, str], no_task: str, time: st
     return checks
 
 
+def _is_no_number(name: str, type_name: str) -> str:
+    is_text = type_name == "VARCHAR"
+    number = number_of(name, "FLOAT") if is_text else f"TRY_CAST({name} AS FLOAT)"
+    return f"NOT coalesce(isfinite({number}), false)"
+
+
 def _is_bad_key(field: Field, type_name: str, name: str, largest: int) -> str:
-    if type_name in (*_INTEGERS, *_LARGE_INTEGERS):
+    if type_name in (*INTEGERS, *LARGE_INTEGERS):
         return f"NOT coalesce({name} BETWEEN 0 AND {largest}, true)"
     is_bad = (
         f"({trimmed('{0}')} IS NOT NULL AND NOT coalesce(regexp_full_match({trimmed('{0}')}, "
@@ -310,67 +320,3 @@ def _place_and_value(
         return first + 1, one_value(database, query)
     query = f"SELECT {name} FROM ({source.query}) WHERE {sql_name(source.row)} = {first}"
     return first, one_value(database, query)
-
-
-_READ_INTEGER = "CAST(time AS BIGINT)"
-# Integers come first since a float would run nanoseconds together. DECIMAL would serve both, but
-# DuckDB takes hundreds of times longer to cast text to it.
-_TEXT_TIMES = {
-    "integer": "CASE WHEN regexp_full_match(time, '-?[0-9]+') THEN TRY_CAST(time AS BIGINT) END",
-    "number": "CASE WHEN isfinite(TRY_CAST(time AS DOUBLE)) THEN TRY_CAST(time AS DOUBLE) END",
-    "microseconds": (
-        "CASE WHEN isfinite(TRY_CAST(time AS TIMESTAMPTZ)) "
-        "THEN epoch_us(TRY_CAST(time AS TIMESTAMPTZ)) END"
-    ),
-}
-
-
-def time_reading(
-    database: duckdb.DuckDBPyConnection,
-    source: Source,
-    schema: Schema,
-    type_name: str,
-    expected: str,
-) -> tuple[str, str]:
-    """The kind of the time and its SQL, which is NULL where a time cannot be read.
-
-    Texts are of the kind that most of them can be read as.
-    """
-    if type_name == "VARCHAR":
-        if expected in _TEXT_TIMES:
-            return expected, _TEXT_TIMES[expected]
-        kind, all_of_them = _most_readable(database)
-        # The look at all the letters is slow, and is over.
-        fast = all_of_them and kind == "integer"
-        reading = _READ_INTEGER if fast else _TEXT_TIMES[kind]
-    elif type_name in (*_INTEGERS, *_LARGE_INTEGERS):
-        kind, reading = "integer", "TRY_CAST(time AS BIGINT)"
-    elif type_name in ("FLOAT", "DOUBLE") or type_name.startswith("DECIMAL"):
-        number = "CAST(time AS DOUBLE)"
-        kind, reading = "number", f"CASE WHEN isfinite({number}) THEN {number} END"
-    elif type_name in _TIMESTAMPS:
-        kind, reading = "microseconds", "CASE WHEN isfinite(time) THEN epoch_us(time) END"
-    elif type_name == "TIMESTAMP_NS":
-        kind, reading = "nanoseconds", "epoch_ns(time)"
-    else:
-        raise ValueError(
-            f"{source.description}: expected the time (column {schema.time!r}) to be a number, a "
-            f"date or a text, got {type_name}. Cast it, or choose another column."
-        )
-    if expected and kind != expected:
-        raise ValueError(
-            f"{source.description}: expected the time (column {schema.time!r}) to be of the kind "
-            f"{expected!r} as in the records that it is appended to, got {kind!r}. Cast it."
-        )
-    return kind, reading
-
-
-def _most_readable(database: duckdb.DuckDBPyConnection) -> tuple[str, bool]:
-    """The kind that most texts are of, and whether all are."""
-    total = one_value(database, "SELECT count(*) FROM loaded")
-    counts: dict[str, int] = {}
-    for kind, reading in _TEXT_TIMES.items():
-        counts[kind] = one_value(database, f"SELECT count({reading}) FROM loaded")
-        if counts[kind] == total:
-            return kind, True
-    return max(counts, key=lambda kind: counts[kind]), False

@@ -23,9 +23,9 @@ from gmeta_tf.meta_io.preparing.raw_rows import (
     loaded_columns,
     parts_of,
     problem_of,
-    time_reading,
 )
 from gmeta_tf.meta_io.preparing.spark_run import SparkRun
+from gmeta_tf.meta_io.preparing.times import time_reading
 from gmeta_tf.meta_io.preparing.vocabularies import is_mapped
 from gmeta_tf.meta_io.sources.line_counts import check_every_line
 from gmeta_tf.meta_io.sources.plain_files import query_of_file
@@ -54,7 +54,7 @@ def good_rows(run: SparkRun) -> tuple[RawRows, int]:
         type_of, counts = _load_files(run)
     with run.job.progress.stage("checking"):
         kind, time = _time_of(run, type_of)
-        checks = checks_of(run.job.schema, type_of, f"{trimmed('task')} IS NULL", time)
+        checks = checks_of(run.job.schema, type_of, f"{trimmed('task')} IS NULL", kind, time)
         found, num_good = _check_files(run, type_of, counts, checks, kind, time)
         dropped = count_bad_rows(run.database, run.job, checks, found)
     run.drop("loaded")

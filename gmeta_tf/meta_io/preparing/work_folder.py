@@ -15,6 +15,7 @@ from typing import BinaryIO
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.disk import to_disk, tree_to_disk
 from gmeta_tf.meta_io.records.file_names import problem_of_replacing
+from gmeta_tf.meta_io.swap import swapped
 
 __all__ = ["check_output", "claimed", "replace_folder", "sweep", "sweep_all", "work_folder"]
 
@@ -184,9 +185,12 @@ def _output_of(folder: pathlib.Path, recorded: bytes) -> str | None:
 
 
 def replace_folder(built: pathlib.Path, output: pathlib.Path, work: pathlib.Path) -> None:
-    """Renames `built` to `output`; what stood there goes to the work folder, and back if it fails.
+    """Gives `built` the name `output`; what stood there goes to the work folder.
 
-    What was built is on the disk before it gets the name, and the name is when this returns.
+    Who reads at that moment sees the one or the other. Only where the file system cannot exchange
+    two names (`swap`) is the output absent between two renames; the older one goes back if the
+    second fails. What was built is on the disk before it gets the name, and the name is when this
+    returns.
 
     Raises:
         OSError: `built` cannot be renamed, or cannot get to the disk.
@@ -194,6 +198,9 @@ def replace_folder(built: pathlib.Path, output: pathlib.Path, work: pathlib.Path
     tree_to_disk(built)
     if not os.path.lexists(output):
         built.rename(output)
+        to_disk(output.parent)
+        return
+    if swapped(built, output):
         to_disk(output.parent)
         return
     aside = work / _PREVIOUS

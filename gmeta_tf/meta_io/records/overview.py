@@ -20,8 +20,8 @@ from gmeta_tf.meta_io.records.codec import (
     slot_ranges,
 )
 from gmeta_tf.meta_io.records.index_checks import index_chunks
+from gmeta_tf.meta_io.records.record_damage import read_episode
 from gmeta_tf.meta_io.records.records import Records
-from gmeta_tf.meta_io.records.verification import read_episode
 from gmeta_tf.meta_io.records.word_checks import keys_of
 from gmeta_tf.meta_io.sql import reason_of, sql_name, sql_parquet
 from gmeta_tf.schema import PADDING_KEY, UNKNOWN_KEY, Field

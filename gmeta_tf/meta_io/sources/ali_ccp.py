@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from gmeta_tf.meta_io.sources.layouts import expected_files, headerless
 from gmeta_tf.meta_io.sources.sources import Source, source_files
-from gmeta_tf.meta_io.sql import sql_name, sql_text
+from gmeta_tf.meta_io.sql import number_of, sql_name, sql_text
 from gmeta_tf.schema import Field, Schema
 
 __all__ = ["ali_ccp_schema", "ali_ccp_source"]
@@ -149,7 +149,7 @@ def _files_of(folder: pathlib.Path, part: str) -> tuple[pathlib.Path, ...]:
 
 def _extracted(single: dict[str, str], lists: dict[str, str], max_values: int) -> str:
     """The columns of fields, taken out of the text `features` row by row."""
-    columns = []
+    columns, weight = [], number_of("split_part(pair, '\x03', 2)")
     for name, field in single.items():
         pattern = sql_text(f"(?:^|\x01){field}\x02([^\x01\x03]*)")
         columns.append(f"nullif(regexp_extract(features, {pattern}, 1), '') AS {name}")
@@ -162,7 +162,7 @@ def _extracted(single: dict[str, str], lists: dict[str, str], max_values: int) -
         )
         weighed = (
             f"list_transform({pairs}, lambda pair, place: {{"
-            "'weight': -coalesce(TRY_CAST(split_part(pair, '\x03', 2) AS DOUBLE), 0), "
+            f"'weight': -coalesce({weight}, 0), "
             "'place': place, 'value': split_part(pair, '\x03', 1)})"
         )
         columns.append(

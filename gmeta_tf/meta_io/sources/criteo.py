@@ -15,6 +15,7 @@ from gmeta_tf.meta_io.sources.compressed import compression_of
 from gmeta_tf.meta_io.sources.layouts import headerless
 from gmeta_tf.meta_io.sources.plain_files import shown
 from gmeta_tf.meta_io.sources.sources import Source, matching_files, source_files
+from gmeta_tf.meta_io.sql import number_of
 from gmeta_tf.schema import Field, Schema
 
 __all__ = ["criteo_schema", "criteo_source"]
@@ -68,8 +69,8 @@ def criteo_source(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     files = matching_files(paths)
     columns = ("label", *_INTEGERS, *_CATEGORIES)
     dense = (
-        f"CASE WHEN {name} IS NULL THEN 0 ELSE sign(TRY_CAST({name} AS DOUBLE)) "
-        f"* ln(1 + abs(TRY_CAST({name} AS DOUBLE))) END AS {name}"
+        f"CASE WHEN {name} IS NULL THEN 0 ELSE sign({number_of(name)}) "
+        f"* ln(1 + abs({number_of(name)})) END AS {name}"
         for name in _INTEGERS
     )
     rows = " UNION ALL ".join(

@@ -12,7 +12,7 @@ import os
 
 from gmeta_tf.meta_io.sources.layouts import expected_files
 from gmeta_tf.meta_io.sources.sources import Source, files_source
-from gmeta_tf.meta_io.sql import sql_name
+from gmeta_tf.meta_io.sql import number_of, sql_name
 from gmeta_tf.schema import Field, Schema
 
 __all__ = ["taobao_ads_schema", "taobao_ads_source"]
@@ -74,7 +74,7 @@ def taobao_ads_source(directory: str | os.PathLike[str]) -> Source:
         _renamed(source, expected)
         for source, expected in zip(sources, _COLUMNS.values(), strict=True)
     )
-    number = "TRY_CAST(price AS DOUBLE)"
+    number = f"({number_of('price')})"
     log_price = f"CASE WHEN price IS NULL THEN 0 WHEN {number} >= 0 THEN ln(1 + {number})"
     query = (
         f"SELECT row, {', '.join(map(sql_name, _COLUMNS['raw_sample.csv']))}, {', '.join(_OF_AD)}, "

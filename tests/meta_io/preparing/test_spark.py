@@ -307,12 +307,19 @@ class TestSameTexts:
         assert dropped["label"] == dropped["field price"] > 10
         assert records.details["rows"] > 30
 
-    @pytest.mark.parametrize("kind", ["integer", "number", "microseconds"])
+    @pytest.mark.parametrize("kind", ["integer", "nanoseconds", "number", "microseconds"])
     def test_of_times(self, kind, tmp_path):
         values = {
             "integer": [
                 *("9223372036854775807", "-9223372036854775808", "007", "7", "-1", "1", "12", "3"),
                 *("x", "1-2", "seven", ""),
+            ],
+            # 19 digits; as doubles they would be one time.
+            "nanoseconds": [
+                *(str(1609459200123456789 + n) for n in (2, 0, 3, 1)),
+                "0.5",
+                "1e3",
+                "x",
             ],
             "number": [*NUMBERS, "0.0", "-0.0", "0", "0.5", "1.5", "2.5"],
             "microseconds": [*TIMES],
@@ -330,7 +337,8 @@ class TestSameTexts:
             max_bad_share=1.0,
             split=Split(0.2, by="time"),
         )
-        assert records.details["time"]["kind"] == kind
+        expected = "integer" if kind == "nanoseconds" else kind
+        assert records.details["time"]["kind"] == expected
         assert records.details["dropped_rows"]["time"] > 2
 
     @pytest.mark.parametrize("delimiter", [",", "\t"])

@@ -162,3 +162,39 @@ def test_it_is_another_process_s_while_it_is_used(tmp_path):
         assert (work / "built").is_dir()
         replace_folder(work / "built", pathlib.Path(tmp_path / "records"), work)
     assert [path.name for path in tmp_path.iterdir()] == ["records"]
+
+
+def made(folder, text):
+    folder.mkdir(parents=True)
+    (folder / "schema.json").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("can_swap", [True, False])
+def test_what_is_replaced_goes_with_the_work_folder(can_swap, tmp_path, monkeypatch):
+    if not can_swap:
+        monkeypatch.setattr(module, "swapped", lambda *_: False)
+    output = made(tmp_path / "records", "older")
+    with work_folder(output) as work:
+        replace_folder(made(work / "built", "newer"), output, work)
+        assert (output / "schema.json").read_text() == "newer"
+        assert (work / ("built" if can_swap else "previous") / "schema.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["records"]
+
+
+def test_the_output_is_there_at_every_moment(tmp_path, monkeypatch):
+    """No rename takes the output's name away before another one has it."""
+    output = made(tmp_path / "records", "older")
+    monkeypatch.setattr(pathlib.Path, "rename", lambda *_: pytest.fail("renamed"))
+    replace_folder(made(tmp_path / "work" / "built", "newer"), output, tmp_path / "work")
+    assert (output / "schema.json").read_text() == "newer"
+
+
+def test_without_an_exchange_the_older_one_comes_back_after_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "swapped", lambda *_: False)
+    output = made(tmp_path / "records", "older")
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr(module, "tree_to_disk", lambda _: None)
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "work" / "built", output, tmp_path / "work")
+    assert (output / "schema.json").read_text() == "older"

@@ -17,10 +17,11 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
-from gmeta_tf.meta_io.records import verification as inspection
+from gmeta_tf.meta_io.records import record_damage
 from gmeta_tf.meta_io.records.codec import TFRECORD_FRAME_BYTES, IndexEntry, encode_episode
 from gmeta_tf.meta_io.records.overview import describe, named_values, overview
-from gmeta_tf.meta_io.records.verification import describe_damage, read_episode, verify
+from gmeta_tf.meta_io.records.record_damage import read_episode
+from gmeta_tf.meta_io.records.verification import Verification, describe_damage, verify
 from gmeta_tf.meta_io.records.word_checks import keys_of
 
 HEAD = 12
@@ -117,13 +118,13 @@ def only(folder, entry, name, match, *, records=None):
 def test_sound_records(sound):
     found = verify(str(sound))
     episodes = sum(c.episodes for c in gm.Records.open(sound).contents.values())
-    assert found == inspection.Verification((), episodes)
+    assert found == Verification((), episodes)
     assert found.summary == f"0 of {episodes} records are damaged"
     assert episodes > 50
 
 
 def test_blocks_do_not_matter(sound, monkeypatch):
-    monkeypatch.setattr(inspection, "_BLOCK_BYTES", 300)
+    monkeypatch.setattr(record_damage, "_BLOCK_BYTES", 300)
     assert not verify(str(sound)).damages
 
 
@@ -159,7 +160,7 @@ def test_a_length_with_a_true_checksum_is_not_believed(folder):
     entry, name = entry_and_file(folder, 3)
     content = bytearray(name.read_bytes())
     length = np.array([1 << 50], "<u8").view(np.uint8)
-    head = length.tobytes() + inspection._masked_crc32c(length[np.newaxis]).tobytes()
+    head = length.tobytes() + record_damage._masked_crc32c(length[np.newaxis]).tobytes()
     content[entry["offset"] : entry["offset"] + HEAD] = head
     name.write_bytes(content)
     only(folder, entry, name, f"is {1 << 50} bytes long, the index says {entry['length']}")
@@ -258,13 +259,13 @@ def test_a_missing_file(folder):
 
 def test_a_file_that_shrinks_while_it_is_read(folder, monkeypatch):
     entry, name = entry_and_file(folder, 3)
-    blocks = inspection._blocks
+    blocks = record_damage._blocks
 
     def shrinking(*arguments):
         name.write_bytes(name.read_bytes()[: entry["offset"]])
         return blocks(*arguments)
 
-    monkeypatch.setattr(inspection, "_blocks", shrinking)
+    monkeypatch.setattr(record_damage, "_blocks", shrinking)
     index = gm.Records.open(folder).index("train")
     later = (index["file"] == entry["file"]) & (index["offset"] >= entry["offset"])
     found = verify(str(folder))
