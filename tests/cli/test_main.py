@@ -302,7 +302,10 @@ def test_a_config_file_gives_flags_and_later_flags_win(tmp_path, capsys):
     assert printed["hidden"] == [5, 5]
 
 
-@pytest.mark.parametrize(("config", "model"), [("quickstart", "factors"), ("melu", "melu")])
+@pytest.mark.parametrize(
+    ("config", "model"),
+    [("quickstart", "factors"), ("melu", "melu"), ("maml_dlrm", "maml_dlrm"), ("dlrm", "dlrm")],
+)
 def test_the_configs_of_launch_are_some(config, model):
     values = yaml.safe_load(pathlib.Path(f"launch/{config}.yaml").read_text())
     trained = options.TrainOptions(records="r", run="x", **values)
