@@ -76,5 +76,5 @@ class InnerOptions(Options):
         if self.adapt_fields is not None and self.adapt_embeddings is False:
             raise ValueError(
                 "train: expected embeddings that adapt with --adapt-fields, got "
-                "--no-adapt-embeddings. Leave one of them out."
+                "--adapt-embeddings false. Leave one of them out."
             )

@@ -30,6 +30,7 @@ def last_layer(learner: keras.Model, example: Any) -> keras.layers.Layer:
 
     Example:
         >>> learner = keras.Sequential([keras.layers.Dense(4), keras.layers.Dense(1, name="score")])
+        >>> output = learner(tf.zeros([2, 3]))
         >>> last_layer(learner, tf.zeros([2, 3])).name
         'score'
     """

@@ -163,12 +163,12 @@ class MetaModel(RankedModel):
             options: `run_eagerly`, `steps_per_execution`.
 
         Raises:
-            ValueError: an unknown name, a metric of Keras', an option of Keras' that has no effect
-                here, another `non_finite`, a trainable variable without an
-                update rule, a learner that ends in a sigmoid where the loss takes logits, a metric
-                that the loss's predictions do not suit, an optimizer that would update dense
-                weights otherwise than rows, or ranks with different configurations (on every
-                rank).
+            ValueError: an unknown name, an `inner_loss` that has no effect or lacks its units, a
+                metric of Keras', an option of Keras' that has no effect here, another `non_finite`,
+                a trainable variable without an update rule, a learner that ends in a sigmoid where
+                a loss takes logits, a metric that the loss's predictions do not suit, an optimizer
+                that would update dense weights otherwise than rows, or ranks with different
+                configurations (on every rank).
         """
         check_options(options)
         optimizer = keras.optimizers.get(optimizer)

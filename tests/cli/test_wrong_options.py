@@ -125,7 +125,7 @@ TRAIN = [
     ),
     (
         "adapt_fields",
-        ["--adapt-fields", "item", "--no-adapt-embeddings"],
+        ["--adapt-fields", "item", "--adapt-embeddings", "false"],
         "expected embeddings that adapt with --adapt-fields",
     ),
     ("rates_of", ["--rates-of", "layers"], "--rates-of to be one of variables, parameters"),
@@ -144,7 +144,7 @@ TRAIN = [
     ),
     (
         "outer_gradient",
-        ["--outer-gradient", "reptile", "--adapt-embeddings"],
+        ["--outer-gradient", "reptile", "--adapt-embeddings", "true"],
         "expected order 1 with outer_gradient='reptile'",
     ),
     ("inner_loss", ["--inner-loss", "huber"], "--inner-loss to be one of binary_crossentropy"),

@@ -146,7 +146,10 @@ def test_serving_adapts_as_the_model_does(trained, tmp_path, make):
 
 
 OPTIONS = {
-    "ANIL": ({"adapt_dense": "last_layer", "adapt_embeddings": False}, None),
+    "ANIL, ratings inside": (
+        {"adapt_dense": "last_layer", "adapt_embeddings": False},
+        gm.rating_loss(3.5, 1.2),
+    ),
     "Meta-SGD of a field, clipped, annealed": (
         {
             "learn_rates": "parameters",
@@ -158,7 +161,6 @@ OPTIONS = {
         None,
     ),
     "Reptile": ({"outer_gradient": "reptile", "order": 1}, None),
-    "ratings inside": ({}, gm.rating_loss(3.5, 1.2)),
 }
 
 
