@@ -1,4 +1,4 @@
-"""Too little memory, or too many open files, which each library tells in its own way."""
+"""Too little memory, too many open files, a full disk: each library has its own words for them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ __all__ = ["shortage_of"]
 
 # By name: this is asked before TensorFlow and DuckDB are imported, too.
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryException")
+_DISK_TEXTS = ("No space left", "Disk quota exceeded", "File too large")
 _MEMORY_TEXTS = ("can't start new thread", "Cannot allocate memory", "std::bad_alloc")
 
 
@@ -24,6 +25,10 @@ def shortage_of(error: Exception) -> str | None:
         "Too many open files" in str(error)
     ):
         what, remedy = "too many open files", "Raise the limit (ulimit -n)"
+    elif any(text in str(error) for text in _DISK_TEXTS):
+        if "the disk is full" in str(error):  # which has been told with the file's name
+            return None
+        what, remedy = "the disk is full", "Make room"
     elif (
         getattr(error, "errno", None) == errno.ENOMEM
         or any(kind.__name__ in _OUT_OF_MEMORY for kind in type(error).__mro__)

@@ -177,8 +177,8 @@ def _claim(options: TrainOptions, later: tuple[str, ...], stack: contextlib.Exit
     """Takes the run folder until the stack ends."""
     run = pathlib.Path(options.run)
     check_run_folder(options)
-    run.mkdir(parents=True, exist_ok=True)
-    stack.enter_context(RunLock.take(run))
     with named_if_full(run):
+        run.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(RunLock.take(run))
         claim_run_folder(options)
     set_aside(run / "checkpoint", later, run / "set_aside")

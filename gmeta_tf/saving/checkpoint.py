@@ -98,8 +98,9 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
 
         def begin() -> str:
             _check_replaceable(path)
-            work = stack.enter_context(work_folder(path.absolute()))
-            (work / "checkpoint").mkdir()
+            with named_if_full(path):
+                work = stack.enter_context(work_folder(path.absolute()))
+                (work / "checkpoint").mkdir()
             return str(work)
 
         work = on_chief(begin, world, name="checkpoint_begin")

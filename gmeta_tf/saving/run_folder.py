@@ -112,8 +112,9 @@ class RunFolder(keras.callbacks.Callback):
 
     def _take(self) -> None:
         """Makes the folder this process's; removes or names what a killed one left."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = RunLock.take(self.path)
+        with named_if_full(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = RunLock.take(self.path)
         sweep_all(self.path / "checkpoint")
         if left := _unfinished(self.path):
             _LOG.warning(
@@ -229,7 +230,7 @@ class RunFolder(keras.callbacks.Callback):
         complete = sorted(manifest.parent for manifest in folder.glob(f"epoch-*/{MANIFEST}"))
         for path in complete[: -self._keep]:
             # Hidden at once, and removed then, or by the next run if this one is killed.
-            with work_folder(path) as work:
+            with named_if_full(path), work_folder(path) as work:
                 path.rename(work / "removed")
 
 

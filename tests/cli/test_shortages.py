@@ -1,4 +1,4 @@
-"""Too little memory and too many open files are one line, whichever library says so."""
+"""Too little memory, too many open files and a full disk are one line, whoever says so."""
 
 import errno
 
@@ -21,9 +21,14 @@ FILES = [
     duckdb.IOException("IO Error: Cannot open file: Too many open files\nmore"),
     tf.errors.ResourceExhaustedError(None, None, "variables.index; Too many open files"),
 ]
+DISK = [
+    OSError(errno.ENOSPC, "No space left on device"),
+    OSError(errno.EDQUOT, "Disk quota exceeded", "run/.lock"),
+    tf.errors.ResourceExhaustedError(None, None, "run/x; No space left on device"),
+]
 
 
-@pytest.mark.parametrize("error", MEMORY + FILES, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("error", MEMORY + FILES + DISK, ids=lambda error: type(error).__name__)
 def test_a_shortage_is_one_line_and_status_1(error, monkeypatch, capsys):
     def short(_):
         raise error
@@ -33,8 +38,11 @@ def test_a_shortage_is_one_line_and_status_1(error, monkeypatch, capsys):
         cli.main(["evaluate", "--run", "run"])
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
-    what = "too many open files" if error in FILES else "out of memory"
-    remedy = "ulimit -n" if error in FILES else "more memory"
+    what, remedy = "out of memory", "more memory"
+    if error in FILES:
+        what, remedy = "too many open files", "ulimit -n"
+    if error in DISK:
+        what, remedy = "the disk is full", "Make room"
     assert line.startswith(f"gmeta-tf evaluate: {what} (")
     assert "What was saved before is as it was" in line
     assert remedy in line
@@ -42,7 +50,8 @@ def test_a_shortage_is_one_line_and_status_1(error, monkeypatch, capsys):
 
 def test_other_errors_are_none():
     assert shortage_of(RuntimeError("a fault of ours")) is None
-    assert shortage_of(OSError(errno.ENOSPC, "No space left on device")) is None
+    told = "the disk is full: No space left on device. Make room, and start again"
+    assert shortage_of(OSError(errno.ENOSPC, told, "run/.lock")) is None
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):

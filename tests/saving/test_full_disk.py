@@ -3,6 +3,7 @@
 import errno
 import resource
 import signal
+import types
 
 import keras
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 from made_data import make_records
 
 import gmeta_tf as gm
+from gmeta_tf.meta_io.preparing import work_folder as work_folder_module
 from gmeta_tf.saving import checkpoint as checkpoint_module
-from gmeta_tf.saving import model_files, writing
+from gmeta_tf.saving import model_files, run_lock, writing
 from gmeta_tf.saving.checkpoint import checked_checkpoint
 from gmeta_tf.saving.writing import named_if_full, write_whole
 
@@ -72,6 +74,32 @@ def test_of_its_other_files(module, name, model, tmp_path, monkeypatch):
         gm.save_checkpoint(model, tmp_path / "c", epoch=2)
     assert checked_checkpoint(tmp_path / "c", ONE).details == {"epoch": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["c"]
+
+
+@pytest.mark.parametrize("where", ["a checkpoint's folder", "the lock", "a removal"])
+def test_of_what_a_run_makes_beside_its_files(where, model, tmp_path, monkeypatch):
+    """Each of them was a line without the words of a full disk, or without a file."""
+    batches = types.SimpleNamespace()
+    folder = gm.RunFolder(tmp_path / "run", batches, keep=1)
+    for name in ("epoch-000001", "epoch-000002"):
+        gm.save_checkpoint(model, tmp_path / "run" / "checkpoint" / name, epoch=1)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    act, named = {
+        "a checkpoint's folder": (lambda: gm.save_checkpoint(model, tmp_path / "c"), "c"),
+        "the lock": (folder._take, "run"),
+        "a removal": (
+            lambda: folder._drop_old(tmp_path / "run" / "checkpoint"),
+            "run/checkpoint/epoch-000001",
+        ),
+    }[where]
+    monkeypatch.setattr(work_folder_module.tempfile, "mkdtemp", full)
+    monkeypatch.setattr(run_lock.RunLock, "take", full)
+    with pytest.raises(OSError, match="full") as raised:
+        act()
+    assert_one_line(raised, tmp_path / named)
 
 
 def test_of_a_small_file(tmp_path, files_of_at_most):
