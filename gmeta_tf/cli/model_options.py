@@ -19,18 +19,19 @@ from gmeta_tf.cli.option_fields import (
 
 __all__ = ["PlanOptions", "StepOptions"]
 
-# What suits a model, found on other draws of cold users than those that the figures are told of.
+# What suits a model, found on other draws of cold users than those that the figures are told of:
+# benchmarks/search_log.jsonl.
 _GRADIENT_STEPS: dict[str, Any] = {
     "width": 16,
-    "row_optimizer": "adagrad",
+    "row_optimizer": "lazy_adam",
     "query": 40,
     "heads": 1,
-    "epochs": 10,
-    "learning_rate": 1e-3,
-    "row_learning_rate": 0.1,
+    "epochs": 20,
+    "learning_rate": 0.002,
+    "row_learning_rate": 0.003,
     "row_shrinkage": 0.0,
-    "embedding_scale": 0.05,
-    "decay": "none",
+    "embedding_scale": 0.1,
+    "decay": "cosine",
 }
 _DEFAULTS_OF_MODEL: dict[str, dict[str, Any]] = {
     "melu": _GRADIENT_STEPS,
@@ -68,7 +69,7 @@ class StepOptions(Options):
             those that are the same in all rows of each task.
         width: D, the numbers in an embedding row; None is 16, and of factors 24.
         row_optimizer: "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl" or "sgd", for embedding
-            rows; it decides how many slots a row has. None is adagrad, and of factors lazy_adam.
+            rows; it decides how many slots a row has. None is lazy_adam.
         wire: how rows and gradients travel between ranks: "float32", "bfloat16" or "float16".
         replicate: which tables every rank holds in full, so that their rows do not travel: "auto",
             all where that makes steps shorter (small tables, none of which grows); "always", all of

@@ -30,13 +30,13 @@ class TrainOptions(InnerOptions, StepOptions):
         run: the folder for what the run leaves: config, log, TensorBoard scalars, checkpoints,
             metrics.
         look_ahead: on several ranks, send the next step's keys with the gradients of this one.
-        epochs: passes over the tasks; None is 10, and of factors 12.
+        epochs: passes over the tasks; None is 20, and of factors 12.
         optimizer: a Keras optimizer, for the dense weights.
-        learning_rate: its learning rate; None is 0.001, and of factors 0.01.
+        learning_rate: its learning rate; None is 0.002, and of factors 0.01.
         weight_decay: its weight decay; None is its own.
-        row_learning_rate: the row optimizer's learning rate; None is 0.1, and of factors 0.01.
-        decay: how both learning rates fall over the epochs: "none" or "cosine", to 0. None is none,
-            and of factors cosine.
+        row_learning_rate: the row optimizer's learning rate; None is 0.003, and of factors 0.01.
+        decay: how both learning rates fall over the epochs: "none" or "cosine", to 0. None is
+            cosine.
         row_shrinkage: pulls embedding rows to 0, the more the fewer examples they have, as a
             Gaussian prior of this precision does; None is 0, and of factors 60.
         non_finite: a step with a non-finite gradient (NaN or Inf) is an error ("raise"), or is
@@ -48,8 +48,7 @@ class TrainOptions(InnerOptions, StepOptions):
         admit_after: of such a table, the steps that have to see a key before it gets a row.
         time_to_live: of such a table, a key gives its row up after so many steps that did not see
             it; None is never.
-        embedding_scale: the largest absolute value of an initial embedding row; None is 0.05, and
-            of factors 0.1.
+        embedding_scale: the largest absolute value of an initial embedding row; None is 0.1.
         loss: "binary_crossentropy" (bce) for labels of 0 and 1, "mean_squared_error" (mse) for
             numbers, or "ratings": adapt to and learn from ratings by their squared error, where the
             schema's positive_from makes clicks of them for the metrics.

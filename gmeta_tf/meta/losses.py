@@ -37,6 +37,9 @@ class RowLoss:
         takes_logits: whether the output is a logit, so that the learner must not end in a sigmoid.
         predicts_probabilities: whether predictions are in [0, 1], as log_loss needs them; None is
             unknown, and then evaluation looks.
+        takes_values: whether it takes labels as they stand in the data, where the schema's
+            `positive_from` makes 0 or 1 of them.
+        settings: the numbers that make another loss of that name; all ranks must have the same.
 
     Example:
         >>> def absolute(label, output):
@@ -54,6 +57,7 @@ class RowLoss:
     takes_logits: bool = False
     predicts_probabilities: bool | None = None
     takes_values: bool = False
+    settings: tuple[float, ...] = ()
 
     def labels_of(self, rows: LabelledRows) -> tf.Tensor:
         """The labels that the loss takes, `[T, R]`."""
@@ -89,6 +93,7 @@ def rating_loss(centre: float = 0.0, scale: float = 1.0) -> RowLoss:
         lambda output: centre + scale * output,
         predicts_probabilities=False,
         takes_values=True,
+        settings=(centre, scale),
     )
 
 

@@ -28,9 +28,9 @@ def test_what_is_not_given_suits_the_model():
     factors, melu = options_of(model="factors"), options_of()
     assert (factors.width, factors.row_optimizer, factors.query) == (24, "lazy_adam", 190)
     assert (factors.heads, factors.decay, factors.row_shrinkage) == (4, "cosine", 60.0)
-    assert (melu.width, melu.row_optimizer, melu.query) == (16, "adagrad", 40)
-    assert (melu.heads, melu.decay, melu.row_shrinkage) == (1, "none", 0.0)
-    assert (melu.learning_rate, melu.row_learning_rate, melu.epochs) == (1e-3, 0.1, 10)
+    assert (melu.width, melu.row_optimizer, melu.query) == (16, "lazy_adam", 40)
+    assert (melu.heads, melu.decay, melu.row_shrinkage) == (1, "cosine", 0.0)
+    assert (melu.learning_rate, melu.row_learning_rate, melu.epochs) == (0.002, 0.003, 20)
     assert options_of(model="factors", width=8, decay="none").width == 8
     assert PlanOptions(records="r", world_size=2, model="factors").width == 24
 

@@ -54,11 +54,11 @@ def test_without_a_checkpoint_everything_may_change(resumed, tmp_path):
         ({}, {"model": "maml_dlrm"}, "expected --model melu, got maml_dlrm"),
         ({}, {"hidden": [8]}, "expected --hidden 64 64, got 8"),
         ({}, {"width": 8, "optimizer": "sgd"}, "--width 16, got 8; expected --optimizer adam"),
-        ({}, {"row_optimizer": "ftrl"}, "--row-optimizer adagrad, got ftrl"),
-        ({}, {"embedding_scale": 0.5}, "--embedding-scale 0.05, got 0.5"),
+        ({}, {"row_optimizer": "ftrl"}, "--row-optimizer lazy_adam, got ftrl"),
+        ({}, {"embedding_scale": 0.5}, "--embedding-scale 0.1, got 0.5"),
         ({}, {"learn_rates": True}, "--learn-rates False, got True"),
         # The trained rates begin at the earlier value, and are in the checkpoint.
-        ({"learn_rates": True}, {"inner_learning_rate": 0.1}, "--inner-learning-rate 0.5, got 0.1"),
+        ({"learn_rates": True}, {"inner_learning_rate": 0.1}, "--inner-learning-rate 0.3, got 0.1"),
         ({"learn_rates": True}, {"inner_steps": 2}, "--inner-steps 1, got 2"),
         (
             {"learn_rates": True},

@@ -200,7 +200,7 @@ def test_every_option_of_train_has_a_wrong_value():
         ),
         (["--learn-rates"], "expected --learn-rates False, got True"),
         (["--optimizer", "sgd"], "expected --optimizer adam, got sgd"),
-        (["--row-optimizer", "lazy_adam"], "expected --row-optimizer adagrad, got lazy_adam"),
+        (["--row-optimizer", "adagrad"], "expected --row-optimizer lazy_adam, got adagrad"),
         (["--embedding-scale", "0.1"], "expected --embedding-scale 0.05, got 0.1"),
         (["--run", "@unreadable"], "is damaged or incomplete"),
     ],

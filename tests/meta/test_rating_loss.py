@@ -65,3 +65,17 @@ def test_its_name_is_that_of_its_plain_units():
 def test_wrong_units(units):
     with pytest.raises(ValueError, match="a finite centre and a finite scale above 0, got"):
         gm.rating_loss(*units)
+
+
+def test_ranks_agree_on_its_units(monkeypatch):
+    """Two losses of one name are told apart where the ranks compare what they were given."""
+    told = []
+    monkeypatch.setattr(
+        "gmeta_tf.meta.meta_model.agree", lambda value, world, name: told.append(value)
+    )
+    embedding = gm.ShardedEmbedding(SCHEMA, 3, world=gm.World())
+    model = gm.MetaModel(gm.models.MeLU((4,)), embedding, gm.InnerLoop())
+    for loss, inner in ((3.0, 3.0), (3.5, 3.0), (3.5, 3.5)):
+        model.compile(loss=gm.rating_loss(loss), inner_loss=gm.rating_loss(inner))
+    assert told[0] != told[1]
+    assert told[1] != told[2]
