@@ -435,6 +435,10 @@ class TrainOptions(StepOptions):
         metrics: what `evaluate` reports; None is what the loss suits, auc, task_auc and log_loss
             or rmse and mae.
         validate: evaluate on the split "valid" after each epoch, if the records have it.
+        patience: end the run after so many epochs without a better one on the split "valid"; None
+            trains all epochs. `evaluate` and `export` then load the best epoch's checkpoint.
+        choose_by: the metric that says which epoch is better, of adapted tasks; with it, or with
+            patience, the best epoch's checkpoint is kept. None is the first of the metrics.
         checkpoint_every: epochs between checkpoints.
         checkpoint_every_steps: steps between checkpoints within an epoch; None makes none there.
         resume: go on from the run's last checkpoint.
@@ -471,6 +475,8 @@ class TrainOptions(StepOptions):
     label_scale: float | None = _number(None, of=_ABOVE_0)
     metrics: list[str] | None = None
     validate: bool = True
+    patience: int | None = _number(None, of=_AT_LEAST_1)
+    choose_by: str | None = None
     checkpoint_every: int = _number(10, of=_AT_LEAST_1)
     checkpoint_every_steps: int | None = _number(None, of=_AT_LEAST_1)
     resume: bool = False
@@ -481,6 +487,7 @@ class TrainOptions(StepOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_metrics(self.metrics)
+        self._check_comparing()
         if self.model == "dlrm":
             self._check_gradient_steps("dlrm does not adapt")
         if self.model == "factors":
@@ -499,6 +506,29 @@ class TrainOptions(StepOptions):
             raise ValueError(
                 f"train: {flag} says where to go on: expected --resume with it. Add --resume, or "
                 f"leave {flag} out."
+            )
+
+    @property
+    def compares_epochs(self) -> bool:
+        """Whether the best epoch on the validation split is kept."""
+        return self.patience is not None or self.choose_by is not None
+
+    def _check_comparing(self) -> None:
+        if not self.compares_epochs:
+            return
+        flag = "--choose-by" if self.patience is None else "--patience"
+        if not self.validate:
+            raise ValueError(
+                f"train: {flag} compares epochs on the split 'valid': expected no --no-validate "
+                "with it. Leave one of them out."
+            )
+        if self.choose_by is None:
+            return
+        _check_metrics([self.choose_by])
+        if self.metrics and self.choose_by not in self.metrics:
+            raise ValueError(
+                f"train: expected --choose-by to be one of the metrics, {', '.join(self.metrics)}, "
+                f"got {self.choose_by}. Add it to --metrics, or give another."
             )
 
     def _check_closed_form(self) -> None:
@@ -541,8 +571,9 @@ class _OfRunOptions(_Options):
     Attributes:
         run: the folder of a run of `gmeta-tf train`.
         records: where the run's records are now; None is where they were.
-        checkpoint: the name of the checkpoint to load, such as epoch-000003; None is the newest.
-        fall_back: where that one is damaged, load the newest earlier one that is not.
+        checkpoint: the name of the checkpoint to load, such as epoch-000003; None is the best by
+            the validation, if `train` had patience or choose_by, and otherwise the newest.
+        fall_back: where that one is damaged, load the newest other one that is not.
     """
 
     run: str
@@ -562,6 +593,18 @@ class EvaluateOptions(_OfRunOptions):
             it adapts on; None is the run's.
         metrics: what to report; None is the run's.
         seed: of the draw of support rows.
+        draws: evaluate so many draws of the support rows, of the seed and the ones after it, and
+            report the mean of each figure.
+        bootstrap: give 95 % intervals of each figure, and of adapted less unadapted, from so many
+            samples of the tasks, drawn with replacement; 0 gives none.
+        support_sizes: evaluate with each of these numbers of support rows, too, 0 among them if it
+            is given, on the query rows that the largest leaves. A larger one has the rows of a
+            smaller one.
+        inner_steps_curve: evaluate with each of these numbers of inner steps, too, where tasks
+            adapt by gradient steps.
+        by: a field; give the figures for each of its ten most common values, too.
+        calibration: compare predictions to labels in so many bins of equal width, too; for
+            predictions that are probabilities.
         item: the fields whose keys the baseline counts, each alone; the best one is reported. None
             tries all categorical fields.
         train_split: the split that the baseline counts on.
@@ -573,6 +616,12 @@ class EvaluateOptions(_OfRunOptions):
     in_time_order: bool | None = None
     metrics: list[str] | None = None
     seed: int = 0
+    draws: int = _number(1, of=_AT_LEAST_1)
+    bootstrap: int = _number(0, of=_AT_LEAST_0)
+    support_sizes: list[int] | None = None
+    inner_steps_curve: list[int] | None = None
+    by: str | None = None
+    calibration: int | None = _number(None, of=_AT_LEAST_1)
     item: list[str] | None = None
     train_split: str = "train"
     json: bool = False
@@ -580,6 +629,15 @@ class EvaluateOptions(_OfRunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_metrics(self.metrics)
+        for name in ("support_sizes", "inner_steps_curve"):
+            points = getattr(self, name)
+            if points is None:
+                continue
+            if not points or min(points) < 0 or len(set(points)) < len(points):
+                raise ValueError(
+                    f"evaluate: expected {flag_of(name)} of at least 0, each once, got "
+                    f"{' '.join(map(str, points)) or 'none'}. Give such as 0 1 3 5."
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
