@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gmeta_tf.meta_io.records.records import Records as Records
     from gmeta_tf.meta_io.sources.reader_options import ReaderOptions as ReaderOptions
     from gmeta_tf.meta_io.sources.sources import files_source as files_source
+    from gmeta_tf.saving.best_epoch import BestEpoch as BestEpoch
     from gmeta_tf.saving.checkpoint import latest_checkpoint as latest_checkpoint
     from gmeta_tf.saving.checkpoint import load_checkpoint as load_checkpoint
     from gmeta_tf.saving.checkpoint import save_checkpoint as save_checkpoint
@@ -46,6 +47,7 @@ __version__ = "0.1.0.dev0"
 # TensorFlow.
 _HOME = {
     "Adagrad": "gmeta_tf.embedding.row_optimizers",
+    "BestEpoch": "gmeta_tf.saving.best_epoch",
     "ClosedForm": "gmeta_tf.meta.closed_form",
     "DynamicTable": "gmeta_tf.embedding.dynamic.rules",
     "Field": "gmeta_tf.schema",

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import gmeta_tf as gm
+from gmeta_tf.cli.evaluation_details import (
+    check_details,
+    describe_details,
+    details_of,
+    evaluate_draw,
+    mean_of,
+    with_inner_steps,
+)
 from gmeta_tf.cli.options import EvaluateOptions
-from gmeta_tf.cli.runs import evaluation_batches, load_run
+from gmeta_tf.cli.runs import evaluation_batches, load_chosen_run
 from gmeta_tf.distributed.collectives import start
 from gmeta_tf.distributed.verdicts import on_chief
-from gmeta_tf.evaluation.baseline import best_baseline
+from gmeta_tf.evaluation.baseline import Baseline, best_baseline
 from gmeta_tf.evaluation.json_report import json_report
 from gmeta_tf.saving.writing import write_whole
 
@@ -23,13 +32,14 @@ def evaluate(options: EvaluateOptions) -> None:
 
     Raises:
         FileNotFoundError: no run folder, checkpoint or records.
-        ValueError: no such split, no such field for the baseline, metrics that the labels or the
-            loss do not suit, or a metric without a value, once the report is written.
+        ValueError: no such split; no such field for the baseline or the segments; metrics, bins or
+            draws that the labels, the loss or the order of rows do not suit; or a metric without a
+            value, once the report is written.
         OSError: the report cannot be written; on every rank.
     """
     world = gm.World.detect()
     start(world)
-    trained, records, model = load_run(
+    (trained, records, model), chosen = load_chosen_run(
         options.run,
         world,
         records_folder=options.records,
@@ -42,24 +52,45 @@ def evaluate(options: EvaluateOptions) -> None:
         trained.in_time_order if options.in_time_order is None else options.in_time_order
     )
     items = _baseline_items(options, records)
+    check_details(options, trained, model, in_time_order)
 
-    def batches_of(ranks: gm.World) -> gm.TaskBatches:
+    def batches_of(ranks: gm.World, number: int) -> gm.TaskBatches:
+        seed = options.seed + number
         return evaluation_batches(
-            records, options.split, support, options.seed, ranks, in_time_order=in_time_order
+            records, options.split, support, seed, ranks, in_time_order=in_time_order
         )
 
-    results = model.evaluate(batches_of(world), return_dict=True, verbose=0)
+    draws = [
+        evaluate_draw(model, batches_of(world, number), options, number=number)
+        for number in range(options.draws)
+    ]
+    inner_steps = []
+    for num_steps in options.inner_steps_curve or []:
+        other = with_inner_steps(num_steps, trained, model, chosen.checked)
+        found = [
+            other.evaluate(batches_of(world, number), return_dict=True, verbose=0)
+            for number in range(options.draws)
+        ]
+        inner_steps.append({"inner_steps": num_steps, **mean_of(found)})
+    results = mean_of([draw.results for draw in draws])
     undefined = undefined_metrics(results)
     reports: list[dict[str, Any]] = []
 
     def write() -> None:
         metrics = model.accumulator.names
-        baseline = best_baseline(batches_of(gm.World()), options.train_split, items, metrics)
-        report = {
+        baseline = _baseline(
+            [batches_of(gm.World(), number) for number in range(options.draws)],
+            options.train_split,
+            items,
+            metrics,
+        )
+        report: dict[str, Any] = {
             **results,
             "auc_baseline": None,
             **{f"{name}_baseline": value for name, value in baseline.values.items()},
             "baseline": baseline.field,
+            "checkpoint": chosen.checked.path.name,
+            "chosen": chosen.reason(),
             "split": options.split,
             "support": support,
             "in_time_order": in_time_order,
@@ -67,6 +98,9 @@ def evaluate(options: EvaluateOptions) -> None:
             "positive_from": records.schema.positive_from,
         }
         report |= {name: int(results[name]) for name in ("tasks", "samples")}
+        if inner_steps:
+            report["inner_steps_curve"] = inner_steps
+        report |= details_of(draws, options, model, records)
         path = pathlib.Path(options.run) / f"evaluation-{options.split}.json"
         write_whole(path, json_report(report, indent=2))
         reports.append(report)
@@ -107,7 +141,20 @@ def describe_evaluation(report: dict[str, Any]) -> str:
         f"{report['tasks']:,} tasks of the split {report['split']!r}, {report['samples']:,} query "
         f"rows, {report['support']} support rows each, {order}{_baseline_of(report)}"
     )
+    lines += describe_details(report)
+    if report.get("chosen", "the newest") != "the newest":
+        lines.append(f"{report['checkpoint']}: {report['chosen']}")
     return "\n".join(lines)
+
+
+def _baseline(
+    draws: Sequence[gm.TaskBatches], train_split: str, items: list[str], metrics: Sequence[str]
+) -> Baseline:
+    """The baseline of the first draw's best field, its values the means over the draws."""
+    first = best_baseline(draws[0], train_split, items, metrics)
+    field = items if first.field is None else [first.field]
+    rest = [best_baseline(batches, train_split, field, metrics) for batches in draws[1:]]
+    return Baseline(first.field, mean_of([one.values for one in (first, *rest)]))
 
 
 def _baseline_of(report: dict[str, Any]) -> str:

@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 from gmeta_tf.cli.data_options import ReaderFlags
-from gmeta_tf.cli.option_fields import AT_LEAST_1, Options, check_metric_names, number
+from gmeta_tf.cli.option_fields import (
+    AT_LEAST_0,
+    AT_LEAST_1,
+    Options,
+    check_metric_names,
+    flag_of,
+    number,
+)
 
 __all__ = ["CandidatesOptions", "EvaluateOptions", "ExportOptions", "PredictOptions"]
 
@@ -17,8 +24,9 @@ class _OfRunOptions(Options):
     Attributes:
         run: the folder of a run of `gmeta-tf train`.
         records: where the run's records are now; None is where they were.
-        checkpoint: the name of the checkpoint to load, such as epoch-000003; None is the newest.
-        fall_back: where that one is damaged, load the newest earlier one that is not.
+        checkpoint: the name of the checkpoint to load, such as epoch-000003; None is the best by
+            the validation, if `train` had patience or choose_by, and otherwise the newest.
+        fall_back: where that one is damaged, load the newest other one that is not.
     """
 
     run: str
@@ -38,6 +46,18 @@ class EvaluateOptions(_OfRunOptions):
             it adapts on; None is the run's.
         metrics: what to report; None is the run's.
         seed: of the draw of support rows.
+        draws: evaluate so many draws of the support rows, of the seed and the ones after it, and
+            report the mean of each figure.
+        bootstrap: give 95 % intervals of each figure, and of adapted less unadapted, from so many
+            samples of the tasks, drawn with replacement; 0 gives none.
+        support_sizes: evaluate with each of these numbers of support rows, too, 0 among them if it
+            is given, on the query rows that the largest leaves. A larger one has the rows of a
+            smaller one.
+        inner_steps_curve: evaluate with each of these numbers of inner steps, too, where tasks
+            adapt by gradient steps.
+        by: a field; give the figures for each of its ten most common values, too.
+        calibration: compare predictions to labels in so many bins of equal width, too; for
+            predictions that are probabilities.
         item: the fields whose keys the baseline counts, each alone; the best one is reported. None
             tries all categorical fields.
         train_split: the split that the baseline counts on.
@@ -49,6 +69,12 @@ class EvaluateOptions(_OfRunOptions):
     in_time_order: bool | None = None
     metrics: list[str] | None = None
     seed: int = 0
+    draws: int = number(1, of=AT_LEAST_1)
+    bootstrap: int = number(0, of=AT_LEAST_0)
+    support_sizes: list[int] | None = None
+    inner_steps_curve: list[int] | None = None
+    by: str | None = None
+    calibration: int | None = number(None, of=AT_LEAST_1)
     item: list[str] | None = None
     train_split: str = "train"
     json: bool = False
@@ -56,6 +82,15 @@ class EvaluateOptions(_OfRunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_metric_names(self.metrics)
+        for name in ("support_sizes", "inner_steps_curve"):
+            points = getattr(self, name)
+            if points is None:
+                continue
+            if not points or min(points) < 0 or len(set(points)) < len(points):
+                raise ValueError(
+                    f"evaluate: expected {flag_of(name)} of at least 0, each once, got "
+                    f"{' '.join(map(str, points)) or 'none'}. Give such as 0 1 3 5."
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

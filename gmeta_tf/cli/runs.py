@@ -8,6 +8,7 @@ import sys
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 import gmeta_tf as gm
 from gmeta_tf.allowed import ADAPT_DENSE, replicate_of
@@ -21,7 +22,7 @@ from gmeta_tf.meta.decay import CosineDecay
 from gmeta_tf.meta_io.records.fingerprint import check_fingerprint, has_other_rows
 from gmeta_tf.meta_io.records.first_look import first_look
 from gmeta_tf.saving.checkpoint import CheckedCheckpoint, restore_checkpoint
-from gmeta_tf.saving.choice import choose_checkpoint
+from gmeta_tf.saving.choice import ChosenCheckpoint, choose_checkpoint
 
 __all__ = [
     "TRAIN_SPLIT",
@@ -32,7 +33,9 @@ __all__ = [
     "build_model",
     "build_task_encoder",
     "check_records",
+    "check_validation",
     "evaluation_batches",
+    "load_chosen_run",
     "load_run",
     "look_at_records",
     "options_of_model",
@@ -320,8 +323,9 @@ def load_run(
         world: the ranks, connected; None detects and connects them.
         records_folder: where the records are; None is where they were.
         metrics: what the model evaluates; None is what the run's options say.
-        checkpoint: the name of the checkpoint to load; None is the newest.
-        fall_back: where that one is damaged, load the newest earlier one that is not.
+        checkpoint: the name of the checkpoint to load; None is the best by the validation, where
+            the run was trained with `--patience` or `--choose-by`, and otherwise the newest.
+        fall_back: where that one is damaged, load the newest other one that is not.
 
     Raises:
         FileNotFoundError: no run there, or one without a checkpoint.
@@ -333,12 +337,33 @@ def load_run(
         test = gm.TaskBatches(records, "test", support=options.support, every_query=True)
         model.evaluate(test, return_dict=True)
     """
+    loaded, _ = load_chosen_run(
+        run,
+        world,
+        records_folder=records_folder,
+        metrics=metrics,
+        checkpoint=checkpoint,
+        fall_back=fall_back,
+    )
+    return loaded
+
+
+def load_chosen_run(
+    run: str,
+    world: gm.World | None = None,
+    *,
+    records_folder: str | None = None,
+    metrics: list[str] | None = None,
+    checkpoint: str | None = None,
+    fall_back: bool = False,
+) -> tuple[LoadedRun, ChosenCheckpoint]:
+    """`load_run`, and which checkpoint it loaded, and why."""
     if world is None:
         world = gm.World.detect()
         start(world)
     options = read_config(run)
     chosen = choose_checkpoint(
-        pathlib.Path(run) / "checkpoint", world, name=checkpoint, fall_back=fall_back
+        pathlib.Path(run) / "checkpoint", world, name=checkpoint, fall_back=fall_back, best=True
     )
     if chosen is None:
         raise FileNotFoundError(
@@ -353,7 +378,7 @@ def load_run(
         options = dataclasses.replace(options, metrics=metrics)
     model = build_model(options, records.schema, world)
     restore_checkpoint(model, chosen.checked)
-    return LoadedRun(options, records, model)
+    return LoadedRun(options, records, model), chosen
 
 
 def as_found_before(options: TrainOptions, checkpoint: CheckedCheckpoint) -> TrainOptions:
@@ -460,6 +485,31 @@ def evaluation_batches(
         seed=seed,
         world=world,
     )
+
+
+def check_validation(records: gm.Records) -> None:
+    """Raises where validation could not choose a checkpoint without a look at the test split.
+
+    In records that were split by time the same tasks are in both, and the rows of "valid" are the
+    earlier ones.
+
+    Raises:
+        ValueError: no split "valid", or tasks that are in "test" too.
+    """
+    if "valid" not in records.splits:
+        raise ValueError(
+            "train: expected records with a split 'valid' with --patience and --choose-by, "
+            f"{records.path} has {', '.join(records.splits)}. Leave the flags out, or prepare "
+            "records with a larger valid_fraction."
+        )
+    if "test" not in records.splits or records.details.get("split", {}).get("by") == "time":
+        return
+    both = np.intersect1d(records.index("valid")["task"], records.index("test")["task"])
+    if len(both):
+        raise ValueError(
+            f"train: expected tasks of the split 'valid' that are not in 'test', {len(both)} are "
+            f"in both, the first is {both[0]}. Prepare the records anew."
+        )
 
 
 def say(world: gm.World, text: str) -> None:

@@ -19,6 +19,7 @@ from gmeta_tf.cli.runs import (
     as_found_before,
     build_model,
     check_records,
+    check_validation,
     evaluation_batches,
     look_at_records,
     options_of_model,
@@ -28,6 +29,7 @@ from gmeta_tf.cli.runs import (
 )
 from gmeta_tf.distributed.collectives import agree, barrier, start
 from gmeta_tf.distributed.verdicts import on_chief
+from gmeta_tf.saving.best_epoch import BestEpoch
 from gmeta_tf.saving.checkpoint import restore_checkpoint
 from gmeta_tf.saving.choice import ChosenCheckpoint, choose_checkpoint, set_aside
 from gmeta_tf.saving.run_lock import RunLock
@@ -53,6 +55,8 @@ def train(options: TrainOptions) -> None:
     agree(dataclasses.asdict(options), world, name="the options of gmeta-tf train")
     on_chief(lambda: _check_run(options), world, name="run_folder_check")
     records = gm.Records.open(options.records)
+    if options.compares_epochs:
+        check_validation(records)
     keras.utils.set_random_seed(options.seed)
     chosen = _choose(options, records, world) if options.resume else None
     asked = options
@@ -61,6 +65,10 @@ def train(options: TrainOptions) -> None:
     options = look_at_records(options, records, world)
     training = training_of(options, records, world)
     model = build_model(options, records.schema, world, training=training)
+    best = _best_so_far(options, chosen, model, world)
+    if best is not None and best.is_over(options.patience):
+        say(world, f"{options.run}: ended by --patience {options.patience}: {best.describe()}")
+        return
     begin = gm.Progress() if chosen is None else _restore(model, chosen, options, world)
     batches = training_batches(options, records, world, begin)
     valid = None
@@ -78,6 +86,8 @@ def train(options: TrainOptions) -> None:
         batches,
         checkpoint_every=options.checkpoint_every,
         checkpoint_every_steps=options.checkpoint_every_steps,
+        best=best,
+        patience=options.patience,
         details={"options": options_of_model(options)},
     )
     model.check_data(batches, valid)
@@ -107,11 +117,20 @@ def _fit(
         callbacks=[folder],
         verbose="auto" if sys.stdout.isatty() else 2,
     )
+    if folder.best is not None:
+        say(world, _why_chosen(folder.best, options))
     speed = folder.samples_per_second
     done = "nothing was left to train" if math.isnan(speed) else f"{speed:,.0f} samples/s"
     say(world, f"{options.run}: {done}; `gmeta-tf evaluate` is next")
     if history is not None:
         check_outcome(history.history, batches.steps_per_epoch)
+
+
+def _why_chosen(best: BestEpoch, options: TrainOptions) -> str:
+    ended = ""
+    if best.is_over(options.patience):
+        ended = f"; --patience {options.patience} ended the run"
+    return f"{best.describe()}{ended}"
 
 
 def check_outcome(history: dict[str, list[float]], steps_per_epoch: int) -> None:
@@ -157,6 +176,35 @@ def _choose(options: TrainOptions, records: gm.Records, world: gm.World) -> Chos
     if chosen is not None:
         check_records(chosen.checked, records, world, same_rows=True)
     return chosen
+
+
+def _best_so_far(
+    options: TrainOptions, chosen: ChosenCheckpoint | None, model: gm.MetaModel, world: gm.World
+) -> BestEpoch | None:
+    """The best epoch that the checkpoint to go on from knows of; None where none are compared.
+
+    Raises:
+        ValueError: a metric that the run does not evaluate.
+    """
+    if not options.compares_epochs:
+        return None
+    names = model.accumulator.names
+    by = names[0] if options.choose_by is None else options.choose_by
+    if by not in names:
+        raise ValueError(
+            f"train: expected --choose-by to be one of the metrics, {', '.join(names)}, got {by}."
+        )
+    if chosen is None:
+        return BestEpoch(by)
+    saved = chosen.checked.details.get("best")
+    if saved is None or saved["metric"] != by:
+        return BestEpoch(by, last=chosen.checked.details["epoch"])
+    best = BestEpoch.from_json(saved)
+    there = best.checkpoint is None or (chosen.checked.path.parent / best.checkpoint).is_dir()
+    if on_chief(lambda: there, world, name="best_is_there"):
+        return best
+    say(world, f"{best.describe()}, but its checkpoint is gone: epochs are compared anew")
+    return BestEpoch(by, last=chosen.checked.details["epoch"])
 
 
 def _restore(

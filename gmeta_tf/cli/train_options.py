@@ -58,6 +58,10 @@ class TrainOptions(InnerOptions, StepOptions):
         metrics: what `evaluate` reports; None is what the loss suits, auc, task_auc and log_loss
             or rmse and mae.
         validate: evaluate on the split "valid" after each epoch, if the records have it.
+        patience: end the run after so many epochs without a better one on the split "valid"; None
+            trains all epochs. `evaluate` and `export` then load the best epoch's checkpoint.
+        choose_by: the metric that says which epoch is better, of adapted tasks; with it, or with
+            patience, the best epoch's checkpoint is kept. None is the first of the metrics.
         checkpoint_every: epochs between checkpoints.
         checkpoint_every_steps: steps between checkpoints within an epoch; None makes none there.
         resume: go on from the run's last checkpoint.
@@ -87,6 +91,8 @@ class TrainOptions(InnerOptions, StepOptions):
     label_scale: float | None = number(None, of=ABOVE_0)
     metrics: list[str] | None = None
     validate: bool = True
+    patience: int | None = number(None, of=AT_LEAST_1)
+    choose_by: str | None = None
     checkpoint_every: int = number(10, of=AT_LEAST_1)
     checkpoint_every_steps: int | None = number(None, of=AT_LEAST_1)
     resume: bool = False
@@ -97,6 +103,7 @@ class TrainOptions(InnerOptions, StepOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_metric_names(self.metrics)
+        self._check_comparing()
         if self.model == "dlrm":
             self._check_gradient_steps("dlrm does not adapt")
         if self.model == "factors":
@@ -116,6 +123,29 @@ class TrainOptions(InnerOptions, StepOptions):
             raise ValueError(
                 f"train: {flag} says where to go on: expected --resume with it. Add --resume, or "
                 f"leave {flag} out."
+            )
+
+    @property
+    def compares_epochs(self) -> bool:
+        """Whether the best epoch on the validation split is kept."""
+        return self.patience is not None or self.choose_by is not None
+
+    def _check_comparing(self) -> None:
+        if not self.compares_epochs:
+            return
+        flag = "--choose-by" if self.patience is None else "--patience"
+        if not self.validate:
+            raise ValueError(
+                f"train: {flag} compares epochs on the split 'valid': expected no --no-validate "
+                "with it. Leave one of them out."
+            )
+        if self.choose_by is None:
+            return
+        check_metric_names([self.choose_by])
+        if self.metrics and self.choose_by not in self.metrics:
+            raise ValueError(
+                f"train: expected --choose-by to be one of the metrics, {', '.join(self.metrics)}, "
+                f"got {self.choose_by}. Add it to --metrics, or give another."
             )
 
     def _check_closed_form(self) -> None:

@@ -28,6 +28,9 @@ class MetricAccumulator:
     ended in a different one counts as a new task. As long as no task is split over two ranks, the
     results of the ranks' added sums are those of one rank that saw everything.
 
+    Attributes:
+        keeps_rows: Keep all rows, too, for `kept_rows`; off unless it is set before an update.
+
     Args:
         names: Metric names as :func:`metric` knows them.
 
@@ -55,6 +58,7 @@ class MetricAccumulator:
         received = [known.name for known in self._metrics]
         if len(set(received)) < len(received):
             raise ValueError(f"names: expected each metric once, received {received}; remove one")
+        self.keeps_rows = False
         self._keeps_open_task = any(known.needs_whole_tasks for known in self._metrics)
         self._sums = np.zeros(2 + 2 * sum(known.num_sums for known in self._metrics))
         self.reset()
@@ -67,6 +71,7 @@ class MetricAccumulator:
     def reset(self) -> None:
         """Forgets all rows."""
         self._sums[:] = 0
+        self._kept: list[tuple[IntArray, FloatArray]] = []
         self._last_task: int | None = None
         self._open_chunks: list[FloatArray] = []  # of the last task: [3, rows], as in `_add`
 
@@ -88,6 +93,8 @@ class MetricAccumulator:
         task, columns = checked_columns(task, label=label, adapted=adapted, unadapted=unadapted)
         if not task.size:
             return
+        if self.keeps_rows:
+            self._kept.append((task, columns.copy()))
         start = task_starts(task, self._last_task)
         continues = bool(task[0] == self._last_task)
         self._add(self._sums, start, columns, whole_tasks=False)
@@ -95,6 +102,19 @@ class MetricAccumulator:
             self._close_tasks(start, columns, continues)
         self._sums[:2] += (start.size - continues, task.size)
         self._last_task = int(task[-1])
+
+    def kept_rows(self) -> tuple[IntArray, FloatArray]:
+        """The rows since `reset`, while `keeps_rows` is set.
+
+        Returns:
+            Task, int64 [n]; label, adapted and unadapted, float64 [n, 3].
+        """
+        tasks = [task for task, _ in self._kept]
+        columns = [own.T for _, own in self._kept]
+        return (
+            np.concatenate([np.zeros(0, np.int64), *tasks]),
+            np.concatenate([np.zeros((0, 3)), *columns]),
+        )
 
     def sums(self) -> FloatArray:
         """This rank's sums so far, float64 [k] where k depends on the names alone.

@@ -228,6 +228,18 @@ class Metric(abc.ABC):
     def result(self, sums: FloatArray) -> float:
         """Finishes float64 [num_sums] into the number; NaN when no row counts."""
 
+    @abc.abstractmethod
+    def of_counted_tasks(self, rows: Rows, counts: FloatArray) -> FloatArray:
+        """The metric where each task is there so many times, for each of B samples of tasks.
+
+        Args:
+            rows: G whole tasks.
+            counts: float64 [B, G], whole numbers.
+
+        Returns:
+            float64 [B]; NaN when no row of a sample counts.
+        """
+
     def value(self, task: ArrayLike, label: ArrayLike, prediction: ArrayLike) -> float:
         """The metric of rows [n] that are all at hand, as for a baseline.
 
@@ -255,6 +267,16 @@ class Mean(Metric):
         counts = ~np.isnan(values)
         sums += (values[counts].sum(), counts.sum())
 
+    def of_counted_tasks(self, rows: Rows, counts: FloatArray) -> FloatArray:
+        values = self.values(rows)
+        counted = ~np.isnan(values)
+        sums = np.stack([np.where(counted, values, 0.0), counted])
+        if not self.needs_whole_tasks:
+            sums = np.add.reduceat(sums, rows.start, axis=1)
+        totals, num_values = counts @ sums[0], counts @ sums[1]
+        means = _divide_or_nan(totals, num_values)
+        return np.sqrt(means) if self.root else means
+
     def result(self, sums: FloatArray) -> float:
         mean = float(sums[0] / sums[1]) if sums[1] else float("nan")
         return mean**0.5 if self.root else mean
@@ -278,6 +300,17 @@ class PooledAuc(Metric):
 
     def result(self, sums: FloatArray) -> float:
         return histogram_auc(sums[:_NUM_BINS], sums[_NUM_BINS:])
+
+    def of_counted_tasks(self, rows: Rows, counts: FloatArray) -> FloatArray:
+        # Of the bins only those that have a row: a sample costs what its rows do.
+        bins, place = np.unique(score_bins(rows.prediction), return_inverse=True)
+        place = place + len(bins) * (rows.label > 0.5)
+        task = rows.task_index
+        values = [
+            histogram_auc(*np.bincount(place, own[task], 2 * len(bins)).reshape(2, -1))
+            for own in counts
+        ]
+        return np.array(values)
 
     def error_bound(self, sums: FloatArray) -> float:
         """The most by which the result can be off: half the share of pairs that share a bin."""

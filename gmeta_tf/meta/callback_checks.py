@@ -63,9 +63,8 @@ def _check(callback: keras.callbacks.Callback) -> None:
         raise ValueError(
             "fit: expected callbacks that leave weights alone, got EarlyStopping with "
             "restore_best_weights=True, which would bring back the dense weights and leave the "
-            "tables' rows as they are. Set it to False, keep checkpoints with "
-            "gmeta_tf.RunFolder(path, batches, checkpoint_every=1, keep=patience + 1), and load "
-            "the best epoch's with gmeta_tf.load_checkpoint."
+            "tables' rows as they are. Use gmeta_tf.RunFolder(path, batches, "
+            "best=gmeta_tf.BestEpoch(metric), patience=...), and its restore_best after fit."
         )
 
 

@@ -1,19 +1,21 @@
-"""Which checkpoint of a run to load: the newest, one by its name, or the newest that is whole."""
+"""Which checkpoint of a run to load: the best, the newest, a named or a whole one."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
 import pathlib
+from typing import Any
 
 from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.distributed.world import World
+from gmeta_tf.saving.best_epoch import BestEpoch
 from gmeta_tf.saving.checkpoint import (
     CheckedCheckpoint,
     checked_checkpoint,
     complete_checkpoints,
 )
-from gmeta_tf.saving.manifest import DamagedCheckpointError
+from gmeta_tf.saving.manifest import DamagedCheckpointError, read_manifest
 
 __all__ = ["ChosenCheckpoint", "choose_checkpoint", "set_aside"]
 
@@ -27,14 +29,29 @@ class ChosenCheckpoint:
     Attributes:
         checked: the one that was chosen, found whole.
         later: the names of newer ones, which were passed over: damaged, or not asked for.
+        best: which epoch of the run is the best, where it compares them and none was named.
     """
 
     checked: CheckedCheckpoint
     later: tuple[str, ...]
+    best: BestEpoch | None = None
+
+    def reason(self) -> str:
+        """Why this one, for a person."""
+        if self.best is None:
+            return "as --checkpoint or --fall-back chose" if self.later else "the newest"
+        if self.best.checkpoint == self.checked.path.name:
+            return self.best.describe()
+        return f"{self.best.describe()}, but its checkpoint could not be taken"
 
 
 def choose_checkpoint(
-    folder: pathlib.Path, world: World, *, name: str | None = None, fall_back: bool = False
+    folder: pathlib.Path,
+    world: World,
+    *,
+    name: str | None = None,
+    fall_back: bool = False,
+    best: bool = False,
 ) -> ChosenCheckpoint | None:
     """Finds and checks the checkpoint to load. Every rank must call it.
 
@@ -43,6 +60,8 @@ def choose_checkpoint(
         world: the ranks.
         name: of the checkpoint to take; None takes the newest.
         fall_back: where that one is damaged, take the newest earlier one that is not.
+        best: without a name, take the best by the validation, where the run compares epochs. Where
+            that is damaged, `fall_back` takes the newest other one that is not.
 
     Returns:
         The choice; None where the folder has no complete checkpoint and none was named.
@@ -53,17 +72,24 @@ def choose_checkpoint(
             `fall_back`.
     """
     names = on_chief(lambda: _complete(folder, name), world, name="checkpoint_choice")
-    first = len(names) - 1 if name is None else names.index(name)
-    for position in range(first, -1, -1):
+    found = None
+    if best and name is None:
+        found = on_chief(lambda: _best(folder, names, fall_back), world, name="checkpoint_best")
+    known = None if found is None else BestEpoch.from_json(found)
+    order = names[::-1] if name is None else names[names.index(name) :: -1]
+    if known is not None and known.checkpoint in names:
+        order = [known.checkpoint, *(other for other in order if other != known.checkpoint)]
+    for candidate, following in zip(order, [*order[1:], None], strict=True):
         try:
-            checked = checked_checkpoint(folder / names[position], world)
+            checked = checked_checkpoint(folder / candidate, world)
         except DamagedCheckpointError as error:
-            if not fall_back or position == 0:
+            if not fall_back or following is None:
                 raise
             if world.is_chief:
-                _LOG.warning("%s Falling back to %s.", error, names[position - 1])
+                _LOG.warning("%s Falling back to %s.", error, following)
         else:
-            return ChosenCheckpoint(checked, tuple(names[position + 1 :]))
+            later = tuple(names[names.index(candidate) + 1 :])
+            return ChosenCheckpoint(checked, later, known)
     return None
 
 
@@ -82,6 +108,19 @@ def set_aside(folder: pathlib.Path, names: tuple[str, ...], aside: pathlib.Path)
         target = next(path for path in free if not path.exists())
         (folder / name).rename(target)
         _LOG.warning("%s is newer than where the run goes on; moved to %s.", folder / name, target)
+
+
+def _best(folder: pathlib.Path, names: list[str], fall_back: bool) -> dict[str, Any] | None:
+    """What the newest checkpoint says of the best epoch; with `fall_back` the newest readable."""
+    for name in reversed(names):
+        try:
+            best: dict[str, Any] | None = read_manifest(folder / name)["details"].get("best")
+        except DamagedCheckpointError:
+            if not fall_back:
+                return None  # the newest is then chosen, and told to be damaged
+        else:
+            return best
+    return None
 
 
 def _complete(folder: pathlib.Path, name: str | None) -> list[str]:

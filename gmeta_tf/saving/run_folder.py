@@ -18,7 +18,13 @@ from gmeta_tf.evaluation.json_report import json_report, without_nan
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
 from gmeta_tf.meta_io.preparing.work_folder import sweep_all, work_folder
 from gmeta_tf.meta_io.records.fingerprint import fingerprint_of
-from gmeta_tf.saving.checkpoint import latest_checkpoint, save_checkpoint
+from gmeta_tf.saving.best_epoch import BestEpoch
+from gmeta_tf.saving.checkpoint import (
+    checked_checkpoint,
+    latest_checkpoint,
+    restore_checkpoint,
+    save_checkpoint,
+)
 from gmeta_tf.saving.manifest import MANIFEST, read_manifest
 from gmeta_tf.saving.run_lock import RunLock
 from gmeta_tf.saving.writing import named_if_full, write_whole
@@ -47,8 +53,13 @@ class RunFolder(keras.callbacks.Callback):
     they have its counts over all ranks: `<table>_occupancy`, `<table>_evictions`, and so on
     (`DynamicShard.metrics`).
 
+    With `best`, each epoch is compared by a metric of the validation data. The best one's
+    checkpoint is kept beside the newest; each checkpoint says which it is, and what counts on when
+    the run is resumed. `restore_best` gives the model the best epoch's weights and rows.
+
     Attributes:
         path: the folder.
+        best: the best epoch so far; None where epochs are not compared.
         samples_per_second: support and query rows of all ranks over the seconds spent in training
             steps; the median over epochs without the first, which traces.
     """
@@ -61,6 +72,8 @@ class RunFolder(keras.callbacks.Callback):
         checkpoint_every: int = 1,
         checkpoint_every_steps: int | None = None,
         keep: int = 2,
+        best: BestEpoch | None = None,
+        patience: int | None = None,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         """Makes the callback; nothing is written before training begins.
@@ -71,11 +84,15 @@ class RunFolder(keras.callbacks.Callback):
             checkpoint_every: epochs between checkpoints.
             checkpoint_every_steps: steps between checkpoints within an epoch; None makes none.
             keep: how many checkpoints to keep.
+            best: `BestEpoch(metric)`, or what a checkpoint to go on from says, compares epochs;
+                `fit` then needs validation data in every epoch. None compares nothing.
+            patience: with `best`, the epochs without a better one after which training ends, on
+                all ranks together; None trains all epochs.
             details: JSON values to keep in each checkpoint's manifest.
 
         Raises:
-            ValueError: `checkpoint_every`, `checkpoint_every_steps` or `keep` below 1, or `path` is
-                not a folder.
+            ValueError: `checkpoint_every`, `checkpoint_every_steps`, `keep` or `patience` below 1,
+                `patience` without `best`, or `path` is not a folder.
         """
         super().__init__()
         steps = [] if checkpoint_every_steps is None else [checkpoint_every_steps]
@@ -84,6 +101,11 @@ class RunFolder(keras.callbacks.Callback):
                 "RunFolder: expected checkpoint_every, checkpoint_every_steps and keep of at "
                 f"least 1, got {checkpoint_every}, {checkpoint_every_steps} and {keep}."
             )
+        if patience is not None and (patience < 1 or best is None):
+            raise ValueError(
+                "RunFolder: expected patience of at least 1, with best=BestEpoch(metric), got "
+                f"patience={patience} and best={best}."
+            )
         self.path = pathlib.Path(path)
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"RunFolder: expected {self.path} to be a folder or new, got a file.")
@@ -91,6 +113,8 @@ class RunFolder(keras.callbacks.Callback):
         self._checkpoint_every = checkpoint_every
         self._checkpoint_every_steps = checkpoint_every_steps
         self._keep = keep
+        self.best = best
+        self._patience = patience
         self._details = dict(details or {})
         self._lock: RunLock | None = None
         self._speeds: list[float] = []
@@ -154,9 +178,31 @@ class RunFolder(keras.callbacks.Callback):
         values |= {"samples_per_second": self._speeds[-1], "input_wait": waited / seconds}
         for table, counts in self.model.embedding.metrics().items():
             values |= {f"{table}_{name}": float(count) for name, count in counts.items()}
+        is_best = self.best is not None and self._compare(epoch + 1, values)
         on_chief(lambda: self._write(epoch, values), self.model.world, name="run_folder_log")
-        if (epoch + 1) % self._checkpoint_every == 0:
+        if is_best or (epoch + 1) % self._checkpoint_every == 0:
             self._save(epoch + 1, 0, values)
+
+    def _compare(self, epoch: int, values: dict[str, float]) -> bool:
+        """Whether this epoch is the best so far; ends training where none has been for too long."""
+        assert self.best is not None
+        name = f"val_{self.best.metric}_adapted"
+        if name not in values:
+            raise ValueError(
+                f"RunFolder: expected {name} in each epoch's values, got {', '.join(values)}. Give "
+                f"fit validation_data, and compile the metric {self.best.metric}."
+            )
+        before = self.best
+        # Rank 0 decides, so that all ranks stop together whatever rounding does to their sums.
+        after = on_chief(
+            lambda: before.after(epoch, values[name]).to_json(),
+            self.model.world,
+            name="run_folder_best",
+        )
+        self.best = BestEpoch.from_json(after)
+        if self.best.is_over(self._patience):
+            self.model.stop_training = True
+        return self.best.epoch == epoch
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         values = {name: float(value) for name, value in (logs or {}).items()}
@@ -172,6 +218,8 @@ class RunFolder(keras.callbacks.Callback):
         if self._saved != (self._epoch + 1, 0):
             self._save(self._epoch + 1, 0, values)
         values |= {"epochs": self._epoch + 1, "samples_per_second": self.samples_per_second}
+        if self.best is not None:
+            values |= {"best_epoch": self.best.epoch}
         on_chief(
             lambda: write_whole(self.path / "metrics.json", json_report(values, indent=2)),
             self.model.world,
@@ -186,7 +234,26 @@ class RunFolder(keras.callbacks.Callback):
             return
         saved = read_manifest(last)["details"]
         values = {**saved.get("logs", {}), "epochs": saved.get("epoch")}
+        if self.best is not None:
+            values |= {"best_epoch": self.best.epoch}
         write_whole(self.path / "metrics.json", json_report(values, indent=2))
+
+    def restore_best(self) -> None:
+        """Gives the model the best epoch's dense weights, rows and optimizer; after `fit`.
+
+        Every rank must call it. It is no part of `fit`, which ends once more where the rest of a
+        stopped epoch ends and training goes on.
+
+        Raises:
+            ValueError: epochs are not compared, or none had a number.
+        """
+        if self.best is None or self.best.checkpoint is None:
+            raise ValueError(
+                "RunFolder.restore_best: expected RunFolder(best=BestEpoch(metric)) and an epoch "
+                f"with a number for the metric, got {self.best}."
+            )
+        path = self.path / "checkpoint" / self.best.checkpoint
+        restore_checkpoint(self.model, checked_checkpoint(path, self.model.world))
 
     def _close_scalars(self) -> None:
         with named_if_full(self.path / "tensorboard"):
@@ -215,6 +282,8 @@ class RunFolder(keras.callbacks.Callback):
         folder = self.path / "checkpoint"
         name = f"epoch-{epochs:06d}" + (f"-step-{steps:06d}" if steps else "")
         logs = without_nan(values)
+        if self.best is not None:
+            details["best"] = self.best.to_json()
         on_chief(self._check_lock, self.model.world, name="run_folder_lock")
         save_checkpoint(
             self.model, folder / name, epoch=epochs, logs=logs, **self._details, **details
@@ -228,7 +297,10 @@ class RunFolder(keras.callbacks.Callback):
 
     def _drop_old(self, folder: pathlib.Path) -> None:
         complete = sorted(manifest.parent for manifest in folder.glob(f"epoch-*/{MANIFEST}"))
+        best = None if self.best is None else self.best.checkpoint
         for path in complete[: -self._keep]:
+            if path.name == best:
+                continue
             # Hidden at once, and removed then, or by the next run if this one is killed.
             with named_if_full(path), work_folder(path) as work:
                 path.rename(work / "removed")

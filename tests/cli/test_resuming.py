@@ -25,12 +25,12 @@ def resumed(tmp_path):
 
 
 def test_what_changed_is_said(resumed):
-    options = resumed(learning_rate=0.25, epochs=20, support=3, hidden=[64, 64])
+    options = resumed(learning_rate=0.25, epochs=30, support=3, hidden=[64, 64])
     check_resumed(options)
     assert describe_changes(changed_options(options)) == [
         "--support: 3, was 10",
-        "--epochs: 20, was 10",
-        "--learning-rate: 0.25, was 0.001",
+        "--epochs: 30, was 20",
+        "--learning-rate: 0.25, was 0.002",
     ]
 
 

@@ -6,11 +6,14 @@ import tempfile
 
 import keras
 import made_batches
+import numpy as np
 import pytest
 import tensorflow as tf
 from made_data import SCHEMA, make_records
 
 import gmeta_tf as gm
+from gmeta_tf.cli.evaluation_details import evaluate_draw
+from gmeta_tf.cli.options import EvaluateOptions
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
 from gmeta_tf.meta.validation import rejection_text
 
@@ -62,6 +65,26 @@ def test_tasks_of_many_episodes_are_evaluated_as_on_one_rank(folder):
     assert together["tasks"] == 20
     assert together == pytest.approx(alone, rel=1e-4)
     assert alone["auc_adapted"] != alone["auc_unadapted"]
+
+
+def test_rows_and_their_keys_are_those_of_one_rank_in_the_same_order(folder):
+    records = records_of(folder, "rows", tasks=20, episode_rows=6)
+    field = next(one.name for one in SCHEMA.fields if one.kind == "multi")
+
+    def draw(world):
+        batches = gm.TaskBatches(
+            records, "test", tasks=3, support=4, query=5, every_query=True, world=world
+        )
+        options = EvaluateOptions(run="r", by=field)
+        return evaluate_draw(model_of(world, "bce"), batches, options, number=0)
+
+    together, alone = draw(WORLD), draw(ALONE)
+    assert len(together.rows) == together.results["samples"] > 20
+    for name in ("task", "label"):
+        np.testing.assert_array_equal(getattr(together.rows, name), getattr(alone.rows, name))
+    np.testing.assert_allclose(together.rows.adapted, alone.rows.adapted, rtol=1e-4)
+    np.testing.assert_array_equal(together.keys, alone.keys)
+    assert len(np.unique(together.keys)) > 2
 
 
 def test_a_label_that_one_rank_meets_is_raised_by_all():

@@ -4,6 +4,7 @@ import pathlib
 import shutil
 import tempfile
 
+import keras
 import numpy as np
 import pytest
 from made_data import make_records
@@ -14,6 +15,7 @@ from gmeta_tf.cli.options import EvaluateOptions, TrainOptions
 from gmeta_tf.cli.runs import training_batches
 from gmeta_tf.cli.train import train
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, gather_json, start
+from gmeta_tf.saving.best_epoch import BestEpoch
 from gmeta_tf.saving.checkpoint import latest_checkpoint
 from gmeta_tf.saving.run_lock import LOCK
 
@@ -91,6 +93,37 @@ def test_an_export_that_rank_0_cannot_write_is_told_on_all_ranks(folder):
     )
     gm.export_saved_model(model, folder / "saved_model", words)
     assert (folder / "saved_model" / "saved_model.pb").is_file()  # once any rank returns
+
+
+class Says(keras.callbacks.Callback):
+    """Stands for a validation with these values; keeps the rank's rows of each epoch."""
+
+    def __init__(self, values):
+        super().__init__()
+        self.values, self.rows = values, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["val_auc_adapted"] = self.values[epoch]
+        self.rows.append(rows_of(self.model))
+
+
+def rows_of(model):
+    return [np.asarray(shard.rows) for shard in model.embedding.shards.values()]
+
+
+def test_all_ranks_stop_together_and_get_the_best_epochs_rows(folder):
+    """Rank 0 decides: here the others' values say otherwise, as rounding might make them."""
+    options, records, model = gm.load_run(str(folder / "run"), WORLD)
+    batches = training_batches(options, records, WORLD)
+    run = gm.RunFolder(folder / "run-best", batches, best=BestEpoch("auc"), patience=2)
+    said = Says([0.5, 0.7, 0.6, 0.6, 0.9] if WORLD.is_chief else [0.1, 0.2, 0.3, 0.4, 0.5])
+    model.fit(batches, epochs=5, verbose=0, callbacks=[said, run])
+    best = gather_json([len(said.rows), run.best.to_json()], WORLD, name="best_told")
+    assert best == [[4, BestEpoch("auc", 0.7, 2, 4, 2).to_json()]] * WORLD.size
+    assert any((a != b).any() for a, b in zip(rows_of(model), said.rows[1], strict=True))
+    run.restore_best()
+    for found, expected in zip(rows_of(model), said.rows[1], strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def contents(folder):
