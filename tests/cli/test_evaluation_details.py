@@ -82,7 +82,7 @@ def log_loss_after_two_steps(trained, folder, records, seed):
     learner = gm.models.MeLU((6,))
     embedding = gm.ShardedEmbedding(records.schema, 4, world=gm.World())
     model = gm.MetaModel(learner, embedding, inner)
-    model.compile("adam", "adagrad")
+    model.compile("adam", "lazy_adam")
     gm.load_checkpoint(model, folder / "run" / "checkpoint" / "epoch-000002")
     batches = evaluation_batches(records, "test", 3, seed, gm.World())
     return model.evaluate(batches, return_dict=True, verbose=0)["log_loss_adapted"]
