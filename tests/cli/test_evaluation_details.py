@@ -12,7 +12,7 @@ import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.evaluation_details import check_details
 from gmeta_tf.cli.options import EvaluateOptions, TrainOptions
-from gmeta_tf.cli.runs import evaluation_batches, load_run
+from gmeta_tf.cli.runs import build_model, evaluation_batches, load_run
 from gmeta_tf.evaluation.calibration import calibration
 from gmeta_tf.evaluation.metrics import metric
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
@@ -27,7 +27,7 @@ def test_all_details_at_once(folder, capsys):
     report = json.loads((folder / "run" / "evaluation-test.json").read_text())
     cli.main(["evaluate", "--run", run])  # as the other tests expect it
 
-    _, records, model = load_run(run, gm.World())
+    options, records, model = load_run(run, gm.World())
     draws = []
     for seed in (3, 4):
         batches = evaluation_batches(records, "test", 3, seed, gm.World())
@@ -66,7 +66,7 @@ def test_all_details_at_once(folder, capsys):
     none, as_trained, twice = report["inner_steps_curve"]
     assert none["auc_adapted"] == none["auc_unadapted"] == pytest.approx(report["auc_unadapted"])
     assert as_trained["auc_adapted"] == pytest.approx(report["auc_adapted"])
-    slow = [log_loss_after_two_steps(model, folder, records, seed) for seed in (3, 4)]
+    slow = [log_loss_after_two_steps(options, folder, records, seed) for seed in (3, 4)]
     assert twice["log_loss_adapted"] == pytest.approx(np.mean(slow), rel=1e-5)
     assert twice["log_loss_adapted"] != pytest.approx(as_trained["log_loss_adapted"], rel=1e-5)
 
@@ -76,13 +76,9 @@ def test_all_details_at_once(folder, capsys):
     assert "adapted: expected calibration error" in shown
 
 
-def log_loss_after_two_steps(trained, folder, records, seed):
+def log_loss_after_two_steps(options, folder, records, seed):
     """A model that was built to adapt in two steps, with the run's weights."""
-    inner = dataclasses.replace(trained.inner, num_steps=2)
-    learner = gm.models.MeLU((6,))
-    embedding = gm.ShardedEmbedding(records.schema, 4, world=gm.World())
-    model = gm.MetaModel(learner, embedding, inner)
-    model.compile("adam", "lazy_adam")
+    model = build_model(dataclasses.replace(options, inner_steps=2), records.schema, gm.World())
     gm.load_checkpoint(model, folder / "run" / "checkpoint" / "epoch-000002")
     batches = evaluation_batches(records, "test", 3, seed, gm.World())
     return model.evaluate(batches, return_dict=True, verbose=0)["log_loss_adapted"]

@@ -187,7 +187,9 @@ TRAIN = [
 @pytest.mark.parametrize(("name", "wrong", "match"), TRAIN, ids=lambda value: str(value))
 def test_train(place, small, mode, name, wrong, match, capsys):
     words = ["train", "--records", "@records", "--run", "@run", *small, mode, *wrong]
-    assert_it_changes_nothing(place, words, match, capsys)
+    # What is no number is a wrong command line.
+    status = 2 if "expected a number" in match else 1
+    assert_it_changes_nothing(place, words, match, capsys, status)
 
 
 def test_every_option_of_train_has_a_wrong_value():
