@@ -49,7 +49,7 @@ _MODELS = {
     "maml_dlrm": ["--config", "launch/maml_dlrm.yaml"],
     "dlrm": ["--config", "launch/dlrm.yaml"],
 }
-_FINE_TUNED = (3, 0.1)  # steps and rate
+_FINE_TUNED = (3, 0.01)  # steps and rate
 _METRICS = {"auc": "auc", "task_auc": "auc_task", "ndcg@3": "ndcg3"}
 _SUPPORT = 10
 _TASKS = 32
