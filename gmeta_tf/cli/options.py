@@ -25,6 +25,7 @@ __all__ = [
     "PredictOptions",
     "PrepareOptions",
     "ReaderFlags",
+    "ReportOptions",
     "StepOptions",
     "TrainOptions",
     "description_of",
@@ -633,3 +634,27 @@ class PredictOptions(ReaderFlags):
     output: str
     support: str | None = None
     tasks: int = _number(64, of=_AT_LEAST_1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportOptions(_OfRunOptions):
+    """Makes one HTML page of a run: curves, the evaluation, and what it does task by task.
+
+    The page needs no network and nothing beside it. JSON with all of its figures and the pictures
+    as PNG are written beside it. In one process; needs `pip install 'gmeta_tf[report]'`.
+
+    Attributes:
+        against: the folder of another run, to put beside it.
+        output: the page to write; None is `report.html` in the run's folder.
+        split: the split that was evaluated.
+        measure: load the model and predict the split, for what its tasks gain one by one, the curve
+            over support rows and calibration. Otherwise only the run's files are read, which takes
+            a second or two.
+        seed: of the draw of support rows.
+    """
+
+    against: str | None = None
+    output: str | None = None
+    split: str = "test"
+    measure: bool = True
+    seed: int = _number(0, of=_SEED)
