@@ -53,9 +53,10 @@ def measured_run(
     batches = evaluation_batches(
         records, options.split, support, options.seed, gm.World(), in_time_order=in_time_order
     )
+    sizes = () if evaluated.get("support_sizes") else _SIZES
     rows = {
         size: model.predict(with_support_rows(batches, size), verbose=0)
-        for size in sorted({support, *(size for size in _SIZES if size < support)})
+        for size in sorted({support, *(size for size in sizes if size < support)})
     }
     found: dict[str, Any] = {
         "support_curve": size_curve(rows, model.accumulator.names[0]),
@@ -84,7 +85,9 @@ def with_support_rows(batches: gm.TaskBatches, size: int) -> tf.data.Dataset:
         return {**batch, "support": {**batch["support"], "weight": weight * kept}}
 
     steps = batches.steps_per_epoch
-    once = batches.dataset(batches.begin.epoch).take(steps).map(limited)
+    # AutoGraph takes seconds for a map of tensors alone.
+    mapped = tf.autograph.experimental.do_not_convert(limited)
+    once = batches.dataset(batches.begin.epoch).take(steps).map(mapped)
     return once.apply(tf.data.experimental.assert_cardinality(steps))
 
 

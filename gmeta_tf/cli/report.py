@@ -36,13 +36,15 @@ def report(options: ReportOptions) -> None:
     ]
     for run, label in zip(runs, _labels(folders), strict=True):
         run["label"] = label
+        run["measured"] = run["evaluations"].get(options.split, {}).get("details", {})
     if options.measure:
         from gmeta_tf.cli.measured_run import measured_run  # imports TensorFlow
 
         for place, run in enumerate(runs):
             chosen = options if place == 0 else _of_other(options)
             report_of_split = run["evaluations"].get(options.split, {}).get("report", {})
-            run["measured"] = measured_run(chosen, report_of_split, ranks=run["ranks"])
+            # What was evaluated counts: it may be of several draws.
+            run["measured"] = measured_run(chosen, report_of_split, run["ranks"]) | run["measured"]
     versions = _versions()
     # Matplotlib is no dependency of the commands beside this one.
     from gmeta_tf.report.figures import draw_figures

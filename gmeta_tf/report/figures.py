@@ -61,7 +61,8 @@ def draw_figures(runs: Sequence[Mapping[str, Any]], split: str) -> dict[str, Fig
     """Draws what there is to draw of one run, or of two in the same axes.
 
     Args:
-        runs: what `run_results` gave, each with a `label` and with what was `measured`.
+        runs: what `run_results` gave, each with a `label` and with what was `measured`, by
+            `evaluate` or for the report.
         split: the split whose evaluation is shown.
 
     Returns:
@@ -75,7 +76,9 @@ def draw_figures(runs: Sequence[Mapping[str, Any]], split: str) -> dict[str, Fig
         },
         "evaluation": lambda: _evaluation(runs, split),
         "task-auc": lambda: _task_auc(runs),
-        "support-size": lambda: _support_size(runs),
+        "support-rows": lambda: _sizes(runs, "support_curve", "support rows"),
+        "inner-steps": lambda: _sizes(runs, "inner_steps_curve", "inner steps"),
+        "segments": lambda: _segments(runs),
         "calibration": lambda: _calibration(runs),
         "step-time": lambda: _step_time(runs),
         "tables": lambda: _tables(runs),
@@ -188,17 +191,38 @@ def _task_auc(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
     )
 
 
-def _support_size(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
-    found = [(run, one) for run in runs if (one := _measured(run, "support_curve"))]
+def _sizes(runs: Sequence[Mapping[str, Any]], name: str, of: str) -> Figure | None:
+    found = [(run, one) for run in runs if (one := _measured(run, name))]
     if not found:
         return None
     metric = found[0][1]["metric"]
-    lines = _Lines("support rows of a task", metric)
+    lines = _Lines(f"{of} of a task", metric)
     for run, one in found:
         label = _named(runs, run, "adapted")
         lines.add(one["sizes"], one["values"], label, "adapted", list(runs).index(run))
-    title = f"{metric} over the number of support rows"
-    return lines.figure("support-size", title, f"{title}, on the same query rows")
+    title = f"{metric} over the number of {of}"
+    return lines.figure(of.replace(" ", "-"), title, f"{title}, on the same query rows")
+
+
+def _segments(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """The first run's segments: for each value of the field two markers on a line."""
+    found = _measured(runs[0], "segments")
+    if not found:
+        return None
+    names = [_short(value, 22) for value in found["values"]]
+    lines = _Lines(found["metric"], "")
+    places = np.arange(len(names))[::-1]
+    for kind in ("adapted", "unadapted"):
+        style = _STYLES[kind] | {"linestyle": "none"}
+        figures = [_float(value) for value in found[kind]]
+        lines.axes.plot(figures, places, label=kind, markersize=7, **style)
+    lines.axes.set_yticks(places, names)
+    title = f"{found['metric']} by {found['field']}"
+    told = "; ".join(
+        f"{value} {'none' if number is None else format(number, '.3f')}"
+        for value, number in zip(found["values"], found["adapted"], strict=True)
+    )
+    return lines.figure("segments", title, f"{title}, adapted: {told}")
 
 
 def _calibration(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
@@ -261,7 +285,7 @@ class _Lines:
         self.canvas, self.axes = _canvas()
         self.axes.set_xlabel(x)
         self.axes.set_ylabel(y)
-        if x in ("epoch", "support rows of a task"):
+        if x == "epoch" or x.endswith(" of a task"):
             self.axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         self._x = x
         self._told: list[str] = []

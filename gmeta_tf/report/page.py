@@ -68,7 +68,7 @@ def report_page(
         "<h2>Task by task</h2>",
         _figures(
             figures,
-            ["task-auc", "support-size", "calibration"],
+            ["task-auc", "support-rows", "inner-steps", "calibration", "segments"],
             "Not measured: needs a checkpoint, the records, and `gmeta-tf report` without "
             "--no-measure.",
         ),
@@ -128,10 +128,16 @@ def _evaluation(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], split
             f"`gmeta-tf evaluate --run {run['run']} --split {split}`."
         )
     report = evaluation["report"]
-    head = ["metric", "adapted", "unadapted", "baseline"]
-    rows = [
-        [name, *(cells[one] for one in head[1:])] for name, cells in evaluation["table"].items()
-    ]
+    kinds = ["adapted", "unadapted", "baseline"]
+    head, intervals = ["metric", *kinds], report.get("intervals")
+    rows = [[name, *(cells[one] for one in kinds)] for name, cells in evaluation["table"].items()]
+    if isinstance(intervals, dict):
+        head += ["adapted, 95 %", "adapted - unadapted, 95 %"]
+        for row in rows:
+            row += [
+                _interval(intervals.get(f"{row[0]}_{one}"))
+                for one in ("adapted", "adapted_less_unadapted")
+            ]
     order = "in time order" if report.get("in_time_order") else "drawn at random"
     field = report.get("baseline")
     told = (
@@ -141,6 +147,8 @@ def _evaluation(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], split
         + (f"the rate of each {field}" if field else "the mean of all labels")
         + " + the task's offset."
     )
+    if report.get("chosen"):
+        told += f" {report.get('checkpoint')}: {report['chosen']}."
     return _of(run, runs) + _table(head, rows) + _note(told)
 
 
@@ -170,7 +178,14 @@ def _more_tables(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]], spli
         rows = value if isinstance(value, list) else []
         if rows and all(isinstance(row, dict) for row in rows):
             head = list(dict.fromkeys(key for row in rows for key in row))
-            cells = [[row.get(key) for key in head] for row in rows]
+            # A segment without a value is of all other rows.
+            cells = [
+                [
+                    _or(row.get(key), "all others") if key == "value" else row.get(key)
+                    for key in head
+                ]
+                for row in rows
+            ]
             parts.append(f"<h3>{html.escape(name.replace('_', ' '))}</h3>" + _table(head, cells))
     return _of(run, runs) + "".join(parts) if parts else ""
 
@@ -266,7 +281,10 @@ def _cell(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, float):
-        return f"{value:.4f}" if math.isfinite(value) else "none"
+        if not math.isfinite(value):
+            return "none"
+        # Counts that are means over draws.
+        return f"{value:,.0f}" if value >= 2 and value.is_integer() else f"{value:.4f}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return html.escape(str(value))
@@ -278,6 +296,13 @@ def _of(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
 
 def _note(text: str) -> str:
     return f'<p class="note">{html.escape(text)}</p>'
+
+
+def _interval(bounds: Any) -> str | None:
+    """Two bounds in words; None where there are none."""
+    if not isinstance(bounds, list) or len(bounds) != 2:
+        return None
+    return f"{_cell(bounds[0])} to {_cell(bounds[1])}"
 
 
 def _count(number: float | None) -> str:

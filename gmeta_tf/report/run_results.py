@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
+from gmeta_tf.report.evaluated_details import evaluated_details
 from gmeta_tf.report.run_log import read_log
 
 __all__ = ["run_results"]
@@ -45,11 +46,11 @@ def run_results(run: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _evaluation(path: pathlib.Path) -> dict[str, Any]:
-    """`table` (metric -> adapted, unadapted, baseline) and `report`, all that the file holds."""
+    """`table` (metric -> adapted, unadapted, baseline), `details`, and the whole `report`."""
     report = _json_of(path) or {}
     names = [name.removesuffix("_adapted") for name in report if name.endswith("_adapted")]
     table = {name: {s: _number(path, report, f"{name}_{s}") for s in _SUFFIXES} for name in names}
-    return {"table": table, "report": report}
+    return {"table": table, "details": evaluated_details(path, report), "report": report}
 
 
 def _number(path: pathlib.Path, report: Mapping[str, Any], name: str) -> float | None:

@@ -44,7 +44,7 @@ def test_tables_are_those_of_the_planner(folder, found, capsys):
 
 def test_all_figures_are_on_the_page(folder, found):
     page = (folder / "page.html").read_text()
-    names = ("task-auc", "support-size", "calibration", "tables")
+    names = ("task-auc", "support-rows", "calibration", "tables")
     assert all(f'alt="{found["figures"][name]["alt"][:30]}' in page for name in names)
     assert "Not measured" not in page
 

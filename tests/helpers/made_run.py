@@ -29,6 +29,27 @@ EVALUATION = {
     "in_time_order": False,
 }
 
+SIDE = {
+    "rows": [3, 0, 5],
+    "prediction": [0.25, None, 0.75],
+    "label": [0.125, None, 0.875],
+    "expected_error": 0.0625,
+}
+# What `evaluate` adds where it is asked for more than its table.
+DETAILS = {
+    "support_sizes": [
+        {"support": 0, "auc_adapted": 0.5, "auc_unadapted": 0.5, "samples": 8.0},
+        {"support": 5, "auc_adapted": 0.75, "auc_unadapted": 0.5, "samples": 8.0},
+    ],
+    "inner_steps_curve": [{"inner_steps": 3, "auc_adapted": None}],
+    "by": "age",
+    "segments": [
+        {"value": "young", "rows": 6.0, "auc_adapted": 0.875, "auc_unadapted": 0.5},
+        {"value": None, "rows": 2.0, "auc_adapted": None, "auc_unadapted": None},
+    ],
+    "calibration": {"adapted": SIDE, "unadapted": SIDE | {"rows": [0, 0, 8]}},
+}
+
 
 def write_run(folder, *, evaluation=EVALUATION, log=LOG, **options):
     """Makes the folder; `options` are of `gmeta-tf train`. Returns it."""

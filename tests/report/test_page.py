@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from made_run import EVALUATION, LOG, write_run
+from made_run import DETAILS, EVALUATION, LOG, write_run
 
 from gmeta_tf.cli import main as cli
 
@@ -91,6 +91,24 @@ def test_json_has_all_figures(tmp_path):
     assert found["curves"]["val_loss"]["values"] == [0.6931, None]
     assert found["evaluations"]["test"]["report"] == EVALUATION
     assert found["evaluations"]["test"]["table"]["auc"]["baseline"] == 0.7123
+
+
+def test_what_an_evaluation_tells_beyond_its_table(tmp_path):
+    """Its curves, segments, calibration and intervals are figures and tables without a model."""
+    intervals = {"auc_adapted": [0.7123, 0.8123], "auc_adapted_less_unadapted": [0.0123, None]}
+    evaluation = EVALUATION | DETAILS | {"intervals": intervals}
+    evaluation |= {"checkpoint": "epoch-000002", "chosen": "the best of two"}
+    run = write_run(tmp_path / "run", evaluation=evaluation)
+    report_of("--run", run)
+    told = json.loads((run / "report.json").read_text())["figures"]
+    assert "adapted ends at 0.75 (support rows of a task 5)" in told["support-rows"]["alt"]
+    assert told["segments"]["title"] == "auc by age"
+    assert "young 0.875; all others none" in told["segments"]["alt"]
+    assert "adapted (error 0.062)" in told["calibration"]["alt"]
+    texts = Reader((run / "report.html").read_text()).texts
+    assert {"0.7123 to 0.8123", "0.0123 to –", "all others", "0.8750"} <= set(texts)
+    assert "epoch-000002: the best of two." in " ".join(texts)
+    assert "Not measured" not in " ".join(texts)
 
 
 def test_texts_from_data_are_escaped(tmp_path):

@@ -41,6 +41,17 @@ def test_auc_within_each_task():
     assert found["better"] != found["worse"]
 
 
+def test_a_task_that_stays_as_it_was_is_neither_better_nor_worse():
+    rows = {
+        "task": [1, 1, 2, 2, 3, 3, 4, 4],
+        "label": [1, 0] * 4,
+        "adapted": [0.9, 0.1, 0.1, 0.9, 0.9, 0.1, 0.9, 0.1],
+        "unadapted": [0.1, 0.9, 0.9, 0.1, 0.9, 0.1, 0.5, 0.5],
+    }
+    found = task_aucs(rows)
+    assert (found["better"], found["worse"], found["tasks"]) == (0.5, 0.25, 4)
+
+
 def test_no_task_has_both_classes():
     rows = {name: values[:1] for name, values in made_rows().items()}
     nothing = {"adapted": [], "unadapted": [], "tasks": 0, "better": None, "worse": None}
