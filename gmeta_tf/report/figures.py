@@ -16,7 +16,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 __all__ = ["Figure", "draw_figures"]
 
@@ -316,6 +316,9 @@ class _Lines:
         values = values[np.isfinite(values)]
         if len(values) and values.min() > 0 and values.max() > 10 * values.min():
             self.axes.set_yscale("log")
+            # The usual ones are mathematics, which names of runs must not be.
+            self.axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+            self.axes.yaxis.set_minor_formatter(NullFormatter())
 
     def figure(self, name: str, title: str, alt: str) -> Figure | None:
         """The figure; None without a line that has a label."""
