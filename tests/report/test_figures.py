@@ -43,9 +43,9 @@ def test_lines_far_apart_get_a_logarithmic_axis_with_plain_numbers(drawn):
 
 
 def test_a_name_with_dollars_is_no_mathematics(drawn):
-    found = draw_figures([run_of("$a_{", loss=[1.0, 2.0]), run_of("b$", loss=[1.0, 2.0])], "test")
+    found = draw_figures([run_of("$a_{$", loss=[1.0, 2.0]), run_of("b$", loss=[1.0, 2.0])], "test")
     assert found["loss"].png.startswith(b"\x89PNG")
-    assert "$a_{: training ends at 2" in found["loss"].alt
+    assert "$a_{$: training ends at 2" in found["loss"].alt
 
 
 def test_runs_and_kinds_differ_without_colour(drawn):
