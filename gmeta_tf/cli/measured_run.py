@@ -48,7 +48,7 @@ def measured_run(
         checkpoint=options.checkpoint,
         fall_back=options.fall_back,
     )
-    support = evaluated.get("support") or trained.support
+    support = int(evaluated.get("support") or trained.support)
     in_time_order = evaluated.get("in_time_order", trained.in_time_order)
     batches = evaluation_batches(
         records, options.split, support, options.seed, gm.World(), in_time_order=in_time_order

@@ -178,7 +178,7 @@ def _task_auc(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
         for kind in ("adapted", "unadapted"):
             values = np.sort(one[kind])
             shares = np.arange(1, len(values) + 1) / len(values)
-            lines.add(values, shares, _named(runs, run, kind), kind, index, steps=True)
+            lines.add(values, shares, _named(runs, run, kind), kind, index, steps=True, tell=False)
     told = [
         f"{_named(runs, run, 'median adapted')} {np.median(one['adapted']):.3f}, unadapted "
         f"{np.median(one['unadapted']):.3f}, of {one['tasks']} tasks"
@@ -235,11 +235,17 @@ def _calibration(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
         for kind in ("adapted", "unadapted"):
             label = f"{_named(runs, run, kind)} (error {one[kind]['error']:.3f})"
             values = one[kind]["predicted"], one[kind]["observed"]
-            lines.add(*values, label, kind, list(runs).index(run))
+            lines.add(*values, label, kind, list(runs).index(run), tell=False)
+    told = "; ".join(
+        f"{_named(runs, run, kind)} {one[kind]['error']:.3f}"
+        for run, one in found
+        for kind in ("adapted", "unadapted")
+    )
     return lines.figure(
         "calibration",
         "Calibration",
-        "Share of positive rows over the predicted probability; on the diagonal they are equal",
+        "Share of positive rows over the predicted probability, which are equal on the diagonal; "
+        f"expected calibration error {told}",
     )
 
 
@@ -291,9 +297,20 @@ class _Lines:
         self._told: list[str] = []
 
     def add(
-        self, x: Any, y: Any, label: str, kind: str, index: int, *, steps: bool = False
+        self,
+        x: Any,
+        y: Any,
+        label: str,
+        kind: str,
+        index: int,
+        *,
+        steps: bool = False,
+        tell: bool = True,
     ) -> None:
-        """Adds a line of the `index`-th run; values that are not finite leave a gap."""
+        """Adds a line of the `index`-th run; values that are not finite leave a gap.
+
+        With `tell` the text says where the line ends.
+        """
         y = np.array([_float(value) for value in y])
         if not np.isfinite(y).any():
             return
@@ -305,7 +322,7 @@ class _Lines:
             # A marker for each task would be a blot.
             style |= {"drawstyle": "steps-post", "markevery": max(len(y) // 8, 1)}
         self.axes.plot(x, y, label=label, **style)
-        if not steps:
+        if tell:
             last = np.flatnonzero(np.isfinite(y))[-1]
             self._told.append(f"{label} ends at {y[last]:.4g} ({self._x} {x[last]:.4g})")
 

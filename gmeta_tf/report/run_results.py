@@ -48,6 +48,8 @@ def run_results(run: pathlib.Path, config: Mapping[str, Any]) -> dict[str, Any]:
 def _evaluation(path: pathlib.Path) -> dict[str, Any]:
     """`table` (metric -> adapted, unadapted, baseline), `details`, and the whole `report`."""
     report = _json_of(path) or {}
+    for name in ("support", "tasks", "samples"):
+        _number(path, report, name)
     names = [name.removesuffix("_adapted") for name in report if name.endswith("_adapted")]
     table = {name: {s: _number(path, report, f"{name}_{s}") for s in _SUFFIXES} for name in names}
     return {"table": table, "details": evaluated_details(path, report), "report": report}

@@ -104,7 +104,7 @@ def test_what_an_evaluation_tells_beyond_its_table(tmp_path):
     assert "adapted ends at 0.75 (support rows of a task 5)" in told["support-rows"]["alt"]
     assert told["segments"]["title"] == "auc by age"
     assert "young 0.875; all others none" in told["segments"]["alt"]
-    assert "adapted (error 0.062)" in told["calibration"]["alt"]
+    assert "calibration error adapted 0.062; unadapted 0.062" in told["calibration"]["alt"]
     texts = Reader((run / "report.html").read_text()).texts
     assert {"0.7123 to 0.8123", "0.0123 to –", "all others", "0.8750"} <= set(texts)
     assert "epoch-000002: the best of two." in " ".join(texts)
@@ -170,6 +170,11 @@ def test_a_run_without_an_evaluation_or_an_epoch(tmp_path):
         ("evaluation-test.json", "{", "evaluation-test.json is not JSON"),
         ("evaluation-test.json", "[1]", "expected a JSON object, got list"),
         ("evaluation-test.json", '{"auc_adapted": "x"}', "auc_adapted to be a number, got 'x'"),
+        (
+            "evaluation-test.json",
+            '{"support": "ten"}',
+            "expected support to be a number, got 'ten'",
+        ),
         ("metrics.json", "nothing", "metrics.json is not JSON"),
         ("log.txt", "what?\n", "log.txt, line 1: expected `epoch 3"),
         ("config.yaml", "a: [", "does not hold"),
