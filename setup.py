@@ -50,6 +50,7 @@ setup(
         "distributed": ["horovod==0.28.1", "cffi", "cloudpickle", "packaging", "psutil"],
         "remote": ["tensorflow-io==0.37.1"],
         "spark": ["pyspark>=3.5,<4"],  # 3.5 runs on Java 17; 4 needs Java 17 or 21
+        "report": ["matplotlib>=3.10,<4"],
         "bench": ["torch==2.13.0"],
         "dev": [
             "pytest",

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# MovieLens from nothing to a served model: set-up, prepare, train on 2 ranks, evaluate, export, predict.
+# MovieLens from nothing to a served model: set-up, prepare, train on 2 ranks, evaluate, export, predict,
+# and a page that shows it.
 #   bash launch/quickstart.sh                    # MovieLens-100k, downloaded
 #   bash launch/quickstart.sh --data ~/ml-1m     # GroupLens' ml-100k or ml-1m folder of your own
 set -euo pipefail
@@ -11,7 +12,7 @@ usage() {
 usage: bash launch/quickstart.sh [--data DIR] [--ranks N] [--output DIR]
 
 Prepares MovieLens, meta-trains Factors on N ranks under horovodrun, evaluates it on cold users, exports a
-SavedModel and lets a plain TensorFlow process predict with it. The last line is the result as JSON.
+SavedModel, lets a plain TensorFlow process predict with it, and makes a page that shows it. The last line is the result as JSON.
 
   --data DIR     a folder with GroupLens' ml-100k or ml-1m; without it ml-100k is downloaded.
                  GroupLens' licence (research use, no redistribution) holds for the data.
@@ -65,5 +66,8 @@ step "export"
 gmeta-tf export --run "$output/run"
 step "predict in a process that has TensorFlow alone"
 python launch/serving_example.py "$output/run/saved_model"
+step "a page of it"
+# From the run's files alone, which takes a second or two. Without --no-measure the page shows more.
+gmeta-tf report --run "$output/run" --no-measure
 step "result"
 python -m gmeta_tf.cli.quickstart_report --run "$output/run" --saved-model "$output/run/saved_model"

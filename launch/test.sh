@@ -32,6 +32,7 @@ quick_files=(
   tests/meta_io/sources/test_sources.py
   tests/models/test_models.py
   tests/planner/test_placement.py
+  tests/report/test_page.py
   tests/saving/test_checkpoint.py
 )
 quick_files_of_ranks="packed_alltoall or exchange or step_parity"

@@ -6,6 +6,7 @@ The commands check everything again where it matters; these checks only make err
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import pathlib
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from gmeta_tf.cli.options import (
     PredictOptions,
     PrepareOptions,
     ReaderFlags,
+    ReportOptions,
     TrainOptions,
 )
 from gmeta_tf.cli.resuming import check_resumed
@@ -33,10 +35,12 @@ __all__ = [
     "check_csv_output",
     "check_predict",
     "check_prepare",
+    "check_report",
     "check_run",
     "check_train",
     "read_schema",
     "reader_options",
+    "report_path",
 ]
 
 # Where a schema's file says how the raw files are written. It is no part of what a row is: records
@@ -64,6 +68,34 @@ def check_train(options: TrainOptions) -> None:
 def check_run(options: CandidatesOptions | EvaluateOptions | ExportOptions) -> None:
     """Whether the run's folder is one."""
     read_config(options.run)
+
+
+def check_report(options: ReportOptions) -> None:
+    """Whether the runs are there, the page may be written, and pictures can be drawn.
+
+    Raises:
+        FileNotFoundError: no such run, or no folder for the page.
+        ValueError: the page is to be a folder, or no HTML file.
+        ImportError: Matplotlib is not installed.
+    """
+    for run in (options.run, options.against):
+        if run is not None:
+            read_config(run)
+    page = report_path(options)
+    if page.suffix not in (".html", ".htm") or page.is_dir():
+        raise ValueError(f"expected --output to be an HTML file, such as report.html, got {page}.")
+    if not page.absolute().parent.is_dir():
+        raise FileNotFoundError(f"the folder of --output {page} does not exist. Make it first.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError(
+            "report draws with Matplotlib, which is not installed. Install it: "
+            "pip install 'gmeta_tf[report]'"
+        )
+
+
+def report_path(options: ReportOptions) -> pathlib.Path:
+    """The page that a report is."""
+    return pathlib.Path(options.output or pathlib.Path(options.run) / "report.html")
 
 
 def check_predict(options: PredictOptions) -> None:

@@ -41,6 +41,7 @@ _EPILOG = """from raw data to predictions:
   gmeta-tf plan --records records --world-size 2
   horovodrun -np 2 gmeta-tf train --records records --run run
   gmeta-tf evaluate --run run
+  gmeta-tf report --run run
   gmeta-tf export --run run
   gmeta-tf predict --saved-model run/saved_model --support s.csv --query q.csv --output p.csv
 
@@ -53,6 +54,7 @@ _COMMANDS = {
     "plan": (options.PlanOptions, "the memory and traffic of a number of ranks"),
     "train": (options.TrainOptions, "meta-train, alone or under horovodrun"),
     "evaluate": (options.EvaluateOptions, "evaluate a run on unseen tasks"),
+    "report": (options.ReportOptions, "a run as a page for the browser"),
     "candidates": (options.CandidatesOptions, "the items to ask a new task about"),
     "export": (options.ExportOptions, "a run to a SavedModel"),
     "predict": (options.PredictOptions, "raw rows through a SavedModel"),
@@ -62,6 +64,7 @@ _FIRST_CHECKS: dict[str, Callable[[Any], None]] = {
     "prepare": first_checks.check_prepare,
     "train": first_checks.check_train,
     "evaluate": first_checks.check_run,
+    "report": first_checks.check_report,
     "candidates": first_checks.check_run,
     "export": first_checks.check_run,
     "predict": first_checks.check_predict,

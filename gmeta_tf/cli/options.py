@@ -14,6 +14,7 @@ from gmeta_tf.cli.run_options import (
     EvaluateOptions,
     ExportOptions,
     PredictOptions,
+    ReportOptions,
 )
 from gmeta_tf.cli.train_options import TrainOptions
 
@@ -26,6 +27,7 @@ __all__ = [
     "PredictOptions",
     "PrepareOptions",
     "ReaderFlags",
+    "ReportOptions",
     "StepOptions",
     "TrainOptions",
     "description_of",

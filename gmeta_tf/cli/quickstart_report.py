@@ -26,11 +26,13 @@ def result_of_run(run: pathlib.Path, saved_model: pathlib.Path) -> dict[str, Any
     if not (saved_model / "saved_model.pb").is_file():
         raise FileNotFoundError(f"{saved_model} is not a SavedModel. Run `gmeta-tf export` first.")
     names = ("auc_adapted", "auc_unadapted", "auc_baseline", "tasks")
+    page = run / "report.html"
     return {
         **{name: evaluated[name] for name in names},
         "samples_per_second": metrics["samples_per_second"],
         "run": str(run),
         "saved_model": str(saved_model),
+        **({"report": str(page)} if page.is_file() else {}),
     }
 
 
@@ -44,6 +46,11 @@ def table(result: dict[str, Any]) -> str:
             f"  baseline: item rate + offset    {result['auc_baseline']:.4f}",
             f"training speed                    {result['samples_per_second']:,.0f} samples/s",
             f"model                             {result['saved_model']}",
+            *(
+                [f"a page to look at                 {result['report']}"]
+                if "report" in result
+                else ()
+            ),
         ]
     )
 

@@ -1,4 +1,4 @@
-"""The options of `gmeta-tf evaluate`, `candidates`, `export` and `predict`: what a run left."""
+"""The options of `gmeta-tf evaluate`, `report`, `export`, ...: of what a run left."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from gmeta_tf.cli.data_options import ReaderFlags
 from gmeta_tf.cli.option_fields import (
     AT_LEAST_0,
     AT_LEAST_1,
+    SEED,
     Options,
     check_metric_names,
     flag_of,
     number,
 )
 
-__all__ = ["CandidatesOptions", "EvaluateOptions", "ExportOptions", "PredictOptions"]
+__all__ = [
+    "CandidatesOptions",
+    "EvaluateOptions",
+    "ExportOptions",
+    "PredictOptions",
+    "ReportOptions",
+]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +129,30 @@ class ExportOptions(_OfRunOptions):
     """
 
     output: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReportOptions(_OfRunOptions):
+    """Makes one HTML page of a run: curves, the evaluation, and what it does task by task.
+
+    The page needs no network and nothing beside it. JSON with all of its figures and the pictures
+    as PNG are written beside it. In one process; needs `pip install 'gmeta_tf[report]'`.
+
+    Attributes:
+        against: the folder of another run, to put beside it.
+        output: the page to write; None is `report.html` in the run's folder.
+        split: the split that was evaluated.
+        measure: load the model and predict the split, for what its tasks gain one by one, the curve
+            over support rows and calibration. Otherwise only the run's files are read, which takes
+            a second or two.
+        seed: of the draw of support rows.
+    """
+
+    against: str | None = None
+    output: str | None = None
+    split: str = "test"
+    measure: bool = True
+    seed: int = number(0, of=SEED)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

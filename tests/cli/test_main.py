@@ -200,6 +200,17 @@ def test_the_report_ends_in_json(folder, capsys, monkeypatch):
         report.result_of_run(run, folder)
 
 
+def test_the_quick_start_names_its_page(folder):
+    page = folder / "run" / "report.html"
+    page.touch()
+    try:
+        result = report.result_of_run(folder / "run", folder / "run" / "saved_model")
+    finally:
+        page.unlink()
+    assert result["report"] == str(page)
+    assert report.table(result).splitlines()[-1].endswith(str(page))
+
+
 @pytest.mark.parametrize(
     ("words", "match"),
     [

@@ -1,0 +1,75 @@
+"""`gmeta-tf report` measures what `gmeta-tf evaluate` does, on the same rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+import gmeta_tf as gm
+from gmeta_tf.cli import main as cli
+from gmeta_tf.cli.measured_run import with_support_rows
+from gmeta_tf.cli.runs import evaluation_batches, load_run
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    run = folder / "run"
+    cli.main(["report", "--run", str(run), "--output", str(folder / "page.html")])
+    return json.loads((folder / "page.json").read_text())
+
+
+def test_with_all_support_rows_it_is_the_evaluation(folder, found):
+    evaluated = json.loads((folder / "run" / "evaluation-test.json").read_text())
+    measured = found["runs"][0]["measured"]
+    curve = measured["support_curve"]
+    assert (curve["metric"], curve["sizes"]) == ("auc", [0, 1, 2, 3])
+    np.testing.assert_allclose(curve["values"][-1], evaluated["auc_adapted"], rtol=1e-6)
+    np.testing.assert_allclose(curve["values"][0], evaluated["auc_unadapted"], rtol=1e-6)
+    assert curve["values"][0] != curve["values"][-1]
+    mean = np.mean(measured["task_auc"]["adapted"])
+    np.testing.assert_allclose(mean, evaluated["task_auc_adapted"], rtol=1e-6)
+    assert sum(measured["calibration"]["adapted"]["rows"]) == evaluated["samples"]
+
+
+def test_tables_are_those_of_the_planner(folder, found, capsys):
+    records = found["runs"][0]["config"]["records"]
+    words = ["--records", records, "--world-size", "1", "--width", "4", "--keys-from", "uniform"]
+    cli.main(["plan", *words, "--json"])
+    planned = json.loads(capsys.readouterr().out)["tables"]
+    tables = found["runs"][0]["measured"]["tables"]
+    assert [one["rows"] for one in tables] == [one["rows"] for one in planned]
+    assert [one["bytes"] for one in tables] == [one["memory_bytes"]["most"] for one in planned]
+    assert all(one["bytes"] == one["rank_bytes"] == one["rows"] * 2 * 4 * 4 for one in tables)
+
+
+def test_all_figures_are_on_the_page(folder, found):
+    page = (folder / "page.html").read_text()
+    names = ("task-auc", "support-rows", "calibration", "tables")
+    assert all(f'alt="{found["figures"][name]["alt"][:30]}' in page for name in names)
+    assert "Not measured" not in page
+
+
+def test_fewer_support_rows_leave_the_query_rows_as_they_are(folder):
+    """Predicted with two support rows, as if the others had never been there."""
+    _, records, model = load_run(str(folder / "run"), gm.World())
+    batches = evaluation_batches(records, "test", 3, 0, gm.World())
+    all_rows = model.predict(batches, verbose=0)
+    fewer = model.predict(with_support_rows(batches, 2), verbose=0)
+    for name in ("task", "label", "unadapted"):
+        np.testing.assert_array_equal(fewer[name], all_rows[name])
+    assert (fewer["adapted"] != all_rows["adapted"]).any()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "nothing"], "has no split 'nothing'; it has train, test, valid"),
+        (["--checkpoint", "epoch-000099"], "epoch-000099"),
+    ],
+)
+def test_what_cannot_be_measured_makes_no_page(folder, tmp_path, capsys, words, message):
+    output = ["--output", str(tmp_path / "x.html")]
+    with pytest.raises(SystemExit):
+        cli.main(["report", "--run", str(folder / "run"), *output, *words])
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
