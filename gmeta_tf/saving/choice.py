@@ -72,6 +72,8 @@ def choose_checkpoint(
             `fall_back`.
     """
     names = on_chief(lambda: _complete(folder, name), world, name="checkpoint_choice")
+    if not names:
+        return None
     found = None
     if best and name is None:
         found = on_chief(lambda: _best(folder, names, fall_back), world, name="checkpoint_best")

@@ -39,7 +39,8 @@ def test_tables_are_those_of_the_planner(folder, found, capsys):
     tables = found["runs"][0]["measured"]["tables"]
     assert [one["rows"] for one in tables] == [one["rows"] for one in planned]
     assert [one["bytes"] for one in tables] == [one["memory_bytes"]["most"] for one in planned]
-    assert all(one["bytes"] == one["rank_bytes"] == one["rows"] * 2 * 4 * 4 for one in tables)
+    of_row = 4 + sum(slot.width for slot in gm.LazyAdam().slots(4).values())
+    assert all(one["bytes"] == one["rank_bytes"] == one["rows"] * of_row * 4 for one in tables)
 
 
 def test_all_figures_are_on_the_page(folder, found):
