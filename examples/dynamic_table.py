@@ -2,9 +2,11 @@
 
 python examples/dynamic_table.py LOG.csv RECORDS
 
-LOG.csv has the columns user, item and stars; RECORDS is made of it.
+LOG.csv has the columns user, item and stars. RECORDS is made of it where it is not there yet, which
+one process has to do: run it alone before `horovodrun -np 2` the first time.
 """
 
+import pathlib
 import sys
 
 import keras
@@ -23,8 +25,10 @@ SCHEMA = gm.Schema(
 
 def main(log: str, records_folder: str) -> None:
     keras.utils.set_random_seed(0)
-    split = gm.Split(0.2)
-    records = gm.prepare(gm.files_source(log), SCHEMA, records_folder, split=split, num_files=4)
+    if not pathlib.Path(records_folder).exists():
+        split = gm.Split(0.2)
+        gm.prepare(gm.files_source(log), SCHEMA, records_folder, split=split, num_files=4)
+    records = gm.Records.open(records_folder, SCHEMA)
     train = gm.TaskBatches(records, "train", tasks=4, support=3, query=5)
     # An item that six steps have not seen gives its row up, and starts anew if it comes back. In a
     # real log that is a day's steps or a week's.

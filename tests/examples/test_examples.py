@@ -52,6 +52,7 @@ def test_attention_learner(run, records):
 
 def test_dynamic_table(run, log, tmp_path):
     lines = run("dynamic_table.py", log, tmp_path / "records")
+    assert run("dynamic_table.py", log, tmp_path / "records") == lines  # records that are there
     counts = [[int(word) for word in re.findall(r"\d+", line)] for line in lines]
     assert [epoch for epoch, _, _ in counts] == [1, 2, 3]
     assert all(30 < rows <= 41 for _, rows, _ in counts)  # 40 items, and the missing one
