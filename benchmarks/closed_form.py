@@ -31,16 +31,12 @@ __all__ = ["main"]
 _ROUND_SECONDS = 0.5
 
 
-class _Network(keras.Model):
+class _Network(gm.models.MeLU):
     """MeLU's layers, with more outputs: a prediction and D features."""
 
     def __init__(self, features: int) -> None:
-        super().__init__(name="network")
-        self.melu = gm.models.MeLU((64, 64))
-        self.melu.score = keras.layers.Dense(1 + features)
-
-    def call(self, inputs: dict[str, Any]) -> Any:
-        return self.melu(inputs)
+        super().__init__((64, 64), name="network")
+        self.score = keras.layers.Dense(1 + features)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
