@@ -25,18 +25,26 @@ import tensorflow as tf
 import gmeta_tf as gm
 from benchmarks.meta_problem import MetaProblem, Shape, make_problem
 from benchmarks.our_step import batch_of
+from gmeta_tf.models.inputs import flatten_fields
 
 __all__ = ["main"]
 
 _ROUND_SECONDS = 0.5
 
 
-class _Network(gm.models.MeLU):
+class _Network(keras.Model):
     """MeLU's layers, with more outputs: a prediction and D features."""
 
     def __init__(self, features: int) -> None:
-        super().__init__((64, 64), name="network")
-        self.score = keras.layers.Dense(1 + features)
+        super().__init__(name="network")
+        self.decision = [keras.layers.Dense(64, activation="relu") for _ in range(2)]
+        self.outputs_of_row = keras.layers.Dense(1 + features)
+
+    def call(self, inputs: dict[str, Any]) -> Any:
+        hidden = flatten_fields(inputs)
+        for layer in self.decision:
+            hidden = layer(hidden)
+        return self.outputs_of_row(hidden)
 
 
 def main(arguments: list[str] | None = None) -> dict[str, Any]:
