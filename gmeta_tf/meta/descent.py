@@ -19,7 +19,11 @@ def descended(
             value's.
         clip: see `clipped`.
     """
-    return value - tf.cast(rate, value.dtype) * clipped(gradient, clip)
+    if tf.is_tensor(rate):
+        rate = tf.cast(rate, value.dtype)
+    else:  # tf.cast would make float32 of a Python number first
+        rate = tf.convert_to_tensor(rate, value.dtype)
+    return value - rate * clipped(gradient, clip)
 
 
 def clipped(gradient: tf.Tensor, clip: float | None) -> tf.Tensor:
