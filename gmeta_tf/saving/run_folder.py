@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import pathlib
 import shlex
@@ -27,7 +28,7 @@ from gmeta_tf.saving.checkpoint import (
 )
 from gmeta_tf.saving.manifest import MANIFEST, read_manifest
 from gmeta_tf.saving.run_lock import RunLock
-from gmeta_tf.saving.writing import named_if_full, write_whole
+from gmeta_tf.saving.writing import named_if_full, remove_left_beside, write_whole
 
 __all__ = ["RunFolder"]
 
@@ -229,14 +230,17 @@ class RunFolder(keras.callbacks.Callback):
     def _end_earlier(self) -> None:
         """Does what is left to do for a run that was killed after its last checkpoint."""
         self._drop_old(self.path / "checkpoint")
-        last = latest_checkpoint(self.path / "checkpoint")
-        if last is None or (self.path / "metrics.json").exists():
+        last, metrics = latest_checkpoint(self.path / "checkpoint"), self.path / "metrics.json"
+        remove_left_beside(metrics)
+        if last is None:
             return
         saved = read_manifest(last)["details"]
+        if saved.get("epoch") in (None, _epochs_in(metrics)):
+            return  # what that run wrote says more
         values = {**saved.get("logs", {}), "epochs": saved.get("epoch")}
         if self.best is not None:
             values |= {"best_epoch": self.best.epoch}
-        write_whole(self.path / "metrics.json", json_report(values, indent=2))
+        write_whole(metrics, json_report(values, indent=2))
 
     def restore_best(self) -> None:
         """Gives the model the best epoch's dense weights, rows and optimizer; after `fit`.
@@ -304,6 +308,15 @@ class RunFolder(keras.callbacks.Callback):
             # Hidden at once, and removed then, or by the next run if this one is killed.
             with named_if_full(path), work_folder(path) as work:
                 path.rename(work / "removed")
+
+
+def _epochs_in(metrics: pathlib.Path) -> int | None:
+    """The epochs that a run's metrics tell of; None where there are none to read."""
+    try:
+        found = json.loads(metrics.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found.get("epochs") if isinstance(found, dict) else None
 
 
 def _unfinished(run: pathlib.Path) -> list[str]:

@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.files import is_full_disk
 
-__all__ = ["named_if_full", "save_tensors", "write_whole"]
+__all__ = ["named_if_full", "remove_left_beside", "save_tensors", "write_whole"]
 
 
 @contextlib.contextmanager
@@ -77,9 +77,7 @@ def _locked_beside(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, BinaryIO]
 
     It is locked, as work folders are, by which the others know that its process is alive.
     """
-    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
-        if left.name.removeprefix(f".{path.name}.").isdecimal():
-            _remove_unlocked(left)
+    remove_left_beside(path)
     while True:
         new = path.with_name(f".{path.name}.{os.getpid()}")
         with open(new, "wb") as file:
@@ -94,6 +92,13 @@ def _locked_beside(path: pathlib.Path) -> Iterator[tuple[pathlib.Path, BinaryIO]
                 with contextlib.suppress(OSError):  # of a full disk, which was told
                     file.close()
             return
+
+
+def remove_left_beside(path: pathlib.Path) -> None:
+    """Removes what killed processes have left of `write_whole` of a file."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        if left.name.removeprefix(f".{path.name}.").isdecimal():
+            _remove_unlocked(left)
 
 
 def _remove_unlocked(left: pathlib.Path) -> None:

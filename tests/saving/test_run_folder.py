@@ -230,14 +230,21 @@ def test_a_finished_run_is_left_as_it_is(fresh, records, tmp_path):
     assert after == before
 
 
-def test_a_run_that_was_killed_after_its_last_checkpoint_is_ended(fresh, records, tmp_path):
+@pytest.mark.parametrize("left", ["none", "an earlier run's", "half"])
+def test_a_run_that_was_killed_after_its_last_checkpoint_is_ended(fresh, records, tmp_path, left):
     run(fresh(), records, tmp_path, epochs=2, checkpoint_every_steps=3, keep=9)
     whole = json.loads((tmp_path / "metrics.json").read_text())
-    (tmp_path / "metrics.json").unlink()
+    if left == "none":
+        (tmp_path / "metrics.json").unlink()
+    else:
+        text = json.dumps(whole | {"epochs": 1})
+        (tmp_path / "metrics.json").write_text(text if left != "half" else text[:9])
+        (tmp_path / ".metrics.json.4999999").write_text("killed while it was written")
     going_on(fresh(9), records, tmp_path, epochs=2)
     assert checkpoints(tmp_path) == ["epoch-000001-step-000006", "epoch-000002"]
     ended = json.loads((tmp_path / "metrics.json").read_text())
     assert (ended["epochs"], ended["loss"]) == (2, whole["loss"])
+    assert not list(tmp_path.glob(".*json*"))
 
 
 def test_keep(fresh, records, tmp_path):
