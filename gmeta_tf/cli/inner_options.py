@@ -51,7 +51,7 @@ class InnerOptions(Options):
     """
 
     inner_steps: int = number(1, of=AT_LEAST_0)
-    inner_learning_rate: float = number(0.3, of=RATE)
+    inner_learning_rate: float = number(0.5, of=RATE)
     embedding_inner_learning_rate: float | None = number(None, of=RATE)
     order: int = number(2, of=ORDER)
     second_order_after: int = number(0, of=AT_LEAST_0)

@@ -17,7 +17,7 @@ from gmeta_tf.cli.option_fields import (
     word,
 )
 
-__all__ = ["PlanOptions", "StepOptions"]
+__all__ = ["PlanOptions", "StepOptions", "names_of_model"]
 
 # What suits a model, found on other draws of cold users than those that the figures are told of:
 # benchmarks/search_log.jsonl.
@@ -52,6 +52,11 @@ _DEFAULTS_OF_MODEL: dict[str, dict[str, Any]] = {
         "decay": "cosine",
     },
 }
+
+
+def names_of_model(model: str) -> list[str]:
+    """The options whose default depends on the model."""
+    return list(_DEFAULTS_OF_MODEL.get(model, ()))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,8 @@ def read_config(run: str | os.PathLike[str]) -> TrainOptions:
         values = read_yaml(config, "the options of a run")
         # Earlier versions took 0 for none.
         values["checkpoint_every_steps"] = values.get("checkpoint_every_steps") or None
+        # Before there was a choice, rates did not fall.
+        values.setdefault("decay", "none")
         values["metrics"] = _chosen_metrics(values.get("metrics"), values.get("loss"))
         return TrainOptions(**values)
     except (TypeError, ValueError) as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import pathlib
+from typing import Any
 
 from gmeta_tf import allowed
 from gmeta_tf.cli.inner_options import InnerOptions
-from gmeta_tf.cli.model_options import StepOptions
+from gmeta_tf.cli.model_options import StepOptions, names_of_model
 from gmeta_tf.cli.option_fields import (
     ABOVE_0,
     AT_LEAST_1,
@@ -18,6 +20,7 @@ from gmeta_tf.cli.option_fields import (
     of_model,
     word,
 )
+from gmeta_tf.cli.yaml_file import read_yaml
 
 __all__ = ["TrainOptions"]
 
@@ -124,6 +127,25 @@ class TrainOptions(InnerOptions, StepOptions):
                 f"train: {flag} says where to go on: expected --resume with it. Add --resume, or "
                 f"leave {flag} out."
             )
+
+    def _fill_in(self) -> None:
+        """What is not given is as the run has it that goes on, or else what suits the model."""
+        if self.resume:
+            for name, value in self._of_earlier_run().items():
+                if getattr(self, name) is None:
+                    object.__setattr__(self, name, value)
+        super()._fill_in()
+
+    def _of_earlier_run(self) -> dict[str, Any]:
+        config = pathlib.Path(self.run) / "config.yaml"
+        try:
+            # Before there was a choice, rates did not fall.
+            values = {"decay": "none"} | read_yaml(config, "the options of a run")
+        except (OSError, ValueError):
+            return {}  # which is told where the run is looked at
+        if values.get("model") != self.model:
+            return {}
+        return {name: values[name] for name in names_of_model(self.model) if name in values}
 
     @property
     def compares_epochs(self) -> bool:

@@ -171,7 +171,7 @@ def test_a_config_that_was_changed_does_not_change_the_model(run, capsys):
     """A flip in it, or a run that went on with other options and was killed."""
     config = run / "config.yaml"
     expected, *_ = load_run(str(run), ONE)
-    text = config.read_text().replace("inner_learning_rate: 0.3", "inner_learning_rate: 0.7")
+    text = config.read_text().replace("inner_learning_rate: 0.5", "inner_learning_rate: 0.7")
     text = text.replace("width: 4", "width: 5").replace("support: 3", "support: 2")
     text = text.replace("in_time_order: false", "in_time_order: true")
     config.write_text(text)
@@ -179,7 +179,7 @@ def test_a_config_that_was_changed_does_not_change_the_model(run, capsys):
     options, *_ = load_run(str(run), ONE)
     assert options == expected
     said = capsys.readouterr().err
-    assert "(width 5, not 4, inner_learning_rate 0.7, not 0.3, " in said
+    assert "(width 5, not 4, inner_learning_rate 0.7, not 0.5, " in said
     assert "support 2, not 3, in_time_order True, not False); the checkpoint's count" in said
 
 

@@ -46,7 +46,7 @@ def inner_of(**given):
     ids=str,
 )  # fmt: skip
 def test_flags_are_options_of_the_inner_loop(given, expected):
-    expected = gm.InnerLoop(**{"num_steps": 1, "learning_rate": 0.3, **expected})
+    expected = gm.InnerLoop(**{"num_steps": 1, "learning_rate": 0.5, **expected})
     assert inner_of(**given) == expected
 
 

@@ -34,6 +34,20 @@ def test_what_changed_is_said(resumed):
     ]
 
 
+def test_what_is_not_given_is_as_the_run_has_it(tmp_path):
+    """Although today's defaults are others."""
+    words = {"records": "r", "run": str(tmp_path)}
+    config = {"model": "melu", "row_optimizer": "adagrad", "width": 5, "epochs": 7}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    resumed = TrainOptions(**words, resume=True, epochs=9)
+    assert (resumed.row_optimizer, resumed.width, resumed.epochs) == ("adagrad", 5, 9)
+    assert (resumed.decay, resumed.query) == ("none", 40)
+    for other in ({}, {"resume": True, "model": "cbml"}):
+        assert TrainOptions(**words, **other).row_optimizer == "lazy_adam"
+    (tmp_path / "config.yaml").write_text("[")
+    assert TrainOptions(**words, resume=True).row_optimizer == "lazy_adam"
+
+
 def test_nothing_changed(resumed):
     options = resumed({"loss": "bce", "optimizer": "Adam"}, loss="BCE", optimizer="adam")
     assert changed_options(options) == {}
@@ -58,7 +72,7 @@ def test_without_a_checkpoint_everything_may_change(resumed, tmp_path):
         ({}, {"embedding_scale": 0.5}, "--embedding-scale 0.1, got 0.5"),
         ({}, {"learn_rates": True}, "--learn-rates False, got True"),
         # The trained rates begin at the earlier value, and are in the checkpoint.
-        ({"learn_rates": True}, {"inner_learning_rate": 0.1}, "--inner-learning-rate 0.3, got 0.1"),
+        ({"learn_rates": True}, {"inner_learning_rate": 0.1}, "--inner-learning-rate 0.5, got 0.1"),
         ({"learn_rates": True}, {"inner_steps": 2}, "--inner-steps 1, got 2"),
         (
             {"learn_rates": True},

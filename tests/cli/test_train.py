@@ -41,17 +41,18 @@ def test_the_options_given_win_over_the_checkpoint(folder, small, run, capsys):
     words = ["train", "--records", str(folder / "records"), "--run", str(run), *small, "--resume"]
     cli.main([*words, "--epochs", "3", "--learning-rate", "0.25", "--no-validate"])
     shown = capsys.readouterr().out.splitlines()
-    assert "--learning-rate: 0.25, was 0.001" in shown
+    assert "--learning-rate: 0.25, was 0.002" in shown
     assert "--epochs: 3, was 2" in shown
     assert yaml.safe_load((run / "config.yaml").read_text())["learning_rate"] == 0.25
     _, _, model = load_run(str(run), gm.World())
-    assert float(model.optimizer.learning_rate.numpy()) == pytest.approx(0.25)
+    assert float(model.optimizer._learning_rate(0)) == pytest.approx(0.25)  # and falls
 
 
 class Evaluated:
     """Stands for a trained model: what it is asked to evaluate, and an AUC."""
 
-    accumulator = types.SimpleNamespace(names=("auc",))
+    accumulator = types.SimpleNamespace(names=("auc",), keeps_rows=False, kept_rows=lambda: None)
+    row_loss = types.SimpleNamespace(predicts_probabilities=True, name="binary_crossentropy")
 
     def __init__(self, auc):
         self.auc, self.asked = auc, []
@@ -68,7 +69,11 @@ def evaluated(run, monkeypatch):
     def put(auc):
         options, model = read_config(run), Evaluated(auc)
         loaded = options, gm.Records.open(options.records), model
-        monkeypatch.setattr(evaluate_command, "load_run", lambda *given, **more: loaded)
+        checkpoint = types.SimpleNamespace(path=run / "checkpoint" / "epoch-000002")
+        chosen = types.SimpleNamespace(checked=checkpoint, reason=lambda: "the newest")
+        monkeypatch.setattr(
+            evaluate_command, "load_chosen_run", lambda *given, **more: (loaded, chosen)
+        )
         return model
 
     return put

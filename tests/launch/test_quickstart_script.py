@@ -63,7 +63,7 @@ def test_a_rank_that_fails_ends_the_script_without_horovodruns_traceback(
     ended = on_ranks(tmp_path, *words)
     assert ended.returncode == 1
     # Without the rank before it; and the steps that would follow do not.
-    assert ended.stdout.splitlines()[0] == "training on 2 rank(s)"
+    assert not [one for one in ended.stdout.splitlines() if one.startswith("[")]
     assert "not reached" not in ended.stdout
     told = [one for one in ended.stderr.splitlines() if one]
     assert line in told
