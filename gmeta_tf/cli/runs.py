@@ -316,7 +316,8 @@ def load_run(
 ) -> LoadedRun:
     """The options, the records and the model, as trained, of a run folder of `gmeta-tf train`.
 
-    Every rank must call it.
+    Every rank must call it. The model is to be evaluated, exported or looked at: rates that fell
+    over the run (`decay`) are at their end, so to train on use `gmeta-tf train --resume`.
 
     Args:
         run: the folder.
