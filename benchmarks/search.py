@@ -2,8 +2,8 @@
 
 `benchmarks.quality` reports on the draws of `prepare --seed 0` to `4`. Settings are chosen here, on
 those of seeds 11 to 13 (cold users of another draw of the same data). Each line of the log,
-`benchmarks/search_log.jsonl`, is one setting: what it differs in from the model's defaults, the AUC
-pooled and of a user in each draw, and both above item like-rate + user offset on the same rows.
+`benchmarks/search_log.jsonl`, is one setting, written out whatever the defaults are: the AUC pooled
+and of a user in each draw, and both above item like-rate + user offset on the same rows.
 
     python -m benchmarks.search --model melu --grid '{"loss": ["ratings"], "epochs": [20, 50]}'
     python -m benchmarks.search --model dlrm --grid '{"fine_tuned": [[1, 0.1], [3, 0.1]]}'
@@ -27,6 +27,7 @@ import keras
 import gmeta_tf as gm
 from benchmarks.fine_tuning import fine_tuned
 from gmeta_tf.cli import main as cli
+from gmeta_tf.cli.model_options import names_of_model
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.runs import (
     TRAIN_SPLIT,
@@ -72,13 +73,23 @@ def _tried(model: str, setting: dict[str, Any], folder: str) -> dict[str, Any]:
     above = [(pooled - rate, user - rate_of_user) for pooled, user, rate, rate_of_user in found]
     return {
         "model": model,
-        "setting": setting,
+        "setting": _written_out(model, setting),
         "auc": [round(one[0], 4) for one in found],
         "auc_task": [round(one[1], 4) for one in found],
         "auc_over_offset": round(statistics.mean(one[0] for one in above), 4),
         "auc_task_over_offset": round(statistics.mean(one[1] for one in above), 4),
         "seconds": round(seconds, 1),
     }
+
+
+def _written_out(model: str, setting: dict[str, Any]) -> dict[str, Any]:
+    """A setting with the values of the defaults that it leaves out, which may be others later."""
+    given = {name: value for name, value in setting.items() if name != "fine_tuned"}
+    options = TrainOptions(records="", run="", model=model, **given)
+    names = names_of_model(model)
+    if model not in ("factors", "dlrm"):
+        names += ["inner_steps", "inner_learning_rate"]
+    return {**{name: getattr(options, name) for name in [*names, "loss"]}, **setting}
 
 
 def _of_draw(

@@ -41,11 +41,20 @@ __all__ = ["main"]
 
 _ROOT = pathlib.Path(__file__).parent.parent
 _WITHIN = 0.002
+# Written out: the defaults of `train` are others now.
 _FIRST_MELU: dict[str, Any] = {
     "model": "melu",
+    "width": 16,
+    "query": 40,
+    "inner_steps": 1,
     "inner_learning_rate": 0.5,
     "epochs": 50,
     "learning_rate": 0.0005,
+    "row_optimizer": "adagrad",
+    "row_learning_rate": 0.1,
+    "row_shrinkage": 0.0,
+    "embedding_scale": 0.05,
+    "decay": "none",
 }
 
 

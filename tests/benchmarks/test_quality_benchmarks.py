@@ -9,6 +9,7 @@ from made_data import make_records
 import gmeta_tf as gm
 from benchmarks import closed_form, search, time_to_quality
 from benchmarks.fine_tuning import fine_tuned
+from gmeta_tf.cli.model_options import names_of_model
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.runs import build_model, evaluation_batches
 
@@ -74,3 +75,16 @@ def test_the_log_of_the_search_is_shown_best_first(tmp_path):
         tried = json.loads(line)
         setting = {k: v for k, v in tried["setting"].items() if k != "fine_tuned"}
         TrainOptions(records="r", run="", model=tried["model"], **setting)
+        assert set(names_of_model(tried["model"])) <= set(setting)
+    written = search._written_out("melu", {"epochs": 3})
+    assert (written["epochs"], written["row_optimizer"], written["inner_steps"]) == (
+        3,
+        "lazy_adam",
+        1,
+    )
+
+
+def test_the_first_melu_does_not_follow_todays_defaults():
+    settings = time_to_quality._settings()["melu, first"]
+    assert set(names_of_model("melu")) - {"heads"} <= set(settings)
+    assert settings["row_optimizer"] == "adagrad"
