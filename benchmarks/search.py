@@ -22,21 +22,12 @@ import tempfile
 import time
 from typing import Any
 
-import keras
-
-import gmeta_tf as gm
 from benchmarks.fine_tuning import fine_tuned
+from benchmarks.ready_run import ready_run
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.model_options import names_of_model
 from gmeta_tf.cli.options import TrainOptions
-from gmeta_tf.cli.runs import (
-    TRAIN_SPLIT,
-    build_model,
-    evaluation_batches,
-    look_at_records,
-    training_batches,
-    training_of,
-)
+from gmeta_tf.cli.runs import TRAIN_SPLIT
 from gmeta_tf.evaluation.baseline import best_baseline
 
 __all__ = ["main"]
@@ -101,14 +92,10 @@ def _of_draw(
     options = TrainOptions(
         records=path, run="", model=model, seed=seed, metrics=_METRICS, **setting
     )
-    records, world = gm.Records.open(path), gm.World()
-    options = look_at_records(options, records, world)
-    keras.utils.set_random_seed(seed)
-    trained = build_model(options, records.schema, world, training_of(options, records, world))
-    trained.fit(training_batches(options, records, world), epochs=options.epochs, verbose=0)
+    options, trained, batches, test = ready_run(options)
+    trained.fit(batches, epochs=options.epochs, verbose=0)
     if fine_tuning:
         trained = fine_tuned(trained, options, *fine_tuning)
-    test = evaluation_batches(records, "test", options.support, seed, world)
     found = trained.evaluate(test, return_dict=True, verbose=0)
     counted = best_baseline(test, TRAIN_SPLIT, ["item"], _METRICS).values
     return (

@@ -25,16 +25,9 @@ from typing import Any
 
 import keras
 
-import gmeta_tf as gm
+from benchmarks.ready_run import ready_run
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.options import TrainOptions
-from gmeta_tf.cli.runs import (
-    build_model,
-    evaluation_batches,
-    look_at_records,
-    training_batches,
-    training_of,
-)
 from gmeta_tf.cli.yaml_file import read_yaml
 
 __all__ = ["main"]
@@ -103,11 +96,7 @@ def _epochs_of(contestant: str, path: str, seed: int) -> dict[str, list[float]]:
     options = TrainOptions(
         records=path, run="", seed=seed, metrics=["auc"], **_settings()[contestant]
     )
-    records, world = gm.Records.open(path), gm.World()
-    options = look_at_records(options, records, world)
-    keras.utils.set_random_seed(seed)
-    model = build_model(options, records.schema, world, training_of(options, records, world))
-    test = evaluation_batches(records, "test", options.support, seed, world)
+    _, model, batches, test = ready_run(options)
     seconds: list[float] = []
     aucs: list[float] = []
     evaluating = 0.0
@@ -120,7 +109,6 @@ def _epochs_of(contestant: str, path: str, seed: int) -> dict[str, list[float]]:
             aucs.append(self.model.evaluate(test, return_dict=True, verbose=0)["auc_adapted"])
             evaluating += time.process_time() - began
 
-    batches = training_batches(options, records, world)
     model.fit(batches, epochs=options.epochs, verbose=0, callbacks=[Watch()])
     return {"seconds": seconds, "auc": aucs}
 

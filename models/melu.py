@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from gmeta_tf.meta.inner_loop import InnerLoop
-from gmeta_tf.models.inputs import flatten_fields
+from gmeta_tf.models.inputs import decision_layers, flatten_fields
 
 __all__ = ["MeLU"]
 
@@ -38,12 +38,7 @@ class MeLU(keras.Model):
             ValueError: no decision layer.
         """
         super().__init__(name=name)
-        if not hidden:
-            raise ValueError("MeLU: expected at least one decision layer, got hidden=().")
-        self.decision = [
-            keras.layers.Dense(width, activation="relu", name=f"decision_{index}")
-            for index, width in enumerate(hidden)
-        ]
+        self.decision = decision_layers("MeLU", hidden, "relu")
         self.score = keras.layers.Dense(1, name="score")
 
     @staticmethod

@@ -9,6 +9,7 @@ import keras
 from keras import ops
 
 from gmeta_tf.meta.inner_loop import InnerLoop
+from gmeta_tf.models.inputs import decision_layers
 from gmeta_tf.models.support_encoder import SupportEncoder, inputs_of_row, parts_of_task
 
 __all__ = ["MMAML"]
@@ -41,13 +42,8 @@ class MMAML(keras.Model):
             ValueError: no decision layer.
         """
         super().__init__(name=name)
-        if not hidden:
-            raise ValueError("MMAML: expected at least one decision layer, got hidden=().")
+        self.decision = decision_layers("MMAML", hidden)
         self._hidden = tuple(hidden)
-        self.decision = [
-            keras.layers.Dense(width, name=f"decision_{index}")
-            for index, width in enumerate(hidden)
-        ]
         self.score = keras.layers.Dense(1, name="score")
 
     @staticmethod

@@ -17,7 +17,7 @@ from gmeta_tf.cli.option_fields import (
     word,
 )
 
-__all__ = ["PlanOptions", "StepOptions", "names_of_model"]
+__all__ = ["BEFORE_THEY_WERE", "PlanOptions", "StepOptions", "names_of_model"]
 
 # What suits a model, found on other draws of cold users than those that the figures are told of:
 # benchmarks/search_log.jsonl.
@@ -52,6 +52,10 @@ _DEFAULTS_OF_MODEL: dict[str, dict[str, Any]] = {
         "decay": "cosine",
     },
 }
+
+
+# What options meant before runs had them: rates did not fall before there was a choice.
+BEFORE_THEY_WERE: dict[str, Any] = {"decay": "none"}
 
 
 def names_of_model(model: str) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import yaml
 
+from gmeta_tf.cli.model_options import BEFORE_THEY_WERE
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.yaml_file import read_yaml
 from gmeta_tf.meta_io.disk import to_disk
@@ -39,11 +40,9 @@ def read_config(run: str | os.PathLike[str]) -> TrainOptions:
             "Make one with `gmeta-tf train`."
         )
     try:
-        values = read_yaml(config, "the options of a run")
+        values = BEFORE_THEY_WERE | read_yaml(config, "the options of a run")
         # Earlier versions took 0 for none.
         values["checkpoint_every_steps"] = values.get("checkpoint_every_steps") or None
-        # Before there was a choice, rates did not fall.
-        values.setdefault("decay", "none")
         values["metrics"] = _chosen_metrics(values.get("metrics"), values.get("loss"))
         return TrainOptions(**values)
     except (TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ from typing import Any
 
 from gmeta_tf import allowed
 from gmeta_tf.cli.inner_options import InnerOptions
-from gmeta_tf.cli.model_options import StepOptions, names_of_model
+from gmeta_tf.cli.model_options import BEFORE_THEY_WERE, StepOptions, names_of_model
 from gmeta_tf.cli.option_fields import (
     ABOVE_0,
     AT_LEAST_1,
@@ -139,8 +139,7 @@ class TrainOptions(InnerOptions, StepOptions):
     def _of_earlier_run(self) -> dict[str, Any]:
         config = pathlib.Path(self.run) / "config.yaml"
         try:
-            # Before there was a choice, rates did not fall.
-            values = {"decay": "none"} | read_yaml(config, "the options of a run")
+            values = BEFORE_THEY_WERE | read_yaml(config, "the options of a run")
         except (OSError, ValueError):
             return {}  # which is told where the run is looked at
         if values.get("model") != self.model:

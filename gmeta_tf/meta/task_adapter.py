@@ -72,8 +72,7 @@ class AdaptedTasks(NamedTuple):
 class TaskAdapter(Adapter):
     """Adapts every task of a batch by gradient steps on its support rows: see `InnerLoop`.
 
-        adapted = adapter.adapt(rows, batch, training=True)
-        outputs = adapter.query_outputs(adapted, batch, training=True)   # [T, Q]
+        passed = adapter.query_pass(rows, batch, training=True)   # outputs [T, Q], losses [T]
 
     Attributes:
         tasks: the learner, with fast weights.
@@ -162,20 +161,6 @@ class TaskAdapter(Adapter):
         encoding = self._encoding(before, batch["support"], training=False, blind=True)
         features = self._features(before, before, batch["query"], encoding)
         return self.tasks(None, features, training=False)
-
-    def adapt(self, rows: Rows, batch: Batch, *, training: bool) -> AdaptedTasks:
-        """Every task's own values after K steps on its support rows.
-
-        Args:
-            rows: group -> float `[U, D]`, the rows of the batch's distinct keys.
-            batch: T tasks.
-            training: passed to the learner.
-        """
-        before = rows_of_pairs(rows, batch)
-        encoding = self._encoding(before, batch["support"], training=training)
-        order = self.inner.order
-        steps = self._own_values(before, batch, encoding, training=training, order=order)
-        return self._as_read(before, steps[-1], encoding)
 
     def query_outputs(self, adapted: AdaptedTasks, batch: Batch, *, training: bool) -> tf.Tensor:
         """The learner's outputs on the query rows, `[T, Q]`."""
