@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-__all__ = ["clipped", "descended"]
+__all__ = ["clipped", "descended", "rate_in"]
 
 
 def descended(
@@ -19,11 +19,22 @@ def descended(
             value's.
         clip: see `clipped`.
     """
-    if tf.is_tensor(rate):
-        rate = tf.cast(rate, value.dtype)
-    else:  # tf.cast would make float32 of a Python number first
-        rate = tf.convert_to_tensor(rate, value.dtype)
-    return value - rate * clipped(gradient, clip)
+    return value - rate_in(value.dtype, rate) * clipped(gradient, clip)
+
+
+def rate_in(dtype: tf.DType, rate: tf.Tensor | float) -> tf.Tensor:
+    """alpha in the dtype of what it multiplies.
+
+    Args:
+        dtype: of the values.
+        rate: alpha: a Python number, or a tensor of any shape and dtype.
+
+    Example:
+        >>> float(rate_in(tf.float64, 0.1))
+        0.1
+    """
+    # tf.cast would make float32 of a Python number first.
+    return tf.cast(rate, dtype) if tf.is_tensor(rate) else tf.convert_to_tensor(rate, dtype)
 
 
 def clipped(gradient: tf.Tensor, clip: float | None) -> tf.Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from gmeta_tf.meta.descent import descended
+from gmeta_tf.meta.descent import descended, rate_in
 from gmeta_tf.meta.fast_dense import (
     DenseMove,
     FastDense,
@@ -166,7 +166,7 @@ class DenseUnit(Unit):
         moves = []
         for rows, slopes in zip(inputs, gradients, strict=True):
             kernel_rate, bias_rate = (
-                None if index is None else tf.cast(rates[index], slopes.dtype)
+                None if index is None else rate_in(slopes.dtype, rates[index])
                 for index in (self._kernel_index, self._bias_index)
             )
             moves.append(DenseMove(rows, slopes, kernel_rate, bias_rate))
