@@ -21,18 +21,15 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import pathlib
-import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 from typing import Any
 
 import numpy as np
 
 import gmeta_tf as gm
+from benchmarks.commands import core_seconds
 from benchmarks.fine_tuning import fine_tuned
 from benchmarks.yardsticks import evaluated_tasks, folded_in_als, mean_and_offset, ratings_of
 from gmeta_tf.cli.runs import evaluation_batches
@@ -53,7 +50,6 @@ _FINE_TUNED = (3, 0.01)  # steps and rate
 _METRICS = {"auc": "auc", "task_auc": "auc_task", "ndcg@3": "ndcg3"}
 _SUPPORT = 10
 _TASKS = 32
-_ROOT = pathlib.Path(__file__).parent.parent
 
 Values = dict[str, float]
 
@@ -92,13 +88,13 @@ def _of_seed(
     for model, ranks in itertools.product(options.models, options.ranks):
         name = model if ranks == 1 else f"{model}, {ranks} ranks"
         run = folder / f"run-{seed}-{model}-{ranks}"
-        seconds = _core_seconds(
+        seconds = core_seconds(
             *("train", *_MODELS[model], "--support", _SUPPORT, "--seed", seed),
             *("--tasks", _TASKS // ranks, "--records", records, "--run", run),
             ranks=ranks,
         )
         # The draw of support rows is that of the yardsticks.
-        _core_seconds("evaluate", "--run", run, "--metrics", *_METRICS, "--seed", seed)
+        core_seconds("evaluate", "--run", run, "--metrics", *_METRICS, "--seed", seed)
         report = json.loads((run / "evaluation-test.json").read_text())
         found[name] = {
             "auc_adapted": report["auc_adapted"],
@@ -178,27 +174,8 @@ def _table(means: dict[str, Values]) -> list[str]:
 
 def _prepared(folder: pathlib.Path, data: str, seed: int) -> str:
     records = str(folder / f"records-{seed}")
-    _core_seconds("prepare", "--movielens", data, "--output", records, "--seed", seed)
+    core_seconds("prepare", "--movielens", data, "--output", records, "--seed", seed)
     return records
-
-
-def _core_seconds(*words: Any, ranks: int = 1) -> float:
-    """The core seconds of one command of `gmeta-tf`."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    scripts = pathlib.Path(sys.executable).parent
-    command = [str(scripts / "gmeta-tf"), *map(str, words)]
-    if ranks > 1:
-        command = [str(scripts / "horovodrun"), "-np", str(ranks), *command]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-3000:]}"
-        )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -21,6 +21,7 @@ from gmeta_tf.cli.runs import evaluation_batches, load_chosen_run
 from gmeta_tf.distributed.collectives import start
 from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.evaluation.baseline import Baseline, best_baseline
+from gmeta_tf.evaluation.catalogue import Catalogue
 from gmeta_tf.evaluation.json_report import json_report
 from gmeta_tf.saving.writing import write_whole
 
@@ -60,8 +61,11 @@ def evaluate(options: EvaluateOptions) -> None:
             records, options.split, support, seed, ranks, in_time_order=in_time_order
         )
 
+    catalogue = None
+    if options.catalogue is not None:
+        catalogue = Catalogue.of(records, options.split, options.catalogue, options.train_split)
     draws = [
-        evaluate_draw(model, batches_of(world, number), options, number=number)
+        evaluate_draw(model, batches_of(world, number), options, catalogue, number=number)
         for number in range(options.draws)
     ]
     inner_steps = []

@@ -15,6 +15,7 @@ from gmeta_tf.cli.runs import build_model
 from gmeta_tf.distributed.collectives import allgather_rows
 from gmeta_tf.evaluation.bootstrap import bootstrap_intervals
 from gmeta_tf.evaluation.calibration import calibration
+from gmeta_tf.evaluation.catalogue import Catalogue, check_catalogue_field, rank_catalogue
 from gmeta_tf.evaluation.evaluated_rows import SIDES, EvaluatedRows
 from gmeta_tf.evaluation.metrics import metric
 from gmeta_tf.evaluation.segments import keys_of_query_rows, segment_field, segments
@@ -42,12 +43,14 @@ class Draw(NamedTuple):
         rows: the evaluated rows of all ranks; None where nobody asks for them.
         keys: int64 `[n, slots]`, those of the field to tell segments by; one column of 0 if none.
         curve: support size -> what `MetaModel.evaluate` gives with so many support rows.
+        ranked: what `rank_catalogue` gives; empty where nobody asks for it.
     """
 
     results: dict[str, float]
     rows: EvaluatedRows | None
     keys: np.ndarray
     curve: dict[int, dict[str, float]]
+    ranked: dict[str, float]
 
 
 def check_details(
@@ -62,6 +65,8 @@ def check_details(
     """
     if options.by is not None:
         segment_field(model.embedding.schema, options.by)
+    if options.catalogue is not None:
+        check_catalogue_field(model.embedding.schema, options.catalogue)
     loss = model.row_loss
     if options.calibration is not None and not loss.predicts_probabilities:
         raise ValueError(
@@ -101,7 +106,12 @@ def with_inner_steps(
 
 
 def evaluate_draw(
-    model: gm.MetaModel, batches: gm.TaskBatches, options: EvaluateOptions, *, number: int
+    model: gm.MetaModel,
+    batches: gm.TaskBatches,
+    options: EvaluateOptions,
+    catalogue: Catalogue | None,
+    *,
+    number: int,
 ) -> Draw:
     """Evaluates one draw of the support. Every rank must call it.
 
@@ -109,6 +119,7 @@ def evaluate_draw(
         model: compiled.
         batches: of this rank.
         options: of which `by`, `bootstrap` and `calibration` need the rows of all ranks.
+        catalogue: the items to rank; None ranks none.
         number: which draw, from 0.
     """
     needs_rows = bool(options.by or options.bootstrap or options.calibration)
@@ -117,8 +128,12 @@ def evaluate_draw(
     kept = model.accumulator.kept_rows()
     model.accumulator.keeps_rows = False
     curve = _curve(model, batches, options.support_sizes or [])
+    ranked = {}
+    if catalogue is not None:
+        metrics = (f"recall@{options.top}", f"ndcg@{options.top}", "mrr")
+        ranked = rank_catalogue(model, batches, catalogue, metrics, options.negatives)
     if not needs_rows:
-        return Draw(results, None, np.zeros((0, 1), np.int64), curve)
+        return Draw(results, None, np.zeros((0, 1), np.int64), curve, ranked)
     task, columns = kept
     keys = np.zeros((len(task), 1), np.int64)
     if options.by is not None:
@@ -128,7 +143,7 @@ def evaluate_draw(
         for name, values in (("task", task), ("columns", columns), ("keys", keys))
     )
     rows, order = EvaluatedRows.sorted(columns, task)
-    return Draw(results, rows, keys[order], curve)
+    return Draw(results, rows, keys[order], curve, ranked)
 
 
 def _curve(
@@ -179,6 +194,12 @@ def details_of(
             {"support": size, **mean_of([draw.curve[size] for draw in draws])}
             for size in options.support_sizes
         ]
+    if options.catalogue is not None:
+        found["catalogue"] = {
+            "field": options.catalogue,
+            "negatives": options.negatives,
+            **mean_of([draw.ranked for draw in draws]),
+        }
     rows = [(draw.rows, draw.keys) for draw in draws if draw.rows is not None]
     if options.bootstrap:
         found["bootstrap"] = options.bootstrap
@@ -226,6 +247,8 @@ def describe_details(report: dict[str, Any]) -> list[str]:
         lines += _curve_lines(report["support_sizes"], "support", "support rows")
     if "inner_steps_curve" in report:
         lines += _curve_lines(report["inner_steps_curve"], "inner_steps", "inner steps")
+    if "catalogue" in report:
+        lines += _catalogue(report["catalogue"])
     if "segments" in report:
         lines += _segments(report)
     if "calibration" in report:
@@ -259,6 +282,18 @@ def _curve_lines(curve: list[dict[str, Any]], of: str, title: str) -> list[str]:
     for one in curve:
         shown = "".join(f"{_number(one[name]):>11}" for name in names)
         lines.append(f"{one[of]:<14}{shown}")
+    return lines
+
+
+def _catalogue(found: dict[str, Any]) -> list[str]:
+    among = "all others" if found["negatives"] is None else f"{found['negatives']} drawn ones"
+    names = [name[: -len("_adapted")] for name in found if name.endswith("_adapted")]
+    lines = ["", f"{found['field']:14}{'adapted':>10}{'unadapted':>11}{'popular':>10}"]
+    for name in names:
+        shown = zip((10, 11, 10), ("adapted", "unadapted", "baseline"), strict=True)
+        cells = (_number(found[f"{name}_{side}"]).rjust(width) for width, side in shown)
+        lines.append(f"{name:14}{''.join(cells)}")
+    lines.append(f"{found['tasks']:,.0f} tasks with positives, ranked among {among}")
     return lines
 
 

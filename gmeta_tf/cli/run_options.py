@@ -65,6 +65,12 @@ class EvaluateOptions(_OfRunOptions):
         by: a field; give the figures for each of its ten most common values, too.
         calibration: compare predictions to labels in so many bins of equal width, too; for
             predictions that are probabilities.
+        catalogue: a field of items, such as "item"; rank all its values for each task, too, but for
+            those that the task is known to have: recall@k, ndcg@k and the mean reciprocal rank
+            (mrr) of the task's positive query rows, beside the order of the positives in training.
+        top: k of that.
+        negatives: rank the positives among so many drawn values only; None is all. Such figures are
+            larger than those of all values, and may order models otherwise.
         item: the fields whose keys the baseline counts, each alone; the best one is reported. None
             tries all categorical fields.
         train_split: the split that the baseline counts on.
@@ -82,6 +88,9 @@ class EvaluateOptions(_OfRunOptions):
     inner_steps_curve: list[int] | None = None
     by: str | None = None
     calibration: int | None = number(None, of=AT_LEAST_1)
+    catalogue: str | None = None
+    top: int = number(10, of=AT_LEAST_1)
+    negatives: int | None = number(None, of=AT_LEAST_1)
     item: list[str] | None = None
     train_split: str = "train"
     json: bool = False
@@ -89,6 +98,11 @@ class EvaluateOptions(_OfRunOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_metric_names(self.metrics)
+        if self.negatives is not None and self.catalogue is None:
+            raise ValueError(
+                f"evaluate: --negatives {self.negatives} are values of a catalogue: expected "
+                "--catalogue FIELD with it. Add it, or leave --negatives out."
+            )
         for name in ("support_sizes", "inner_steps_curve"):
             points = getattr(self, name)
             if points is None:

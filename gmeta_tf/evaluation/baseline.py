@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gmeta_tf.evaluation.metrics import FloatArray, IntArray, Metric, metric
+from gmeta_tf.evaluation.metrics import Metric, metric
+from gmeta_tf.evaluation.rows import FloatArray, IntArray
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
 from gmeta_tf.meta_io.records.codec import slot_ranges
 from gmeta_tf.meta_io.records.records import Records

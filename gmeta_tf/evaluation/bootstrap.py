@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from gmeta_tf.evaluation.evaluated_rows import SIDES, EvaluatedRows
-from gmeta_tf.evaluation.metrics import FloatArray, Metric
+from gmeta_tf.evaluation.metrics import Metric
+from gmeta_tf.evaluation.rows import FloatArray
 
 __all__ = ["bootstrap_intervals", "task_counts"]
 

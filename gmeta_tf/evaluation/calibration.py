@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gmeta_tf.evaluation.metrics import FloatArray
+from gmeta_tf.evaluation.rows import FloatArray
 
 __all__ = ["Calibration", "calibration"]
 

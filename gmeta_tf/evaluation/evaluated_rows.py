@@ -6,7 +6,8 @@ import dataclasses
 
 import numpy as np
 
-from gmeta_tf.evaluation.metrics import FloatArray, IntArray, Metric, Rows
+from gmeta_tf.evaluation.metrics import Metric
+from gmeta_tf.evaluation.rows import FloatArray, IntArray, Rows
 
 __all__ = ["SIDES", "EvaluatedRows"]
 

@@ -7,15 +7,8 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gmeta_tf.evaluation.metrics import (
-    FloatArray,
-    IntArray,
-    Metric,
-    Rows,
-    checked_columns,
-    metric,
-    task_starts,
-)
+from gmeta_tf.evaluation.metrics import Metric, metric
+from gmeta_tf.evaluation.rows import FloatArray, IntArray, Rows, checked_columns, task_starts
 
 __all__ = ["MetricAccumulator"]
 

@@ -16,55 +16,34 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
+
+from gmeta_tf.evaluation.ranking import task_auc, task_mrr, task_ndcg, task_recall
+from gmeta_tf.evaluation.rows import (
+    FloatArray,
+    IntArray,
+    Rows,
+    checked_columns,
+    divide_or_nan,
+    task_starts,
+)
 
 __all__ = [
+    "ERRORS",
     "Mean",
     "Metric",
     "PooledAuc",
-    "Rows",
-    "checked_columns",
     "histogram_auc",
     "metric",
     "score_bins",
-    "task_auc",
     "task_mae",
-    "task_ndcg",
-    "task_starts",
 ]
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 _NUM_BINS = 2**17
 _BIN_RANGE = 64.0  # `score_bins` cuts its map at -64 and 64: scores beyond -2.3e6 and 2.3e6 tie
 _SMALLEST_STEP = 2.0**-24  # float32's step just below 1
-_MAX_RELEVANCE = 512.0  # 2 ** relevance, and sums of it, stay far inside float64
 _PROBABILITY_CLIP = 1e-7
 _PROBABILITY_SLACK = 1e-6  # a float32 mixture of probabilities may pass 1 by rounding
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Evaluated rows (n > 0), each task's side by side.
-
-    `start` int64 [G] is the index of each task's first row, ascending from 0; `label` and
-    `prediction` are float64 [n].
-    """
-
-    start: IntArray
-    label: FloatArray
-    prediction: FloatArray
-
-    @property
-    def task_size(self) -> IntArray:
-        """[G] number of rows."""
-        return np.diff(self.start, append=self.label.size)
-
-    @property
-    def task_index(self) -> IntArray:
-        """[n] index in [0, G) of each row's task."""
-        return np.repeat(np.arange(self.start.size), self.task_size)
 
 
 def score_bins(prediction: FloatArray) -> IntArray:
@@ -102,64 +81,9 @@ def histogram_auc(negatives: FloatArray, positives: FloatArray) -> float:
     return float(positives @ (below + negatives / 2) / pairs) if pairs else float("nan")
 
 
-def task_auc(rows: Rows) -> FloatArray:
-    """Exact ROC AUC within each task, ties counting half: [G], NaN without both classes."""
-    task = rows.task_index
-    order = np.lexsort((rows.prediction, task))
-    positive = (rows.label[order] > 0.5).astype(np.float64)
-    tie_start = _run_starts(task, rows.prediction[order])
-    positives = np.add.reduceat(positive, tie_start)
-    negatives = np.add.reduceat(1 - positive, tie_start)
-
-    first_tie = np.searchsorted(tie_start, rows.start)
-    below = np.cumsum(negatives) - negatives
-    below -= below[first_tie][task[tie_start]]  # leaves out the tasks before
-    won = np.add.reduceat(positives * (below + negatives / 2), first_tie)
-    pairs = np.add.reduceat(positives, first_tie) * np.add.reduceat(negatives, first_tie)
-    return _divide_or_nan(won, pairs)
-
-
-def task_ndcg(rows: Rows, *, k: int) -> FloatArray:
-    """Normalized discounted cumulative gain of each task's first `k` positions.
-
-    ``DCG@k = sum over positions i = 1..k of (2 ** label_i - 1) / log2(1 + i)``, over that of the
-    best order. Equal predictions get the expectation over their random orders: each position of a
-    tie has the tie's mean gain. So a constant predictor is neither lucky nor unlucky in the order
-    its rows came in.
-
-    Returns:
-        [G], NaN for a task whose best order gains nothing (all labels 0).
-
-    Raises:
-        ValueError: A label is negative, or so large that the gain overflows.
-
-    Reference:
-        Järvelin and Kekäläinen, TOIS 2002, with the exponential gain of Burges et al., ICML 2005;
-        ties as McSherry and Najork, ECIR 2008. MeLU reports @1 and @3 (Lee et al., KDD 2019).
-    """
-    lowest, highest = rows.label.min(), rows.label.max()
-    if lowest < 0 or highest > _MAX_RELEVANCE:
-        raise ValueError(
-            f"ndcg: expected labels in [0, {_MAX_RELEVANCE:g}], received {lowest:g} to "
-            f"{highest:g}; shift or scale the labels, or leave ndcg out of the metrics"
-        )
-    task, size = rows.task_index, rows.label.size
-    position = np.arange(size) - rows.start[task]
-    discount = np.where(position < k, 1 / np.log2(position + 2), 0)
-    gain = np.exp2(rows.label) - 1
-    order = np.lexsort((-rows.prediction, task))
-    best_order = np.lexsort((-rows.label, task))
-
-    tie_start = _run_starts(task, rows.prediction[order])
-    mean_gain = np.add.reduceat(gain[order], tie_start) / np.diff(tie_start, append=size)
-    expected = mean_gain * np.add.reduceat(discount, tie_start)
-    gained = np.add.reduceat(expected, np.searchsorted(tie_start, rows.start))
-    return _divide_or_nan(gained, np.add.reduceat(gain[best_order] * discount, rows.start))
-
-
 def task_mae(rows: Rows) -> FloatArray:
     """Mean absolute error of each task, [G]."""
-    return _divide_or_nan(np.add.reduceat(_absolute_error(rows), rows.start), rows.task_size)
+    return divide_or_nan(np.add.reduceat(_absolute_error(rows), rows.start), rows.task_size)
 
 
 def _absolute_error(rows: Rows) -> FloatArray:
@@ -188,17 +112,6 @@ def _log_loss(rows: Rows) -> FloatArray:
     return loss
 
 
-def _run_starts(*columns: NDArray[np.generic]) -> IntArray:
-    """First index of each run of rows that are equal in all columns, each [n] with n > 0."""
-    changed = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
-    return np.concatenate(([0], np.flatnonzero(changed) + 1))
-
-
-def _divide_or_nan(numerator: FloatArray, denominator: FloatArray | IntArray) -> FloatArray:
-    quotient = np.full(numerator.shape, np.nan)
-    return np.divide(numerator, denominator, out=quotient, where=denominator > 0)
-
-
 class Metric(abc.ABC):
     """What to add up over rows and how to finish it: a value without state, the sums are outside.
 
@@ -213,7 +126,7 @@ class Metric(abc.ABC):
     @property
     def is_of_clicks(self) -> bool:
         """Whether it tells positive labels from negative ones, and so says nothing of ratings."""
-        return self.name in _OF_CLICKS
+        return self.name in _OF_CLICKS or self.name.startswith("recall@")
 
     @property
     def is_better_when_larger(self) -> bool:
@@ -274,7 +187,7 @@ class Mean(Metric):
         if not self.needs_whole_tasks:
             sums = np.add.reduceat(sums, rows.start, axis=1)
         totals, num_values = counts @ sums[0], counts @ sums[1]
-        means = _divide_or_nan(totals, num_values)
+        means = divide_or_nan(totals, num_values)
         return np.sqrt(means) if self.root else means
 
     def result(self, sums: FloatArray) -> float:
@@ -319,7 +232,8 @@ class PooledAuc(Metric):
         return float(positives @ negatives / pairs / 2) if pairs else float("nan")
 
 
-_OF_CLICKS = ("auc", "task_auc", "log_loss", "accuracy")
+_OF_CLICKS = ("auc", "task_auc", "log_loss", "accuracy", "mrr")
+_AT_K = {"ndcg": task_ndcg, "recall": task_recall}
 ERRORS = ("log_loss", "mae", "rmse", "task_mae")
 _METRICS: tuple[Metric, ...] = (
     PooledAuc(),
@@ -329,6 +243,7 @@ _METRICS: tuple[Metric, ...] = (
     Mean("mae", _absolute_error),
     Mean("rmse", _squared_error, root=True),
     Mean("task_mae", task_mae, needs_whole_tasks=True),
+    Mean("mrr", task_mrr, needs_whole_tasks=True),
 )
 
 
@@ -343,6 +258,9 @@ def metric(name: str) -> Metric:
     * ``task_mae``: mean over tasks of the task's mean absolute error, as MeLU averages over users.
     * ``ndcg@k``, k = 1, 2, ...: mean over the tasks that have a label above 0, see
       :func:`task_ndcg`.
+    * ``recall@k``, k = 1, 2, ...: mean over the tasks that have a positive of the share of its
+      positives among the first k rows, see :func:`task_recall`.
+    * ``mrr``: mean over the same tasks of the reciprocal rank of the first positive.
 
     Raises:
         ValueError: No metric has that name.
@@ -350,48 +268,12 @@ def metric(name: str) -> Metric:
     for known in _METRICS:
         if known.name == name:
             return known
-    cut_off = re.fullmatch(r"ndcg@([1-9][0-9]*)", name)
+    cut_off = re.fullmatch(r"(ndcg|recall)@([1-9][0-9]*)", name)
     if cut_off:
-        return Mean(name, partial(task_ndcg, k=int(cut_off[1])), needs_whole_tasks=True)
+        values = partial(_AT_K[cut_off[1]], k=int(cut_off[2]))
+        return Mean(name, values, needs_whole_tasks=True)
     names = ", ".join(known.name for known in _METRICS)
     raise ValueError(
-        f"metric: expected one of {names}, ndcg@k with k = 1, 2, ...; received {name!r}; "
-        "correct the name"
+        f"metric: expected one of {names}, ndcg@k or recall@k with k = 1, 2, ...; received "
+        f"{name!r}; correct the name"
     )
-
-
-def checked_columns(task: ArrayLike, **columns: ArrayLike) -> tuple[IntArray, FloatArray]:
-    """Task as int64 [n] and the columns as finite float64 [c, n]; an error names the bad one."""
-    task = np.asarray(task)
-    arrays = {name: np.asarray(values, np.float64) for name, values in columns.items()}
-    if task.ndim != 1 or any(values.shape != task.shape for values in arrays.values()):
-        received = ", ".join(
-            f"{name} {np.shape(v)}" for name, v in {"task": task, **arrays}.items()
-        )
-        raise ValueError(f"expected one shape [n], received {received}; flatten with reshape(-1)")
-    if task.size and task.dtype.kind not in "iu":
-        raise ValueError(f"task: expected integers, received {task.dtype}; use an int64 key a task")
-    for name, values in arrays.items():
-        bad = ~np.isfinite(values)
-        if bad.any():
-            raise ValueError(
-                f"{name}: expected finite values, received {bad.sum()} NaN or infinite of "
-                f"{bad.size}, the first in task {task[bad][0]}; look for bad input or a model that "
-                "diverged (lower its learning rates)"
-            )
-    return task.astype(np.int64), np.stack(list(arrays.values()))
-
-
-def task_starts(task: IntArray, last_task: int | None = None) -> IntArray:
-    """First row [G] of each task in [n]; raises for one that comes back, `last_task` included."""
-    start = _run_starts(task)
-    runs = task[start]
-    if last_task is not None and runs[0] != last_task:
-        runs = np.insert(runs, 0, last_task)
-    distinct, num_runs = np.unique(runs, return_counts=True)
-    if distinct.size < runs.size:
-        raise ValueError(
-            f"task {distinct[num_runs > 1][0]}: expected its rows side by side, received another "
-            "task's between them; sort the rows by task"
-        )
-    return start

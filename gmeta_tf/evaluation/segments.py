@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from gmeta_tf.evaluation.evaluated_rows import SIDES, EvaluatedRows
-from gmeta_tf.evaluation.metrics import IntArray, Metric
+from gmeta_tf.evaluation.metrics import Metric
+from gmeta_tf.evaluation.rows import IntArray
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
 from gmeta_tf.meta_io.records.codec import slot_ranges
 from gmeta_tf.schema import PADDING_KEY, Schema

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gmeta_tf.evaluation.metrics import Rows, checked_columns, metric, task_auc, task_starts
+from gmeta_tf.evaluation.metrics import metric
+from gmeta_tf.evaluation.ranking import task_auc
+from gmeta_tf.evaluation.rows import Rows, checked_columns, task_starts
 
 __all__ = ["calibration", "size_curve", "task_aucs"]
 

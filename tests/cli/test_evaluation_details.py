@@ -10,7 +10,7 @@ from made_log import SCHEMA
 
 import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
-from gmeta_tf.cli.evaluation_details import check_details
+from gmeta_tf.cli.evaluation_details import check_details, describe_details
 from gmeta_tf.cli.options import EvaluateOptions, TrainOptions
 from gmeta_tf.cli.runs import build_model, evaluation_batches, load_run
 from gmeta_tf.evaluation.calibration import calibration
@@ -74,6 +74,20 @@ def test_all_details_at_once(folder, capsys):
     assert "95 % intervals from 20 samples of the tasks" in shown
     assert "all others" in shown
     assert "adapted: expected calibration error" in shown
+
+
+def test_a_ranked_catalogue_is_shown_beside_the_popular():
+    found = {"field": "item", "negatives": None, "tasks": 1234.0, "samples": 99.0}
+    sides = {"adapted": 0.25, "unadapted": 0.125, "baseline": 0.5}
+    found |= {f"recall@5_{side}": value for side, value in sides.items()}
+    assert describe_details({"catalogue": found}) == [
+        "",
+        "item             adapted  unadapted   popular",
+        "recall@5          0.2500     0.1250    0.5000",
+        "1,234 tasks with positives, ranked among all others",
+    ]
+    last = describe_details({"catalogue": found | {"negatives": 7}})[-1]
+    assert last == "1,234 tasks with positives, ranked among 7 drawn ones"
 
 
 def log_loss_after_two_steps(options, folder, records, seed):

@@ -7,7 +7,7 @@ from gmeta_tf.evaluation.bootstrap import bootstrap_intervals, task_counts
 from gmeta_tf.evaluation.evaluated_rows import EvaluatedRows
 from gmeta_tf.evaluation.metrics import metric
 
-NAMES = ("auc", "task_auc", "log_loss", "mae", "rmse", "task_mae", "ndcg@2")
+NAMES = ("auc", "task_auc", "log_loss", "mae", "rmse", "task_mae", "ndcg@2", "recall@2", "mrr")
 
 
 def made_rows(seed, num_tasks=9):

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmeta_tf.evaluation import metrics
+from gmeta_tf.evaluation import metrics, ranking, rows
 from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
 from gmeta_tf.evaluation.metrics import PooledAuc, metric, score_bins
 
 ALL_NAMES = [
     "auc", "task_auc", "log_loss", "accuracy", "mae", "rmse", "task_mae", "ndcg@1", "ndcg@3",
+    "recall@1", "recall@3", "mrr",
 ]  # fmt: skip
 SHORT_NAMES = [name for name in ALL_NAMES if name != "auc"]  # without the long histograms
 quick = settings(deadline=None, max_examples=60, derandomize=True)
@@ -52,16 +53,35 @@ def slow_dcg(label, k):
     return sum((2**y - 1) / math.log2(1 + rank) for rank, y in enumerate(label[:k], start=1))
 
 
-def slow_ndcg(label, prediction, k):
-    """Mean over every order of the rows that descends in the prediction."""
+def descending_orders(label, prediction):
+    """The labels in every order of the rows that descends in the prediction."""
     rows = list(zip(label, prediction))
-    orders = [
+    return [
         [y for y, _ in order]
         for order in itertools.permutations(rows)
         if list(order) == sorted(order, key=lambda row: -row[1])  # a stable sort
     ]
+
+
+def slow_ndcg(label, prediction, k):
+    orders = descending_orders(label, prediction)
     ideal = slow_dcg(sorted(label, reverse=True), k)
     return sum(slow_dcg(y, k) for y in orders) / len(orders) / ideal if ideal else math.nan
+
+
+def slow_recall(label, prediction, k):
+    orders = descending_orders(label, prediction)
+    found = sum(sum(y > 0.5 for y in order[:k]) for order in orders) / len(orders)
+    positives = sum(y > 0.5 for y in label)
+    return found / positives if positives else math.nan
+
+
+def slow_mrr(label, prediction):
+    if max(label) <= 0.5:
+        return math.nan
+    orders = descending_orders(label, prediction)
+    ranks = [1 + [y > 0.5 for y in order].index(True) for order in orders]
+    return sum(1 / rank for rank in ranks) / len(ranks)
 
 
 def mean_of_known(values):
@@ -87,6 +107,9 @@ def slow_results(tasks):
         ),
         "ndcg@1": mean_of_known([slow_ndcg(*task, k=1) for task in split]),
         "ndcg@3": mean_of_known([slow_ndcg(*task, k=3) for task in split]),
+        "recall@1": mean_of_known([slow_recall(*task, k=1) for task in split]),
+        "recall@3": mean_of_known([slow_recall(*task, k=3) for task in split]),
+        "mrr": mean_of_known([slow_mrr(*task) for task in split]),
     }
 
 
@@ -299,7 +322,7 @@ def test_no_metrics_still_counts():
 
 @pytest.mark.parametrize("name", ["gini", "ndcg", "ndcg@0", "ndcg@", "AUC", "ndcg@3\n"])
 def test_unknown_name_lists_the_known_ones(name):
-    known = "auc, task_auc, log_loss, accuracy, mae, rmse, task_mae, ndcg@k"
+    known = "auc, task_auc, log_loss, accuracy, mae, rmse, task_mae, mrr, ndcg@k or recall@k"
     with pytest.raises(ValueError, match=f"expected one of {known}.*received .*correct the name"):
         metric(name)
 
@@ -378,16 +401,11 @@ def test_sums_of_other_metrics():
 # The module
 
 
-def test_module_needs_only_numpy():
-    tree = ast.parse(inspect.getsource(metrics))
-    imports = [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    modules = {getattr(node, "module", None) or node.names[0].name for node in imports}
-    third_party = modules - {
-        "__future__",
-        "abc",
-        "re",
-        "collections.abc",
-        "dataclasses",
-        "functools",
-    }
-    assert third_party == {"numpy", "numpy.typing"}
+def test_the_modules_need_only_numpy():
+    standard = {"__future__", "abc", "re", "collections.abc", "dataclasses", "functools"}
+    for module in (metrics, ranking, rows):
+        tree = ast.parse(inspect.getsource(module))
+        found = [one for one in ast.walk(tree) if isinstance(one, (ast.Import, ast.ImportFrom))]
+        names = {getattr(node, "module", None) or node.names[0].name for node in found}
+        own = {"gmeta_tf.evaluation.ranking", "gmeta_tf.evaluation.rows"}
+        assert names - standard - own <= {"numpy", "numpy.typing"}

@@ -6,6 +6,7 @@ import tempfile
 
 import keras
 import made_batches
+import made_catalogue
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,6 +16,7 @@ import gmeta_tf as gm
 from gmeta_tf.cli.evaluation_details import evaluate_draw
 from gmeta_tf.cli.options import EvaluateOptions
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
+from gmeta_tf.evaluation.catalogue import Catalogue
 from gmeta_tf.meta.validation import rejection_text
 
 WORLD, ALONE = gm.World.detect(), gm.World()
@@ -27,9 +29,9 @@ def folder():
     return pathlib.Path(tempfile.mkdtemp())
 
 
-def model_of(world, loss):
+def model_of(world, loss, schema=SCHEMA):
     keras.utils.set_random_seed(3)
-    embedding = gm.ShardedEmbedding(SCHEMA, 3, scale=0.8, replicate=False, world=world)
+    embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, replicate=False, world=world)
     learner = gm.models.MeLU((4,))
     model = gm.MetaModel(learner, embedding, learner.inner_loop(num_steps=1, learning_rate=0.5))
     model.compile(loss=loss)
@@ -76,7 +78,7 @@ def test_rows_and_their_keys_are_those_of_one_rank_in_the_same_order(folder):
             records, "test", tasks=3, support=4, query=5, every_query=True, world=world
         )
         options = EvaluateOptions(run="r", by=field)
-        return evaluate_draw(model_of(world, "bce"), batches, options, number=0)
+        return evaluate_draw(model_of(world, "bce"), batches, options, None, number=0)
 
     together, alone = draw(WORLD), draw(ALONE)
     assert len(together.rows) == together.results["samples"] > 20
@@ -85,6 +87,29 @@ def test_rows_and_their_keys_are_those_of_one_rank_in_the_same_order(folder):
     np.testing.assert_allclose(together.rows.adapted, alone.rows.adapted, rtol=1e-4)
     np.testing.assert_array_equal(together.keys, alone.keys)
     assert len(np.unique(together.keys)) > 2
+
+
+@pytest.mark.parametrize("negatives", [None, 2])
+def test_a_catalogue_is_ranked_as_on_one_rank(folder, negatives):
+    path = same_path(folder, f"catalogue_{negatives}")
+    if WORLD.is_chief:
+        made_catalogue.write(path, made_catalogue.made_splits())
+    barrier(WORLD, name=f"made_catalogue_{negatives}")
+    records = gm.Records.open(path)
+    catalogue = Catalogue.of(records, "test", "item", "train")
+    options = EvaluateOptions(run="r", catalogue="item", top=2, negatives=negatives)
+
+    def ranked(world):
+        # One task a step: the ranks have other numbers of steps.
+        batches = made_catalogue.batches_of(records, tasks=1, world=world)
+        model = model_of(world, "bce", made_catalogue.SCHEMA)
+        return evaluate_draw(model, batches, options, catalogue, number=0).ranked
+
+    together, alone = ranked(WORLD), ranked(ALONE)
+    assert together["tasks"] == 7
+    assert together == pytest.approx(alone, rel=1e-4)
+    assert alone["mrr_adapted"] != alone["mrr_unadapted"] != alone["mrr_baseline"]
+    assert set(alone) > {"recall@2_adapted", "ndcg@2_baseline"}
 
 
 def test_a_label_that_one_rank_meets_is_raised_by_all():
