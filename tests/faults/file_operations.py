@@ -9,6 +9,7 @@ memory.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -155,7 +156,9 @@ class Watch:
             return 0
         if self._full_disk:
             return 0 if name in _FREES else errno.ENOSPC
-        os.kill(pid, signal.SIGKILL)
+        # Another thread of the child may ask while it dies of the first kill.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         return 0
 
 
