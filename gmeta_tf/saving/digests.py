@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from gmeta_tf.distributed.world import World
-from gmeta_tf.meta_io.digest import FileDigest, digest_of, fault_of
+from gmeta_tf.meta_io.digest import FileDigest, digest_of_parts, fault_of
 from gmeta_tf.meta_io.disk import to_disk
 
 __all__ = ["check_files", "digests_on_disk", "share_of"]
@@ -48,7 +48,7 @@ def digests_on_disk(folder: pathlib.Path, names: Sequence[str]) -> dict[str, Fil
     paths = [folder / name for name in names]
     with ThreadPoolExecutor(_THREADS) as threads:
         written = threads.map(to_disk, paths)
-        digests = list(threads.map(digest_of, paths))
+        digests = list(threads.map(digest_of_parts, paths))
         list(written)
     return dict(zip(names, digests, strict=True))
 

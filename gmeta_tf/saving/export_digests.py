@@ -7,7 +7,7 @@ import logging
 import pathlib
 
 from gmeta_tf.distributed.world import World
-from gmeta_tf.meta_io.digest import digest_of
+from gmeta_tf.meta_io.digest import digest_of_parts
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.sealed_json import fault_of_seal, sealed
 from gmeta_tf.saving.digests import check_files, share_of
@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 def write_digests(folder: pathlib.Path) -> None:
     """Writes the digest of each file of a new export."""
     files = {
-        path.relative_to(folder).as_posix(): digest_of(path)
+        path.relative_to(folder).as_posix(): digest_of_parts(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }
