@@ -122,7 +122,8 @@ class Coordinator:
             steps_a_call: the steps of a call.
 
         Returns:
-            A function that schedules one call and returns its samples, a value to fetch later.
+            A function that schedules one call and returns a value to fetch later: float32 `[2]`,
+            the samples of its steps and the sum of the steps' losses.
         """
         schema = self.model.embedding.schema
         assemble = functools.partial(assemble_batch, schema=schema, num_support=num_support)
@@ -149,21 +150,22 @@ class Coordinator:
 
         def one_step(batches: Any) -> tf.Tensor:
             batch = next(batches)
-            gradients, row_gradients = task_gradients(self.model, batch)
+            loss, gradients, row_gradients = task_gradients(self.model, batch)
             apply_gradients(self.model, gradients, row_gradients, self._rates)
-            return sum(tf.reduce_sum(batch[part]["weight"]) for part in ("support", "query"))
+            samples = sum(tf.reduce_sum(batch[part]["weight"]) for part in ("support", "query"))
+            return tf.stack([samples, loss])
 
         @tf.function(autograph=False)
         def call(batches: Any) -> tf.Tensor:
             if steps_a_call == 1:
                 return one_step(batches)
-            _, samples = tf.while_loop(
+            _, sums = tf.while_loop(
                 lambda index, _: index < steps_a_call,
-                lambda index, samples: (index + 1, samples + one_step(batches)),
-                (tf.constant(0), tf.constant(0.0)),
+                lambda index, sums: (index + 1, sums + one_step(batches)),
+                (tf.constant(0), tf.zeros([2])),
                 parallel_iterations=1,
             )
-            return samples
+            return sums
 
         return lambda: self._coordinator.schedule(call, args=(batches,))
 
@@ -176,7 +178,12 @@ class Coordinator:
         start = time.perf_counter()
         answers = self._many(schedule, calls)
         elapsed = time.perf_counter() - start
-        return sum(float(answer.fetch()) for answer in answers) / elapsed
+        return sum(float(answer.fetch()[0]) for answer in answers) / elapsed
+
+    def mean_loss(self, schedule: Callable[[], Any], steps: int) -> float:
+        """The mean loss of so many steps, each in a call of its own."""
+        answers = self._many(schedule, steps)
+        return sum(float(answer.fetch()[1]) for answer in answers) / steps
 
     def _many(self, schedule: Callable[[], Any], calls: int) -> list[Any]:
         answers = [schedule() for _ in range(calls)]
@@ -186,11 +193,12 @@ class Coordinator:
 
 def task_gradients(
     model: gm.MetaModel, batch: Batch
-) -> tuple[list[tf.Tensor], dict[str, tuple[tf.Tensor, tf.Tensor]]]:
-    """What a worker computes: the gradients of the mean of the tasks' query losses.
+) -> tuple[tf.Tensor, list[tf.Tensor], dict[str, tuple[tf.Tensor, tf.Tensor]]]:
+    """What a worker computes: the mean of the tasks' query losses, and its gradients.
 
     Returns:
-        Those of the dense weights; and group -> keys int64 `[U]` and their gradients `[U, D]`.
+        The loss; the gradients of the dense weights; and group -> keys int64 `[U]` and their
+        gradients `[U, D]`.
     """
     routes = model.embedding.routes(batch["keys"])
     rows = model.embedding.fetch(routes, model.embedding.locate(routes))
@@ -198,15 +206,20 @@ def task_gradients(
         tape.watch(rows)
         outputs = model.adapter.outputs(rows, batch, training=True)
         query = batch["query"]
-        losses = task_losses(model.row_loss, query["label"], outputs, query["weight"])
+        labels = model.row_loss.labels_of(query)
+        losses = task_losses(model.row_loss, labels, outputs, query["weight"])
         judged = tf.reduce_any(query["weight"] > 0, axis=1)
         count = tf.maximum(tf.reduce_sum(tf.cast(judged, tf.float32)), 1.0)
         loss = tf.reduce_sum(losses) / count
     gradients, row_gradients = tape.gradient(loss, (model.trainable_variables, rows))
-    return gradients, {
-        group: (batch["keys"][group], tf.convert_to_tensor(gradient))
-        for group, gradient in row_gradients.items()
-    }
+    return (
+        loss,
+        gradients,
+        {
+            group: (batch["keys"][group], tf.convert_to_tensor(gradient))
+            for group, gradient in row_gradients.items()
+        },
+    )
 
 
 def apply_gradients(

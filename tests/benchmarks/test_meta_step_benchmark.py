@@ -264,10 +264,10 @@ def test_a_step_of_the_parameter_server_is_ours():
     # In one process: the same ops on variables that lie here.
     batch = made_batches.batch(made_batches.made_tasks(seed=1))
     ours, theirs = _model(), _model()
-    ours.train_step(batch)
-    parameter_server.apply_gradients(
-        theirs, *parameter_server.task_gradients(theirs, batch), (0.2, 0.3)
-    )
+    found = ours.train_step(batch)
+    loss, *gradients = parameter_server.task_gradients(theirs, batch)
+    np.testing.assert_allclose(found["loss"], loss, rtol=1e-5)
+    parameter_server.apply_gradients(theirs, *gradients, (0.2, 0.3))
     before, moved = _model(), 0
     for start, a, b in zip(*(model.trainable_variables for model in (before, ours, theirs))):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-5, atol=1e-6)
