@@ -7,7 +7,7 @@ import pytest
 from made_data import make_records
 
 import gmeta_tf as gm
-from benchmarks import closed_form, search, time_to_quality
+from benchmarks import closed_form, quality, search, time_to_quality
 from benchmarks.fine_tuning import fine_tuned
 from gmeta_tf.cli.model_options import names_of_model
 from gmeta_tf.cli.options import TrainOptions
@@ -48,6 +48,26 @@ def test_the_closed_form_is_timed_beside_a_step(capsys):
     assert set(shown["core_ms"]) == {"not adapted", "one gradient step", "closed form"}
     assert all(value > 0 for value in shown["core_ms"].values())
     assert shown["ratio"]["step"] > 0
+
+
+def test_the_best_model_is_above_als_by_the_mean_of_the_pairs():
+    als = [{"auc_adapted": 0.5, "auc_task": 0.25}, {"auc_adapted": 0.75, "auc_task": 0.25}]
+    ours = [{"auc_adapted": 0.75, "auc_task": 0.5}, {"auc_adapted": 0.875, "auc_task": 0.75}]
+    found = {"ALS, folded in": als, "a": als, "b": ours}
+    means = {name: quality._means(values) for name, values in found.items()}
+    assert quality._best(found, means, ["a", "b"]) == {
+        "model": "b",
+        "auc_over_als": 0.1875,
+        "auc_over_als_standard_error": 0.0625,
+        "auc_task_over_als": 0.375,
+        "auc_task_over_als_standard_error": 0.125,
+    }
+    one = {name: values[:1] for name, values in found.items()}
+    assert quality._best(one, means, ["b"]) == {
+        "model": "b",
+        "auc_over_als": 0.25,
+        "auc_task_over_als": 0.25,
+    }
 
 
 def test_time_to_quality_is_that_of_the_first_epoch_that_is_as_good():
