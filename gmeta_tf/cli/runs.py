@@ -397,7 +397,11 @@ def options_of_model(options: TrainOptions) -> dict[str, Any]:
 
 
 def check_records(
-    checkpoint: CheckedCheckpoint, records: gm.Records, world: gm.World, *, same_rows: bool = False
+    checkpoint: CheckedCheckpoint,
+    records: gm.Records,
+    world: gm.World,
+    *,
+    to_go_on: bool = False,
 ) -> None:
     """Checks that the records are those that a checkpoint was trained on. Every rank must call it.
 
@@ -405,8 +409,8 @@ def check_records(
         checkpoint: those of earlier versions do not say what they were trained on.
         records: what is to be trained or evaluated on.
         world: the ranks.
-        same_rows: the rows must be there too, and not only the schema and the vocabularies; rows
-            that were appended to them are no fault.
+        to_go_on: they are to be trained on. The rows must be there too, and not only the schema and
+            the vocabularies; rows and values that were appended to them are no fault.
 
     Raises:
         ValueError: they are others.
@@ -416,8 +420,8 @@ def check_records(
     def check() -> None:
         if saved is None:
             return
-        check_fingerprint(saved, records, checkpoint.path)
-        other = has_other_rows(saved, records) if same_rows else None
+        check_fingerprint(saved, records, checkpoint.path, may_grow=to_go_on)
+        other = has_other_rows(saved, records) if to_go_on else None
         if other is not None:
             raise ValueError(
                 f"{records.path} holds other data than the checkpoint {checkpoint.path} was "

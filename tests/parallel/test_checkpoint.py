@@ -1,8 +1,10 @@
 """A checkpoint of W ranks is read by W ranks and by one, bit for bit."""
 
+import dataclasses
 import json
 import pathlib
 import tempfile
+import types
 
 import keras
 import numpy as np
@@ -63,6 +65,30 @@ def test_resume_and_other_world_sizes(trained):
         np.testing.assert_array_equal(alone.embedding.shards[group].rows.numpy(), rows)
     for ours, theirs in zip(alone.trainable_variables, model.trainable_variables, strict=True):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
+
+
+def test_grown_tables_at_any_number_of_ranks(trained):
+    """More rows of the first table move those of the second, to other ranks too."""
+    folder, records, model = trained
+    gm.save_checkpoint(model, folder / "g", epoch=2)
+    schema, table = records.schema, records.schema.tables[0]
+    grown = schema.with_num_rows({t.name: t.num_rows for t in schema.tables})
+    more = tuple(
+        dataclasses.replace(t, num_rows=t.num_rows + 3) if t.name == table.name else t
+        for t in grown.tables
+    )
+    larger = types.SimpleNamespace(schema=dataclasses.replace(schema, tables=more))
+    (whole,) = (model.embedding.all_rows(group).numpy() for group in model.embedding.shards)
+    old = table.num_rows
+    for world in (WORLD, gm.World()):
+        again = make_model(larger, world, seed=4)
+        (fresh,) = (again.embedding.all_rows(group).numpy() for group in again.embedding.shards)
+        gm.load_checkpoint(again, folder / "g", grow=True)
+        (found,) = (again.embedding.all_rows(group).numpy() for group in again.embedding.shards)
+        assert len(found) == len(whole) + 3
+        np.testing.assert_array_equal(found[:old], whole[:old])
+        np.testing.assert_array_equal(found[old + 3 :], whole[old:])
+        np.testing.assert_array_equal(found[old : old + 3], fresh[old : old + 3])
 
 
 def test_what_one_rank_finds_changed_is_raised_on_all(trained):
