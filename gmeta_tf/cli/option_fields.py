@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -126,7 +127,8 @@ class Options:
 
     @classmethod
     def _command(cls) -> str:
-        return cls.__name__.removesuffix("Options").lower()
+        words = re.findall("[A-Z][a-z]*", cls.__name__.removesuffix("Options"))
+        return "-".join(words).lower()
 
 
 def check_metric_names(names: list[str] | None) -> None:

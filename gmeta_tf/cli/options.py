@@ -10,6 +10,7 @@ from gmeta_tf.cli.data_options import InspectOptions, PrepareOptions, ReaderFlag
 from gmeta_tf.cli.model_options import PlanOptions, StepOptions
 from gmeta_tf.cli.option_fields import description_of, flag_of, help_of
 from gmeta_tf.cli.run_options import (
+    ApplyDeltaOptions,
     CandidatesOptions,
     EvaluateOptions,
     ExportOptions,
@@ -19,6 +20,7 @@ from gmeta_tf.cli.run_options import (
 from gmeta_tf.cli.train_options import TrainOptions
 
 __all__ = [
+    "ApplyDeltaOptions",
     "CandidatesOptions",
     "EvaluateOptions",
     "ExportOptions",

@@ -16,6 +16,7 @@ from gmeta_tf.cli.option_fields import (
 )
 
 __all__ = [
+    "ApplyDeltaOptions",
     "CandidatesOptions",
     "EvaluateOptions",
     "ExportOptions",
@@ -125,10 +126,51 @@ class ExportOptions(_OfRunOptions):
     """Writes a run's model as a SavedModel of stock TensorFlow ops, in one process.
 
     Attributes:
-        output: the SavedModel folder; None is `saved_model` in the run's folder.
+        output: the SavedModel folder; None is `saved_model` in the run's folder, or `delta`.
+        since: a checkpoint whose export is served: the name of one of the run's, or its folder.
+            Only what has changed since is written, as a delta for `gmeta-tf apply-delta`.
+        versions: write the next version of a folder of versions, as TensorFlow Serving reads them,
+            in place of `output`.
+        keep: how many versions to keep there; None keeps all.
     """
 
     output: str | None = None
+    since: str | None = None
+    versions: str | None = None
+    keep: int | None = number(None, of=AT_LEAST_1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        others = {"--output": self.output, "--since": self.since}
+        for flag, given in others.items():
+            if self.versions is not None and given is not None:
+                raise ValueError(
+                    f"export: expected --versions, which writes a whole export to the next number, "
+                    f"without {flag}, got both. Leave one out."
+                )
+        if self.keep is not None and self.versions is None:
+            raise ValueError(
+                "export: expected --keep with --versions, got it without. Give the folder of "
+                "versions, or leave it out."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ApplyDeltaOptions(Options):
+    """Makes the next version of an exported model of a delta: equal to its full export.
+
+    Attributes:
+        saved_model: the exported model that the delta leads on from; or a folder of versions, whose
+            newest it is.
+        delta: what `gmeta-tf export` wrote with `since`.
+        output: the folder to write; None is the next version of the folder of versions.
+        keep: how many versions to keep in a folder of versions; None keeps all.
+    """
+
+    saved_model: str
+    delta: str
+    output: str | None = None
+    keep: int | None = number(None, of=AT_LEAST_1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,8 @@ from gmeta_tf.saving.digests import digests_on_disk
 from gmeta_tf.saving.dynamic_files import check_dynamic, save_dynamic
 from gmeta_tf.saving.grown_tables import grown_tables, moved_keys, ranges_before
 from gmeta_tf.saving.manifest import damaged
-from gmeta_tf.saving.writing import named_if_full, save_tensors
+from gmeta_tf.saving.tensor_files import save_tensors
+from gmeta_tf.saving.writing import named_if_full
 
 __all__ = ["check_heads", "dense_variables", "read_own_files", "write_own_files"]
 

@@ -1,27 +1,12 @@
 """A day's log with new values: the run that was trained on the days before goes on."""
 
-import csv
 import shutil
 
-import numpy as np
 import pytest
+from made_log import write_day_2
 
 import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
-
-
-def write_day_2(path):
-    """Rows of tasks old and new, with items and a genre that day 1 did not have."""
-    draw = np.random.default_rng(5)
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["user", "item", "price", "genre", "liked", "stars", "when"])
-        for row in range(60):
-            user, item = f"u{draw.integers(30, 50)}", f"new{draw.integers(5)}"
-            genre = "Western|Drama" if row % 2 else "Drama"
-            writer.writerow(
-                [user, item, draw.normal(), genre, "i3", draw.integers(1, 6), 10_000 + row]
-            )
 
 
 def append_day_2(folder, here):

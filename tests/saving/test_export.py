@@ -344,6 +344,7 @@ def test_a_file_that_lies_elsewhere_is_not_read(trained, tmp_path, name):
 
 FILES = [
     *("assets.extra/schema.json", "assets.extra/digests.json", "saved_model.pb", "fingerprint.pb"),
+    "assets.extra/version.json",
     *("variables/variables.data-00000-of-00001", "variables/variables.index"),
 ]
 
@@ -368,6 +369,9 @@ def test_a_flipped_bit_is_found_before_tensorflow_reads_it(trained, tmp_path, mo
 def test_an_export_of_an_earlier_version_is_served(trained, tmp_path, caplog):
     path = shutil.copytree(trained[3], tmp_path / "saved")
     (path / "assets.extra" / "digests.json").unlink()
+    with pytest.raises(ValueError, match=r"digests\.json is missing. Export it again"):
+        Predictor.load(path)
+    (path / "assets.extra" / "version.json").unlink()
     assert Predictor.load(path).schema == Predictor.load(trained[3]).schema
     assert "was exported by an earlier version, without digests" in caplog.text
 
