@@ -58,6 +58,7 @@ _COMMANDS = {
     "candidates": (options.CandidatesOptions, "the items to ask a new task about"),
     "export": (options.ExportOptions, "a run to a SavedModel"),
     "apply-delta": (options.ApplyDeltaOptions, "an exported model and a delta to the next version"),
+    "serve": (options.ServeOptions, "an exported model behind TensorFlow Serving's REST API"),
     "predict": (options.PredictOptions, "raw rows through a SavedModel"),
 }
 

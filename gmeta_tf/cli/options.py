@@ -16,6 +16,7 @@ from gmeta_tf.cli.run_options import (
     ExportOptions,
     PredictOptions,
     ReportOptions,
+    ServeOptions,
 )
 from gmeta_tf.cli.train_options import TrainOptions
 
@@ -30,6 +31,7 @@ __all__ = [
     "PrepareOptions",
     "ReaderFlags",
     "ReportOptions",
+    "ServeOptions",
     "StepOptions",
     "TrainOptions",
     "description_of",

@@ -6,8 +6,10 @@ import dataclasses
 
 from gmeta_tf.cli.data_options import ReaderFlags
 from gmeta_tf.cli.option_fields import (
+    ABOVE_0,
     AT_LEAST_0,
     AT_LEAST_1,
+    PORT,
     SEED,
     Options,
     check_metric_names,
@@ -22,6 +24,7 @@ __all__ = [
     "ExportOptions",
     "PredictOptions",
     "ReportOptions",
+    "ServeOptions",
 ]
 
 
@@ -217,3 +220,26 @@ class PredictOptions(ReaderFlags):
     output: str
     support: str | None = None
     tasks: int = number(64, of=AT_LEAST_1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeOptions(Options):
+    """Serves an exported model with TensorFlow Serving's REST API, to try it with.
+
+    Answers POST /v1/models/NAME:predict and GET /v1/models/NAME/metadata. A newer version in a
+    folder of versions, or an export that takes the place of the one that is served, is loaded
+    beside it and then answers.
+
+    Attributes:
+        saved_model: an exported model, or a folder of versions, whose newest one is served.
+        port: of the REST API; 0 takes any that is free.
+        host: the address to listen on; 0.0.0.0 is every one of the machine's.
+        name: of the model in paths; None is the folder's name.
+        poll_seconds: how often to look for a newer version.
+    """
+
+    saved_model: str
+    port: int = number(8501, of=PORT)
+    host: str = "127.0.0.1"
+    name: str | None = None
+    poll_seconds: float = number(1.0, of=ABOVE_0)

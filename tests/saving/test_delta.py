@@ -6,11 +6,10 @@ import shutil
 import subprocess
 import sys
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from made_batches import Task, dataset
+from made_exports import GENRES, make_model, rows_of, train
 
 import gmeta_tf as gm
 from gmeta_tf.saving.apply_delta import apply_delta, main
@@ -20,36 +19,6 @@ from gmeta_tf.saving.predictor import Predictor
 from gmeta_tf.saving.served_values import OBJECT_GRAPH, read_values
 
 ROOT = pathlib.Path(__file__).parents[2]
-GENRES = np.array(["Drama", "Comédie", "a\nb", "Sci Fi", ""], object)
-ITEMS = np.array([f"i{item}" for item in range(9)], object)
-
-
-def make_model(num_items, num_genres):
-    """Two vocabularies in one group, and a dynamic table that forgets."""
-    schema = gm.Schema(
-        (gm.Field("item"), gm.Field("shop"), gm.Field("genre")),
-        "liked",
-        "user",
-        tables=(
-            gm.Table("item", num_items + 1),
-            gm.Table("shop", keys="raw"),
-            gm.Table("genre", num_genres + 1),
-        ),
-    )
-    keras.utils.set_random_seed(0)
-    embedding = gm.ShardedEmbedding(
-        schema, 4, dynamic=gm.DynamicTable(capacity=4), scale=0.5, world=gm.World()
-    )
-    model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(1, 0.4))
-    model.compile(keras.optimizers.Adam(0.05), gm.LazyAdam(0.1))
-    return model, {"item": ITEMS[:num_items], "genre": GENRES[:num_genres]}
-
-
-def train(model, items, shops):
-    keys = np.array([[item, shop, 1 + item % 2] for item, shop in zip(items, shops, strict=True)])
-    labels = np.arange(len(items)) % 2
-    task = Task(0, 2, keys, np.zeros([len(items), 0]), labels)
-    model.fit(dataset([[task]], 1, schema=model.embedding.schema), verbose=0)
 
 
 @pytest.fixture(scope="module")
@@ -81,15 +50,6 @@ def test_it_holds_what_changed(days):
     assert len(delta.get_tensor("1/evicted")) == 1
     assert [text.decode() for text in delta.get_tensor("2/values")] == ["i5", "i6", "i7"]
     assert [text.decode() for text in delta.get_tensor("3/values")] == ["Sci Fi"]
-
-
-def rows_of(items, genres, shops):
-    return {
-        "user": np.zeros(len(items), np.int64),
-        "item": np.array(items, object),
-        "genre": np.array(genres, object),
-        "shop": np.array(shops, object),
-    }
 
 
 def test_export_and_delta_are_the_later_export(days, tmp_path):
