@@ -227,7 +227,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "GET" and length is None:
             return b""
         # What is not read would be taken for the next request.
-        self.close_connection = True
+        is_last, self.close_connection = self.close_connection, True
         if length is None:
             raise RequestError("expected Content-Length.", HTTPStatus.LENGTH_REQUIRED)
         if not re.fullmatch(r"[0-9]{1,18}", length):
@@ -239,7 +239,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             )
         body = self.rfile.read(int(length))
-        self.close_connection = self.headers.get("Connection", "").lower() == "close"
+        self.close_connection = is_last
         return body
 
     def _send(self, status: int, values: dict[str, Any]) -> None:

@@ -130,7 +130,8 @@ class ServedVersions:
                     version = ServedVersion.load(number, path)
                 except (OSError, ValueError) as error:
                     if _identity_of(number, path) == identity:
-                        self._failed.add(identity)
+                        if isinstance(error, ValueError):  # a file that cannot be read may be later
+                            self._failed.add(identity)
                         _LOG.error("version %d is not served: %s", number, error)
                         errors.append(str(error))
                         continue

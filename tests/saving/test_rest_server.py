@@ -9,6 +9,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -214,6 +215,20 @@ def test_wrong_lengths(server, length, status, match):
     assert answer.status == status
     assert match in json.loads(answer.read())["error"]
     connection.close()
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+def test_a_connection_ends_where_the_client_wants_it(server, version):
+    body = json.dumps({"instances": [TASK]}).encode()
+    close = "Connection: close\r\n" if version == "1.1" else ""
+    head = f"POST {PREDICT} HTTP/{version}\r\n{close}Content-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.server_port), timeout=60) as connection:
+        connection.sendall(head.encode() + body)
+        answer = b""
+        while part := connection.recv(1 << 16):  # until the server ends it
+            answer += part
+    assert b" 200 OK\r\n" in answer
+    assert "predictions" in json.loads(answer.partition(b"\r\n\r\n")[2])
 
 
 @pytest.mark.slow
