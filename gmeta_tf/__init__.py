@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gmeta_tf.meta_io.records.records import Records as Records
     from gmeta_tf.meta_io.sources.reader_options import ReaderOptions as ReaderOptions
     from gmeta_tf.meta_io.sources.sources import files_source as files_source
+    from gmeta_tf.saving.apply_delta import apply_delta as apply_delta
     from gmeta_tf.saving.best_epoch import BestEpoch as BestEpoch
     from gmeta_tf.saving.checkpoint import latest_checkpoint as latest_checkpoint
     from gmeta_tf.saving.checkpoint import load_checkpoint as load_checkpoint
@@ -70,6 +71,7 @@ _HOME = {
     "Table": "gmeta_tf.schema",
     "TaskBatches": "gmeta_tf.meta_io.batches.task_batches",
     "World": "gmeta_tf.distributed.world",
+    "apply_delta": "gmeta_tf.saving.apply_delta",
     "evidence_candidates": "gmeta_tf.meta.evidence",
     "export_saved_model": "gmeta_tf.saving.export",
     "files_source": "gmeta_tf.meta_io.sources.sources",

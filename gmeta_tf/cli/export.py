@@ -1,13 +1,19 @@
-"""`gmeta-tf export`: a run to a SavedModel."""
+"""`gmeta-tf export`: a run to a SavedModel, or to a delta on the one that is served."""
 
 from __future__ import annotations
 
+import gc
+import os
 import pathlib
 
 import gmeta_tf as gm
 from gmeta_tf.cli.options import ExportOptions
-from gmeta_tf.cli.runs import load_run
-from gmeta_tf.saving.export import check_export_output
+from gmeta_tf.cli.runs import load_chosen_run, load_earlier
+from gmeta_tf.saving.delta_files import check_delta_output
+from gmeta_tf.saving.export_delta import ServedState, export_delta, served_state
+from gmeta_tf.saving.export_output import check_export_output
+from gmeta_tf.saving.exported import note_exported
+from gmeta_tf.saving.version_folders import drop_older, next_version
 
 __all__ = ["export"]
 
@@ -21,14 +27,47 @@ def export(options: ExportOptions) -> None:
         OSError: the disk is full; an earlier export is as it was.
     """
     run = pathlib.Path(options.run)
-    output = pathlib.Path(options.output) if options.output else run / "saved_model"
-    check_export_output(output)
-    _, records, model = load_run(
+    output = _output(options)
+    if options.since is None:
+        check_export_output(output)
+    else:
+        check_delta_output(output)
+    before = None if options.since is None else _state_before(options)
+    (_, records, model), chosen = load_chosen_run(
         options.run,
         gm.World(),
         records_folder=options.records,
         checkpoint=options.checkpoint,
         fall_back=options.fall_back,
     )
-    gm.export_saved_model(model, output, records)
-    print(output)
+    name = chosen.checked.path.name
+    if before is None:
+        gm.export_saved_model(model, output, records, checkpoint=name)
+        print(output)
+    else:
+        version = export_delta(model, output, records, before=before, checkpoint=name)
+        print(f"{output}: from {before.version.describe()} to {version.describe()}")
+    note_exported(run, name)
+    if options.versions is not None and options.keep is not None:
+        for number in drop_older(output.parent, options.keep):
+            print(f"{output.parent / str(number)}: removed")
+
+
+def _output(options: ExportOptions) -> pathlib.Path:
+    if options.versions is not None:
+        return next_version(pathlib.Path(options.versions))
+    default = pathlib.Path(options.run) / ("saved_model" if options.since is None else "delta")
+    return default if options.output is None else pathlib.Path(options.output)
+
+
+def _state_before(options: ExportOptions) -> ServedState:
+    """What the export of the earlier checkpoint has; its model is gone when this returns."""
+    since = options.since or ""
+    path = pathlib.Path(since)
+    if os.sep not in since and not path.is_dir():
+        path = pathlib.Path(options.run) / "checkpoint" / since
+    (_, _, model), vocabularies = load_earlier(options.run, path, records_folder=options.records)
+    state = served_state(model, vocabularies, checkpoint=path.name)
+    del model
+    gc.collect()  # a model is in circles of references
+    return state

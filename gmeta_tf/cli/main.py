@@ -57,6 +57,8 @@ _COMMANDS = {
     "report": (options.ReportOptions, "a run as a page for the browser"),
     "candidates": (options.CandidatesOptions, "the items to ask a new task about"),
     "export": (options.ExportOptions, "a run to a SavedModel"),
+    "apply-delta": (options.ApplyDeltaOptions, "an exported model and a delta to the next version"),
+    "serve": (options.ServeOptions, "an exported model behind TensorFlow Serving's REST API"),
     "predict": (options.PredictOptions, "raw rows through a SavedModel"),
 }
 
@@ -100,8 +102,9 @@ def _run(arguments: Sequence[str] | None) -> None:
         if name in _FIRST_CHECKS:
             _FIRST_CHECKS[name](command_options)
         # TensorFlow is imported here and not before, so that --help and errors come at once.
-        command: Any = importlib.import_module(f"gmeta_tf.cli.{name}")
-        getattr(command, name)(command_options)
+        module = name.replace("-", "_")
+        command: Any = importlib.import_module(f"gmeta_tf.cli.{module}")
+        getattr(command, module)(command_options)
     except BrokenPipeError:
         raise  # an output that nobody reads on is no bad input
     except Exception as error:

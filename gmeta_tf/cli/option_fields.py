@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ __all__ = [
     "FINITE",
     "FRACTION",
     "ORDER",
+    "PORT",
     "RATE",
     "SEED",
     "SHARE",
@@ -51,6 +53,7 @@ FINITE = Range("to be a finite number", math.isfinite)
 RATE = Range("to be a finite number of at least 0", lambda number: 0 <= number < math.inf)
 ABOVE_0 = Range("to be a finite number above 0", lambda number: 0 < number < math.inf)
 SEED = Range("of at least 0 and below 2**32", lambda number: 0 <= number < 2**32)
+PORT = Range("of at least 0 and below 65536", lambda number: 0 <= number < 65536)
 ORDER = Range("to be 1 or 2", lambda number: number in (1, 2))
 
 
@@ -126,7 +129,8 @@ class Options:
 
     @classmethod
     def _command(cls) -> str:
-        return cls.__name__.removesuffix("Options").lower()
+        words = re.findall("[A-Z][a-z]*", cls.__name__.removesuffix("Options"))
+        return "-".join(words).lower()
 
 
 def check_metric_names(names: list[str] | None) -> None:

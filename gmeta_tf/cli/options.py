@@ -10,15 +10,18 @@ from gmeta_tf.cli.data_options import InspectOptions, PrepareOptions, ReaderFlag
 from gmeta_tf.cli.model_options import PlanOptions, StepOptions
 from gmeta_tf.cli.option_fields import description_of, flag_of, help_of
 from gmeta_tf.cli.run_options import (
+    ApplyDeltaOptions,
     CandidatesOptions,
     EvaluateOptions,
     ExportOptions,
     PredictOptions,
     ReportOptions,
+    ServeOptions,
 )
 from gmeta_tf.cli.train_options import TrainOptions
 
 __all__ = [
+    "ApplyDeltaOptions",
     "CandidatesOptions",
     "EvaluateOptions",
     "ExportOptions",
@@ -28,6 +31,7 @@ __all__ = [
     "PrepareOptions",
     "ReaderFlags",
     "ReportOptions",
+    "ServeOptions",
     "StepOptions",
     "TrainOptions",
     "description_of",

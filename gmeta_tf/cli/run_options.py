@@ -6,8 +6,10 @@ import dataclasses
 
 from gmeta_tf.cli.data_options import ReaderFlags
 from gmeta_tf.cli.option_fields import (
+    ABOVE_0,
     AT_LEAST_0,
     AT_LEAST_1,
+    PORT,
     SEED,
     Options,
     check_metric_names,
@@ -16,11 +18,13 @@ from gmeta_tf.cli.option_fields import (
 )
 
 __all__ = [
+    "ApplyDeltaOptions",
     "CandidatesOptions",
     "EvaluateOptions",
     "ExportOptions",
     "PredictOptions",
     "ReportOptions",
+    "ServeOptions",
 ]
 
 
@@ -139,10 +143,51 @@ class ExportOptions(_OfRunOptions):
     """Writes a run's model as a SavedModel of stock TensorFlow ops, in one process.
 
     Attributes:
-        output: the SavedModel folder; None is `saved_model` in the run's folder.
+        output: the SavedModel folder; None is `saved_model` in the run's folder, or `delta`.
+        since: a checkpoint whose export is served: the name of one of the run's, or its folder.
+            Only what has changed since is written, as a delta for `gmeta-tf apply-delta`.
+        versions: write the next version of a folder of versions, as TensorFlow Serving reads them,
+            in place of `output`.
+        keep: how many versions to keep there; None keeps all.
     """
 
     output: str | None = None
+    since: str | None = None
+    versions: str | None = None
+    keep: int | None = number(None, of=AT_LEAST_1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        others = {"--output": self.output, "--since": self.since}
+        for flag, given in others.items():
+            if self.versions is not None and given is not None:
+                raise ValueError(
+                    f"export: expected --versions, which writes a whole export to the next number, "
+                    f"without {flag}, got both. Leave one out."
+                )
+        if self.keep is not None and self.versions is None:
+            raise ValueError(
+                "export: expected --keep with --versions, got it without. Give the folder of "
+                "versions, or leave it out."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ApplyDeltaOptions(Options):
+    """Makes the next version of an exported model of a delta: equal to its full export.
+
+    Attributes:
+        saved_model: the exported model that the delta leads on from; or a folder of versions, whose
+            newest it is.
+        delta: what `gmeta-tf export` wrote with `since`.
+        output: the folder to write; None is the next version of the folder of versions.
+        keep: how many versions to keep in a folder of versions; None keeps all.
+    """
+
+    saved_model: str
+    delta: str
+    output: str | None = None
+    keep: int | None = number(None, of=AT_LEAST_1)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -189,3 +234,26 @@ class PredictOptions(ReaderFlags):
     output: str
     support: str | None = None
     tasks: int = number(64, of=AT_LEAST_1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ServeOptions(Options):
+    """Serves an exported model with TensorFlow Serving's REST API, to try it with.
+
+    Answers POST /v1/models/NAME:predict and GET /v1/models/NAME/metadata. A newer version in a
+    folder of versions, or an export that takes the place of the one that is served, is loaded
+    beside it and then answers.
+
+    Attributes:
+        saved_model: an exported model, or a folder of versions, whose newest one is served.
+        port: of the REST API; 0 takes any that is free.
+        host: the address to listen on; 0.0.0.0 is every one of the machine's.
+        name: of the model in paths; None is the folder's name.
+        poll_seconds: how often to look for a newer version.
+    """
+
+    saved_model: str
+    port: int = number(8501, of=PORT)
+    host: str = "127.0.0.1"
+    name: str | None = None
+    poll_seconds: float = number(1.0, of=ABOVE_0)

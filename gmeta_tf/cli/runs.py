@@ -21,7 +21,12 @@ from gmeta_tf.embedding.row_optimizers import RowOptimizer, row_optimizer
 from gmeta_tf.meta.decay import CosineDecay
 from gmeta_tf.meta_io.records.fingerprint import check_fingerprint, has_other_rows
 from gmeta_tf.meta_io.records.first_look import first_look
-from gmeta_tf.saving.checkpoint import CheckedCheckpoint, restore_checkpoint
+from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
+from gmeta_tf.saving.checkpoint import (
+    CheckedCheckpoint,
+    checked_checkpoint,
+    restore_checkpoint,
+)
 from gmeta_tf.saving.choice import ChosenCheckpoint, choose_checkpoint
 
 __all__ = [
@@ -36,6 +41,7 @@ __all__ = [
     "check_validation",
     "evaluation_batches",
     "load_chosen_run",
+    "load_earlier",
     "load_run",
     "look_at_records",
     "options_of_model",
@@ -382,6 +388,51 @@ def load_chosen_run(
     return LoadedRun(options, records, model), chosen
 
 
+def load_earlier(
+    run: str, path: pathlib.Path, *, records_folder: str | None = None
+) -> tuple[LoadedRun, dict[str, np.ndarray]]:
+    """The model of an earlier checkpoint of a run, whatever was appended to its records since.
+
+    In one process.
+
+    Args:
+        run: the run's folder.
+        path: the checkpoint.
+        records_folder: where the records are; None is where they were.
+
+    Returns:
+        The run, whose model has the tables of the checkpoint; and its vocabularies, which are the
+        first values of those that the records have now.
+
+    Raises:
+        FileNotFoundError: no run or no checkpoint there.
+        ValueError: the checkpoint is damaged, or the records are not those that it was trained on.
+    """
+    world = gm.World()
+    checkpoint = checked_checkpoint(path, world)
+    options = _as_trained(read_config(run), checkpoint, world)
+    if records_folder is not None:
+        options = dataclasses.replace(options, records=records_folder)
+    records = gm.Records.open(options.records)
+    check_records(checkpoint, records, world, to_go_on=True)
+    sizes = {table["name"]: table["num_rows"] for table in checkpoint.manifest["tables"]}
+    schema = dataclasses.replace(
+        records.schema,
+        tables=tuple(
+            dataclasses.replace(table, num_rows=sizes.get(table.name, table.num_rows))
+            for table in records.schema.tables
+        ),
+    )
+    model = build_model(options, schema, world)
+    restore_checkpoint(model, checkpoint)
+    vocabularies = {
+        table.name: read_vocabulary(records.path, table.name)[: (table.num_rows or 1) - 1]
+        for table in schema.tables
+        if table.keys == "vocabulary"
+    }
+    return LoadedRun(options, records, model), vocabularies
+
+
 def as_found_before(options: TrainOptions, checkpoint: CheckedCheckpoint) -> TrainOptions:
     """The options, with what was found in the records when the checkpoint's model was made."""
     saved = checkpoint.details.get("options") or {}
@@ -397,7 +448,11 @@ def options_of_model(options: TrainOptions) -> dict[str, Any]:
 
 
 def check_records(
-    checkpoint: CheckedCheckpoint, records: gm.Records, world: gm.World, *, same_rows: bool = False
+    checkpoint: CheckedCheckpoint,
+    records: gm.Records,
+    world: gm.World,
+    *,
+    to_go_on: bool = False,
 ) -> None:
     """Checks that the records are those that a checkpoint was trained on. Every rank must call it.
 
@@ -405,8 +460,8 @@ def check_records(
         checkpoint: those of earlier versions do not say what they were trained on.
         records: what is to be trained or evaluated on.
         world: the ranks.
-        same_rows: the rows must be there too, and not only the schema and the vocabularies; rows
-            that were appended to them are no fault.
+        to_go_on: they are to be trained on. The rows must be there too, and not only the schema and
+            the vocabularies; rows and values that were appended to them are no fault.
 
     Raises:
         ValueError: they are others.
@@ -416,8 +471,8 @@ def check_records(
     def check() -> None:
         if saved is None:
             return
-        check_fingerprint(saved, records, checkpoint.path)
-        other = has_other_rows(saved, records) if same_rows else None
+        check_fingerprint(saved, records, checkpoint.path, may_grow=to_go_on)
+        other = has_other_rows(saved, records) if to_go_on else None
         if other is not None:
             raise ValueError(
                 f"{records.path} holds other data than the checkpoint {checkpoint.path} was "

@@ -32,6 +32,7 @@ from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.saving.best_epoch import BestEpoch
 from gmeta_tf.saving.checkpoint import restore_checkpoint
 from gmeta_tf.saving.choice import ChosenCheckpoint, choose_checkpoint, set_aside
+from gmeta_tf.saving.grown_tables import GrownTable, grown_tables
 from gmeta_tf.saving.run_lock import RunLock
 from gmeta_tf.saving.writing import named_if_full
 
@@ -174,7 +175,7 @@ def _choose(options: TrainOptions, records: gm.Records, world: gm.World) -> Chos
         fall_back=options.fall_back,
     )
     if chosen is not None:
-        check_records(chosen.checked, records, world, same_rows=True)
+        check_records(chosen.checked, records, world, to_go_on=True)
     return chosen
 
 
@@ -197,6 +198,9 @@ def _best_so_far(
     if chosen is None:
         return BestEpoch(by)
     saved = chosen.checked.details.get("best")
+    if saved is not None and _grown(model, chosen):
+        say(world, f"the tables have grown since {saved['metric']} was compared: it is anew")
+        saved = None
     if saved is None or saved["metric"] != by:
         return BestEpoch(by, last=chosen.checked.details["epoch"])
     best = BestEpoch.from_json(saved)
@@ -207,11 +211,20 @@ def _best_so_far(
     return BestEpoch(by, last=chosen.checked.details["epoch"])
 
 
+def _grown(model: gm.MetaModel, chosen: ChosenCheckpoint) -> tuple[GrownTable, ...]:
+    """The tables that have more rows than in the checkpoint."""
+    return grown_tables(chosen.checked.manifest["tables"], model.embedding.schema) or ()
+
+
 def _restore(
     model: gm.MetaModel, chosen: ChosenCheckpoint, options: TrainOptions, world: gm.World
 ) -> gm.Progress:
     """Gives the model what the checkpoint holds; where to go on."""
-    saved = restore_checkpoint(model, chosen.checked)
+    # Of a checkpoint that does not say what it was trained on, nobody knows which rows are whose.
+    grow = "records" in chosen.checked.details
+    saved = restore_checkpoint(model, chosen.checked, grow=grow)
+    for table in _grown(model, chosen):
+        say(world, table.describe())
     if options.decay == "none":
         # The checkpoint has the earlier one, as it has all that the optimizer keeps.
         model.optimizer.learning_rate = options.learning_rate

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from gmeta_tf.distributed.ownership import local_row, num_own_rows, own_keys
 from gmeta_tf.distributed.world import World
-from gmeta_tf.embedding.row_optimizers import RowOptimizer
+from gmeta_tf.embedding.row_optimizers import RowOptimizer, Slot
 
 __all__ = ["LocatedKeys", "StaticShard", "TableRange", "initial_rows", "table_ranges"]
 
@@ -146,7 +146,11 @@ class StaticShard(tf.Module):
         self.num_rows = tables[-1].first_row + tables[-1].num_rows
         self.rows = (make_rows or self._plain_rows)(self.num_rows)
         self.slots: dict[str, tf.Variable] = {}
-        self._fill(scale)
+        self._slots_at_first: dict[str, Slot] = {}
+        self._scale = scale
+        for first, rows in self._rows_at_first():
+            row_indices = tf.range(first, first + len(rows), dtype=tf.int64)
+            self.rows.scatter_update(tf.IndexedSlices(rows, row_indices))
 
     def _plain_rows(self, num_rows: int) -> tf.Variable:
         own = num_own_rows(0, num_rows, self.world)
@@ -165,7 +169,8 @@ class StaticShard(tf.Module):
                 "num_rows, use more ranks, or keys without num_rows."
             )
 
-    def _fill(self, scale: float) -> None:
+    def _rows_at_first(self) -> Iterator[tuple[int, tf.Tensor]]:
+        """The initial rows, some at a time: the index of the first, and they."""
         own = int(self.rows.shape[0])
         first_rows = tf.constant([table.first_row for table in self.tables], tf.int64)
         seeds = tf.constant([table.seed for table in self.tables], tf.int64)
@@ -174,15 +179,14 @@ class StaticShard(tf.Module):
             last = min(start + rows_at_a_time, own)
             keys = own_keys(start, last, self.world)
             table = tf.searchsorted(first_rows, keys, side="right") - 1
-            rows = initial_rows(
-                keys - tf.gather(first_rows, table), self.width, tf.gather(seeds, table), scale
-            )
-            self.rows.scatter_update(tf.IndexedSlices(rows, tf.range(start, last, dtype=tf.int64)))
+            keys, seed = keys - tf.gather(first_rows, table), tf.gather(seeds, table)
+            yield start, initial_rows(keys, self.width, seed, self._scale)
 
     def make_slots(self, optimizer: RowOptimizer) -> None:
         """Makes the slots of the optimizer; those of an earlier one go."""
         self.slots = {}  # first, or memory would hold both for a while
-        for name, slot in optimizer.slots(self.width).items():
+        self._slots_at_first = optimizer.slots(self.width)
+        for name, slot in self._slots_at_first.items():
             self.slots[name] = tf.Variable(
                 slot.values(self.rows.shape[0]), name=f"{self.name}/{name}", trainable=False
             )
@@ -227,6 +231,18 @@ class StaticShard(tf.Module):
     def export_state(self) -> dict[str, np.ndarray]:
         """This rank's own rows and slots, in the order of their keys."""
         return {name: variable.numpy() for name, variable in self.state_variables.items()}
+
+    def initial_state(self) -> dict[str, np.ndarray]:
+        """Rows and slots as they are before the first step, in the order of the shard's keys."""
+        own = int(self.rows.shape[0])
+        state = {
+            f"slot_{name}": np.full([own, slot.width], slot.start, np.float32)
+            for name, slot in self._slots_at_first.items()
+        }
+        rows = np.empty([own, self.width], np.float32)
+        for first, some in self._rows_at_first():
+            rows[first : first + len(some)] = some.numpy()
+        return {"rows": rows, **state}
 
     def load_state(self, state: Mapping[str, np.ndarray]) -> None:
         """Sets rows and slots, in the order of the keys that the shard holds."""

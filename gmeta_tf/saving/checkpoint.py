@@ -130,7 +130,9 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
         on_chief(commit, world, name="checkpoint_end")
 
 
-def load_checkpoint(model: MetaModel, path: str | pathlib.Path) -> dict[str, Any]:
+def load_checkpoint(
+    model: MetaModel, path: str | pathlib.Path, *, grow: bool = False
+) -> dict[str, Any]:
     """Loads a checkpoint into a compiled model, at any number of ranks. Every rank must call it.
 
     All files are checked first: each rank reads a share of them, and every rank raises what one
@@ -139,6 +141,10 @@ def load_checkpoint(model: MetaModel, path: str | pathlib.Path) -> dict[str, Any
     Args:
         model: compiled, of the same learner, tables and optimizers.
         path: what `save_checkpoint` wrote.
+        grow: whether tables with a vocabulary may have more rows than the checkpoint: those of
+            values that were appended to it since. They are as before the first step; the others,
+            and what the row optimizer keeps of them, are the checkpoint's. See to it that the
+            vocabulary begins with the values that the checkpoint was trained on.
 
     Returns:
         The `details` that were saved.
@@ -148,7 +154,7 @@ def load_checkpoint(model: MetaModel, path: str | pathlib.Path) -> dict[str, Any
         ValueError: another format, other tables or other variables, or a damaged file (then a
             `DamagedCheckpointError`). The model is then unchanged.
     """
-    return restore_checkpoint(model, checked_checkpoint(path, model.world))
+    return restore_checkpoint(model, checked_checkpoint(path, model.world), grow=grow)
 
 
 def checked_checkpoint(path: str | pathlib.Path, world: World) -> CheckedCheckpoint:
@@ -185,11 +191,13 @@ def checked_checkpoint(path: str | pathlib.Path, world: World) -> CheckedCheckpo
     return CheckedCheckpoint(path, manifest)
 
 
-def restore_checkpoint(model: MetaModel, checkpoint: CheckedCheckpoint) -> dict[str, Any]:
+def restore_checkpoint(
+    model: MetaModel, checkpoint: CheckedCheckpoint, *, grow: bool = False
+) -> dict[str, Any]:
     """Loads a checkpoint that has been checked; as `load_checkpoint`. Every rank must call it."""
     path, manifest = checkpoint.path, checkpoint.manifest
     dense, rows = on_every_rank(
-        lambda: read_own_files(model, path, manifest),
+        lambda: read_own_files(model, path, manifest, grow=grow),
         model.world,
         name="checkpoint_read",
         kinds=(DamagedCheckpointError,),

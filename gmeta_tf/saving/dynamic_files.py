@@ -18,7 +18,8 @@ from gmeta_tf.embedding.dynamic.state import DynamicState
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.saving.manifest import damaged
-from gmeta_tf.saving.writing import named_if_full, save_tensors
+from gmeta_tf.saving.tensor_files import save_tensors
+from gmeta_tf.saving.writing import named_if_full
 
 __all__ = ["check_dynamic", "load_dynamic", "save_dynamic"]
 

@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -14,22 +13,24 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.meta.meta_model import MetaModel
-from gmeta_tf.meta_io.inside import check_inside
-from gmeta_tf.meta_io.preparing.work_folder import replace_folder, work_folder
+from gmeta_tf.meta_io.preparing.work_folder import work_folder
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
-from gmeta_tf.saving.export_digests import write_digests
+from gmeta_tf.saving.export_output import check_export_output, commit_export
+from gmeta_tf.saving.export_version import version_of, write_version
 from gmeta_tf.saving.serving_graph import ServingGraph, served_tables
 from gmeta_tf.saving.writing import named_if_full
 from gmeta_tf.schema import Schema
 
-__all__ = ["check_export_output", "export_saved_model"]
-
-_OWN_FILES = ("saved_model.pb", "assets.extra/schema.json")
+__all__ = ["export_saved_model", "serving_graph", "write_export"]
 
 
 def export_saved_model(
-    model: MetaModel, path: str | pathlib.Path, vocabularies: Records | Mapping[str, np.ndarray]
+    model: MetaModel,
+    path: str | pathlib.Path,
+    vocabularies: Records | Mapping[str, np.ndarray],
+    *,
+    checkpoint: str | None = None,
 ) -> None:
     """Writes a SavedModel that adapts to a task's support rows and predicts its query rows.
 
@@ -60,6 +61,7 @@ def export_saved_model(
             folder that is not empty is left alone.
         vocabularies: the records that the model was trained on; or table -> its values, str
             `[num_rows - 1]`, where value i has the key i + 1, for the tables with a vocabulary.
+        checkpoint: the name of the checkpoint that the model is of, for the export's version.
 
     Raises:
         ValueError: a vocabulary is missing or differs in size from its table; or `path` exists and
@@ -67,64 +69,55 @@ def export_saved_model(
         OSError: the disk is full (on every rank); an earlier export is as it was.
     """
     on_chief(lambda: check_export_output(path), model.world, name="export_output")
-    schema = model.embedding.schema
-    if isinstance(vocabularies, Records):
-        folder = vocabularies.path
-        vocabularies = {
-            table.name: read_vocabulary(folder, table.name)
-            for table in schema.tables
-            if table.keys == "vocabulary"
-        }
-    _check_vocabularies(schema, vocabularies)
-    tables = served_tables(model)
-    on_chief(lambda: _write(model, path, tables, vocabularies), model.world, name="export_written")
-
-
-def _write(
-    model: MetaModel, path: str | pathlib.Path, tables: Any, vocabularies: Mapping[str, np.ndarray]
-) -> None:
-    """Builds the SavedModel beside `path`, and moves it there."""
-    schema = model.embedding.schema
-    serving = ServingGraph(model, tables, vocabularies)
-    signatures = serving.signatures()
+    serving, steps = serving_graph(model, vocabularies), int(model.optimizer.iterations)
     # A link is followed: what it points to is replaced, and the link stays.
-    path = pathlib.Path(os.path.realpath(path))
-    with named_if_full(path), work_folder(path) as work:
-        built = work / "saved_model"
-        tf.saved_model.save(
-            serving,
-            str(built),
-            signatures=signatures,
-            options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
-        )
-        _forget_custom_gradients(built / "saved_model.pb")
-        extra = built / "assets.extra"
-        extra.mkdir(exist_ok=True)
-        (extra / "schema.json").write_text(json.dumps(schema.to_json(), indent=2))
-        write_digests(built)
-        # Another process may have put something else there meanwhile.
-        check_export_output(path)
-        if path.is_dir() and not any(path.iterdir()):
-            path.rmdir()
-        replace_folder(built, path, work)
+    target = pathlib.Path(os.path.realpath(path))
+
+    def write() -> None:
+        with named_if_full(target), work_folder(target) as work:
+            write_export(work / "saved_model", serving, steps, checkpoint)
+            commit_export(work / "saved_model", target, work)
+
+    on_chief(write, model.world, name="export_written")
 
 
-def check_export_output(path: str | pathlib.Path) -> None:
-    """Checks that an export may be written to `path`, and touches nothing.
+def write_export(
+    built: pathlib.Path, serving: ServingGraph, steps: int, checkpoint: str | None
+) -> None:
+    """Writes a served model to a new folder, without the digests of its files."""
+    tf.saved_model.save(
+        serving,
+        str(built),
+        signatures=serving.signatures(),
+        options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
+    )
+    _forget_custom_gradients(built / "saved_model.pb")
+    extra = built / "assets.extra"
+    extra.mkdir(exist_ok=True)
+    (extra / "schema.json").write_text(json.dumps(serving.schema.to_json(), indent=2))
+    write_version(built, version_of(serving.values(), steps, checkpoint))
+
+
+def serving_graph(
+    model: MetaModel, vocabularies: Records | Mapping[str, np.ndarray]
+) -> ServingGraph:
+    """The served form of a model; its tables are gathered, so every rank must call it.
+
+    Args:
+        model: compiled.
+        vocabularies: as for `export_saved_model`.
 
     Raises:
-        ValueError: it exists, is not empty and is not an export, so it must not be replaced.
+        ValueError: a vocabulary is missing or differs in size from its table.
     """
-    path = pathlib.Path(path)
-    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not all((path / name).is_file() for name in _OWN_FILES):
-        raise ValueError(
-            f"{path} exists and is not an exported model (expected {' and '.join(_OWN_FILES)} in "
-            "it), so it is not replaced. Choose another output."
-        )
-    for name in _OWN_FILES:
-        check_inside(path, name)
+    schema = model.embedding.schema
+    looked_up = [table.name for table in schema.tables if table.keys == "vocabulary"]
+    if isinstance(vocabularies, Records):
+        folder = vocabularies.path
+        vocabularies = {table: read_vocabulary(folder, table) for table in looked_up}
+    _check_vocabularies(schema, vocabularies)
+    in_order = {table: vocabularies[table] for table in looked_up}
+    return ServingGraph(model, served_tables(model), in_order)
 
 
 def _forget_custom_gradients(file: pathlib.Path) -> None:

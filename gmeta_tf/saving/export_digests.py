@@ -11,6 +11,7 @@ from gmeta_tf.meta_io.digest import digest_of_parts
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.meta_io.sealed_json import fault_of_seal, sealed
 from gmeta_tf.saving.digests import check_files, share_of
+from gmeta_tf.saving.export_version import VERSION
 
 __all__ = ["DIGESTS", "check_export", "write_digests"]
 
@@ -37,6 +38,8 @@ def check_export(folder: pathlib.Path) -> None:
         ValueError: a file is missing, or is not what was exported.
     """
     if not (folder / DIGESTS).exists():
+        if (folder / VERSION).exists():  # which came later than digests
+            raise _damaged(folder, f"{folder / DIGESTS} is missing")
         _LOG.warning(
             "%s was exported by an earlier version, without digests: changed bytes in it cannot "
             "be found. Exporting again writes them.",

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file
 
-from gmeta_tf.distributed.ownership import is_own, own_keys
+from gmeta_tf.distributed.ownership import is_own, local_row, num_own_rows, own_keys
 from gmeta_tf.distributed.world import World
+from gmeta_tf.embedding.static_shard import TableRange
 from gmeta_tf.meta.meta_model import MetaModel
 from gmeta_tf.meta_io.digest import FileDigest
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.saving.digests import digests_on_disk
 from gmeta_tf.saving.dynamic_files import check_dynamic, save_dynamic
+from gmeta_tf.saving.grown_tables import grown_tables, moved_keys, ranges_before
 from gmeta_tf.saving.manifest import damaged
-from gmeta_tf.saving.writing import named_if_full, save_tensors
+from gmeta_tf.saving.tensor_files import save_tensors
+from gmeta_tf.saving.writing import named_if_full
 
 __all__ = ["check_heads", "dense_variables", "read_own_files", "write_own_files"]
 
@@ -65,18 +69,23 @@ def check_heads(path: pathlib.Path, size: int) -> None:
 
 
 def read_own_files(
-    model: MetaModel, path: pathlib.Path, manifest: dict[str, Any]
+    model: MetaModel, path: pathlib.Path, manifest: dict[str, Any], *, grow: bool = False
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, np.ndarray]]]:
-    """The dense variables and this rank's rows, by name; raises unless they fit the model."""
-    _check_manifest(manifest, model, path)
+    """The dense variables and this rank's rows, by name; raises unless they fit the model.
+
+    Args:
+        model: compiled.
+        path: the checkpoint.
+        manifest: its manifest.
+        grow: whether tables with a vocabulary may be larger than the checkpoint's. Their new rows
+            are those before the first step.
+    """
+    before = _check_manifest(manifest, model, path, grow)
     try:
         dense = load_file(path / _DENSE)
         rows = {
-            group: {
-                name: _own_rows(path, f"{group}/{name}", manifest["size"], model)
-                for name in shard.state_variables
-            }
-            for group, shard in model.embedding.indexed.items()
+            group: _rows_of_group(path, group, manifest["size"], model, before.get(group))
+            for group in model.embedding.indexed
         }
         check_dynamic(model.embedding, path, manifest["size"])
     except (SafetensorError, OSError) as error:
@@ -93,19 +102,73 @@ def dense_variables(model: MetaModel) -> dict[str, Any]:
     return {**own, **{f"optimizer/{i:04d}/{v.name}": v for i, v in enumerate(optimizer)}}
 
 
-def _own_rows(path: pathlib.Path, name: str, saved_size: int, model: MetaModel) -> np.ndarray:
-    """This rank's rows, from the files of all ranks; all rows of replicated tables."""
-    holder = model.embedding.indexed[name.rsplit("/", 1)[0]].world
+def _rows_of_group(
+    path: pathlib.Path,
+    group: str,
+    saved_size: int,
+    model: MetaModel,
+    before: Sequence[TableRange] | None,
+) -> dict[str, np.ndarray]:
+    """This rank's rows and slots of a group of tables, or all of them where it is replicated.
+
+    Args:
+        path: the checkpoint.
+        group: the group.
+        saved_size: how many ranks wrote the checkpoint.
+        model: compiled.
+        before: where its tables were when they had fewer rows; None where they are as they were.
+    """
+    shard = model.embedding.indexed[group]
+    saved = {
+        name: _own_rows(path, f"{group}/{name}", saved_size, model, before)
+        for name in shard.state_variables
+    }
+    if before is None:
+        return {name: rows[np.argsort(keys)] for name, (keys, rows) in saved.items()}
+    state = shard.initial_state()
+    for name, (keys, rows) in saved.items():
+        if rows.shape[1:] == state[name].shape[1:]:
+            state[name][local_row(keys, shard.world.size)] = rows
+        else:
+            state[name] = rows  # of another width, which is then told
+    return state
+
+
+def _own_rows(
+    path: pathlib.Path,
+    name: str,
+    saved_size: int,
+    model: MetaModel,
+    before: Sequence[TableRange] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The keys of this rank's rows, and their numbers, from the files of all ranks."""
+    group = name.rsplit("/", 1)[0]
+    shard = model.embedding.indexed[group]
     parts, keys = [], []
     for saved_rank in range(saved_size):
-        with safe_open(path / _rows_name(saved_rank, saved_size), framework="numpy") as file:
-            _check_slots(set(file.keys()), name.rsplit("/", 1)[0], model, path)
+        file_path, saved_world = (
+            path / _rows_name(saved_rank, saved_size),
+            World(saved_rank, saved_size),
+        )
+        with safe_open(file_path, framework="numpy") as file:
+            _check_slots(set(file.keys()), group, model, path)
             rows = file.get_tensor(name)
-        saved_keys = own_keys(0, len(rows), World(saved_rank, saved_size)).numpy()
-        own = is_own(saved_keys, holder)
+        saved_keys = own_keys(0, len(rows), saved_world).numpy()
+        if before is not None:
+            _check_count(len(rows), before, saved_world, file_path)
+            saved_keys = moved_keys(saved_keys, before, shard.tables)
+        own = is_own(saved_keys, shard.world)
         parts.append(rows[own])
         keys.append(saved_keys[own])
-    return np.concatenate(parts)[np.argsort(np.concatenate(keys))]
+    return np.concatenate(keys), np.concatenate(parts)
+
+
+def _check_count(
+    found: int, tables: Sequence[TableRange], saved_world: World, file: pathlib.Path
+) -> None:
+    expected = num_own_rows(0, tables[-1].first_row + tables[-1].num_rows, saved_world)
+    if found != expected:
+        raise damaged(file.parent, f"{file} holds {found} rows of a group, expected {expected}")
 
 
 def _check_slots(found: set[str], group: str, model: MetaModel, path: pathlib.Path) -> None:
@@ -120,9 +183,14 @@ def _check_slots(found: set[str], group: str, model: MetaModel, path: pathlib.Pa
             )
 
 
-def _check_manifest(manifest: dict[str, Any], model: MetaModel, path: pathlib.Path) -> None:
+def _check_manifest(
+    manifest: dict[str, Any], model: MetaModel, path: pathlib.Path, grow: bool
+) -> dict[str, tuple[TableRange, ...]]:
+    """Group -> where its tables were before they grew, if they have and may."""
+    schema = model.embedding.schema
+    grown = grown_tables(manifest.get("tables", ()), schema) if grow else None
     expected = {
-        "tables": model.embedding.describe()["tables"],
+        "tables": model.embedding.describe()["tables"] if grown is None else manifest["tables"],
         "width": model.embedding.width,
     }
     for name, value in expected.items():
@@ -131,6 +199,7 @@ def _check_manifest(manifest: dict[str, Any], model: MetaModel, path: pathlib.Pa
                 f"the checkpoint {path} has {name} {manifest.get(name)!r}, the model has "
                 f"{value!r}. Build the model from the same records and settings."
             )
+    return ranges_before(grown or (), schema, model.embedding.seed)
 
 
 def _check_variables(dense: dict[str, np.ndarray], model: MetaModel, path: pathlib.Path) -> None:

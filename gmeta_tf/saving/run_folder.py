@@ -26,6 +26,7 @@ from gmeta_tf.saving.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
+from gmeta_tf.saving.exported import exported_checkpoint
 from gmeta_tf.saving.manifest import MANIFEST, read_manifest
 from gmeta_tf.saving.run_lock import RunLock
 from gmeta_tf.saving.writing import named_if_full, remove_left_beside, write_whole
@@ -53,6 +54,8 @@ class RunFolder(keras.callbacks.Callback):
     waiting for `TaskBatches`. Above a few per cent the input bounds the speed. For a dynamic table
     they have its counts over all ranks: `<table>_occupancy`, `<table>_evictions`, and so on
     (`DynamicShard.metrics`).
+
+    The checkpoint that was exported last is kept beside the newest: deltas begin there.
 
     With `best`, each epoch is compared by a metric of the validation data. The best one's
     checkpoint is kept beside the newest; each checkpoint says which it is, and what counts on when
@@ -302,8 +305,10 @@ class RunFolder(keras.callbacks.Callback):
     def _drop_old(self, folder: pathlib.Path) -> None:
         complete = sorted(manifest.parent for manifest in folder.glob(f"epoch-*/{MANIFEST}"))
         best = None if self.best is None else self.best.checkpoint
+        # A delta needs what it begins at.
+        spared = (best, exported_checkpoint(self.path))
         for path in complete[: -self._keep]:
-            if path.name == best:
+            if path.name in spared:
                 continue
             # Hidden at once, and removed then, or by the next run if this one is killed.
             with named_if_full(path), work_folder(path) as work:

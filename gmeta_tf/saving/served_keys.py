@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -32,9 +33,17 @@ class ServedKeys(tf.Module):
         """
         super().__init__(name="keys")
         self._schema = schema
+        # In variables: as constants they would be in the graph, which is limited to 2 GB and goes
+        # to servers anew with each delta.
+        self.values = [
+            tf.Variable(_texts(values), shape=[len(values)], trainable=False, name="values")
+            for values in vocabularies.values()
+        ]
         self.vocabularies = {
-            table: _lookup_table(values, f"vocabulary_{place}")
-            for place, (table, values) in enumerate(vocabularies.items())
+            table: tf.lookup.StaticHashTable(
+                _KeysOf(values), UNKNOWN_KEY, name=f"vocabulary_{place}"
+            )
+            for place, (table, values) in enumerate(zip(vocabularies, self.values, strict=True))
         }
 
     def __call__(self, field: Field, text: tf.Tensor) -> tf.Tensor:
@@ -123,13 +132,19 @@ def first_distinct(
     return tf.where(none, only_unknown, picked)
 
 
-def _number(digits: tf.Tensor) -> tf.Tensor:
-    return tf.strings.to_number(digits, tf.int64)
+class _KeysOf(tf.lookup.KeyValueTensorInitializer):
+    """Fills a hash table from a variable of texts, whenever the model is loaded."""
+
+    def __init__(self, values: tf.Variable) -> None:
+        self._texts = values
+        super().__init__(tf.constant([], tf.string), tf.constant([], tf.int64))
+
+    def initialize(self, table: tf.lookup.StaticHashTable) -> Any:
+        keys = tf.range(1, tf.size(self._texts, tf.int64) + 1)
+        return tf.raw_ops.InitializeTableV2(
+            table_handle=table.resource_handle, keys=self._texts, values=keys
+        )
 
 
-def _lookup_table(values: np.ndarray, name: str) -> tf.lookup.StaticHashTable:
-    keys = tf.range(1, len(values) + 1, dtype=tf.int64)
-    entries = tf.lookup.KeyValueTensorInitializer(
-        tf.constant(list(values), tf.string, shape=[len(values)]), keys
-    )
-    return tf.lookup.StaticHashTable(entries, UNKNOWN_KEY, name=name)
+def _texts(values: np.ndarray) -> tf.Tensor:
+    return tf.constant(list(values), tf.string, shape=[len(values)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from gmeta_tf.meta.meta_model import MetaModel
 from gmeta_tf.meta_io.batches.assembly import assemble_batch
 from gmeta_tf.saving.input_names import input_names
 from gmeta_tf.saving.served_keys import ServedKeys
+from gmeta_tf.saving.served_values import Values, variable_name
 from gmeta_tf.schema import Schema
 
 __all__ = ["ServingGraph", "served_tables"]
@@ -90,6 +92,13 @@ class _DynamicTable(tf.Module):
 ServedTable = _StaticTable | _DynamicTable
 
 
+@dataclasses.dataclass(frozen=True)
+class _Untracked:
+    """What a SavedModel is not to have: a model has optimizers and this rank's shards, too."""
+
+    model: MetaModel
+
+
 class ServingGraph(tf.Module):
     """The saved object: whole tables, vocabularies and the learner's weights."""
 
@@ -100,15 +109,34 @@ class ServingGraph(tf.Module):
         vocabularies: Mapping[str, np.ndarray],
     ) -> None:
         super().__init__(name="gmeta_tf")
-        self._model = model
+        self._untracked = _Untracked(model)
         # Keras variables wrap TensorFlow ones, and a SavedModel tracks only the latter.
         self.weights = [variable.value for variable in model.variables]
-        self.tables = dict(tables)
-        self.keys = ServedKeys(self._schema, vocabularies)
-        self._names = input_names(self._schema)
+        # By their order: a table's name may hold anything.
+        self.tables = list(tables.values())
+        self._groups = tuple(tables)
+        self.keys = ServedKeys(self.schema, vocabularies)
+        self._names = input_names(self.schema)
 
     @property
-    def _schema(self) -> Schema:
+    def _model(self) -> MetaModel:
+        return self._untracked.model
+
+    def values(self) -> Values:
+        """What an export of this has in its variables, by name there."""
+        variables: dict[str, tf.Variable] = {
+            **{f"weights/{place}": weight for place, weight in enumerate(self.weights)},
+            **{f"keys/values/{place}": texts for place, texts in enumerate(self.keys.values)},
+        }
+        for place, table in enumerate(self.tables):
+            variables[f"tables/{place}/rows"] = table.rows
+            if isinstance(table, _DynamicTable):
+                variables[f"tables/{place}/keys"] = table.keys
+        return {variable_name(path): value.numpy() for path, value in variables.items()}
+
+    @property
+    def schema(self) -> Schema:
+        """What a row is."""
         return self._model.embedding.schema
 
     def signatures(self) -> dict[str, Any]:
@@ -156,7 +184,10 @@ class ServingGraph(tf.Module):
         return {**nothing, **label, "support_count": tf.zeros([num_tasks], tf.int32)}
 
     def _fetch(self, batch: Batch) -> dict[str, tf.Tensor]:
-        return {group: table(batch["keys"][group]) for group, table in self.tables.items()}
+        return {
+            group: table(batch["keys"][group])
+            for group, table in zip(self._groups, self.tables, strict=True)
+        }
 
     def _batch(self, inputs: Inputs) -> Batch:
         """Raw values as int32 words of records, so that serving reads as training does."""
@@ -170,24 +201,24 @@ class ServingGraph(tf.Module):
             "num_support": inputs["support_count"],
             "num_query": tf.fill([num_tasks], tf.shape(query)[1]),
         }
-        return assemble_batch(episodes, self._schema, num_support)
+        return assemble_batch(episodes, self.schema, num_support)
 
     def _words(self, inputs: Inputs, part: str, label: tf.Tensor) -> tf.Tensor:
         """int32 `[T, R, C]`, see `records`."""
         values = {
             field.name: inputs[f"{part}_{self._names.fields[field.name]}"]
-            for field in self._schema.fields
+            for field in self.schema.fields
         }
-        first = values[self._schema.fields[0].name]
+        first = values[self.schema.fields[0].name]
         labels = label if part == "support" else tf.zeros(tf.shape(first))
         words = [tf.bitcast(labels, tf.int32)[:, :, tf.newaxis]]
-        for field in self._schema.key_fields:
+        for field in self.schema.key_fields:
             keys = self.keys(field, values[field.name])
-            if self._schema.table(field.table_name).words_per_key == 2:
+            if self.schema.table(field.table_name).words_per_key == 2:
                 words += tf.unstack(tf.bitcast(keys, tf.int32), axis=3)
             else:
                 words.append(tf.cast(keys, tf.int32))
-        for field in self._schema.dense_fields:
+        for field in self.schema.dense_fields:
             words.append(tf.bitcast(values[field.name], tf.int32)[:, :, tf.newaxis])
         return tf.concat(words, axis=2)
 
@@ -196,7 +227,7 @@ class ServingGraph(tf.Module):
             f"{part}_{self._names.fields[field.name]}": tf.TensorSpec(
                 [None, None], tf.float32 if field.kind == "dense" else tf.string
             )
-            for field in self._schema.fields
+            for field in self.schema.fields
         }
 
 

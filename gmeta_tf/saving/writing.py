@@ -8,18 +8,15 @@ import fcntl
 import glob
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import BinaryIO
 
-import numpy as np
 import tensorflow as tf
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.files import is_full_disk
 
-__all__ = ["named_if_full", "remove_left_beside", "save_tensors", "write_whole"]
+__all__ = ["named_if_full", "remove_left_beside", "unwritten", "write_whole"]
 
 
 @contextlib.contextmanager
@@ -34,27 +31,13 @@ def named_if_full(shown: str | os.PathLike[str]) -> Iterator[None]:
     """
     try:
         yield
-    except SafetensorError as error:
-        raise _unwritten(shown, error) from error
     except (OSError, tf.errors.OpError) as error:
         # Inner errors have named their file.
         if getattr(error, "filename", None) is not None and _REMEDY in str(error):
             raise
         if not is_full_disk(error):
             raise
-        raise _unwritten(shown, error) from error
-
-
-def save_tensors(
-    tensors: Mapping[str, np.ndarray], path: pathlib.Path, *, shown: pathlib.Path
-) -> None:
-    """Writes a safetensors file: the same tensors give the same bytes.
-
-    Raises:
-        OSError: the file cannot be written; the message names `shown`.
-    """
-    with named_if_full(shown):
-        save_file(dict(tensors), path)
+        raise unwritten(shown, error) from error
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
@@ -110,7 +93,8 @@ def _remove_unlocked(left: pathlib.Path) -> None:
 _REMEDY = "Make room, and start again; what was saved before is as it was"
 
 
-def _unwritten(shown: str | os.PathLike[str], error: Exception) -> OSError:
+def unwritten(shown: str | os.PathLike[str], error: Exception) -> OSError:
+    """The one line that says why a file could not be written, and what to do."""
     first_line = (str(error).splitlines() or [type(error).__name__])[0]
     what = "the disk is full" if is_full_disk(error) else "it cannot be written"
     return OSError(errno.ENOSPC, f"{what}: {first_line}. {_REMEDY}", os.fspath(shown))

@@ -355,6 +355,10 @@ EXPORT = [
     ("output", ["--output", "@precious"], "is not an exported model"),
     ("output", ["--output", "@run"], "is not an exported model"),
     ("output", ["--output", "@file"], "is not an exported model"),
+    ("since", ["--since", "epoch-000009"], "is not a checkpoint"),
+    ("since", ["--since", "epoch-000001", "--output", "@precious"], "is not a delta"),
+    ("versions", ["--versions", "@file"], "to be a folder of versions"),
+    ("keep", ["--keep", "0", "--versions", "@none"], "--keep of at least 1, got 0"),
 ]
 
 
@@ -365,6 +369,43 @@ def test_export(place, name, wrong, match, capsys):
 
 def test_every_option_of_export_has_a_wrong_value():
     assert not options_without(options.ExportOptions, cases=EXPORT, any_value=set())
+
+
+APPLY_DELTA = [
+    ("saved_model", ["--saved-model", "@none"], "none is not a folder of versions"),
+    ("delta", ["--delta", "@precious", "--output", "@none"], "is not a delta"),
+    ("output", ["--output", "@precious"], "is not an exported model"),
+    ("keep", ["--keep", "0"], "--keep of at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "match"), APPLY_DELTA, ids=lambda value: str(value))
+def test_apply_delta(place, name, wrong, match, capsys):
+    words = ["apply-delta", "--saved-model", "@run", "--delta", "@none", *wrong]
+    assert_it_changes_nothing(place, words, match, capsys)
+
+
+def test_every_option_of_apply_delta_has_a_wrong_value():
+    assert not options_without(options.ApplyDeltaOptions, cases=APPLY_DELTA, any_value=set())
+
+
+SERVE = [
+    ("saved_model", ["--saved-model", "@none"], "holds no exported model"),
+    ("saved_model", ["--saved-model", "@precious"], "holds no exported model"),
+    ("port", ["--port", "65536"], "--port of at least 0 and below 65536, got 65536"),
+    ("poll_seconds", ["--poll-seconds", "0"], "--poll-seconds to be a finite number above 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "match"), SERVE, ids=lambda value: str(value))
+def test_serve(place, name, wrong, match, capsys):
+    words = ["serve", "--saved-model", "@run", *wrong]
+    assert_it_changes_nothing(place, words, match, capsys)
+
+
+def test_every_option_of_serve_has_a_wrong_value():
+    """The port is taken after the model is there: see test_rest_server.py for it and the host."""
+    assert not options_without(options.ServeOptions, cases=SERVE, any_value={"name", "host"})
 
 
 PREDICT = [

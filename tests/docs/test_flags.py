@@ -27,13 +27,14 @@ OF_OTHERS = {
         "--timeout",
     ),  # pip
     "--master",  # spark-submit
+    *("--dir", "--tag_set", "--signature_def", "--input_exprs"),  # saved_model_cli
     "--fix",  # ruff
 }
 # Names that stand for any flag.
 ANY_FLAG = {"--like-this", "--yes", "--no-yes"}
 
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
-CALL = re.compile(r"gmeta-tf (\w+)((?:(?!gmeta-tf)[^`\n])*)")
+CALL = re.compile(r"gmeta-tf (\w+(?:-\w+)*)((?:(?!gmeta-tf)[^`\n])*)")
 OWNER = re.compile(r"^(\w+): ")
 
 

@@ -36,3 +36,17 @@ def write_log(path, *, seed=0, num_tasks=30):
         writer = csv.writer(file)
         writer.writerow(["user", "item", "price", "genre", "liked", "stars", "when"])
         writer.writerows([*row, time] for row, time in zip(rows, times, strict=True))
+
+
+def write_day_2(path):
+    """Rows of tasks old and new, with items and a genre that day 1 did not have."""
+    draw = np.random.default_rng(5)
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user", "item", "price", "genre", "liked", "stars", "when"])
+        for row in range(60):
+            user, item = f"u{draw.integers(30, 50)}", f"new{draw.integers(5)}"
+            genre = "Western|Drama" if row % 2 else "Drama"
+            writer.writerow(
+                [user, item, draw.normal(), genre, "i3", draw.integers(1, 6), 10_000 + row]
+            )

@@ -1,8 +1,10 @@
 """A checkpoint of W ranks is read by W ranks and by one, bit for bit."""
 
+import dataclasses
 import json
 import pathlib
 import tempfile
+import types
 
 import keras
 import numpy as np
@@ -11,7 +13,7 @@ from made_data import make_records
 
 import gmeta_tf as gm
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, gather_json, start
-from gmeta_tf.saving import writing
+from gmeta_tf.saving import tensor_files
 from gmeta_tf.saving.checkpoint import checked_checkpoint
 from gmeta_tf.saving.manifest import DamagedCheckpointError, read_manifest
 
@@ -65,6 +67,30 @@ def test_resume_and_other_world_sizes(trained):
         np.testing.assert_array_equal(np.asarray(ours), np.asarray(theirs))
 
 
+def test_grown_tables_at_any_number_of_ranks(trained):
+    """More rows of the first table move those of the second, to other ranks too."""
+    folder, records, model = trained
+    gm.save_checkpoint(model, folder / "g", epoch=2)
+    schema, table = records.schema, records.schema.tables[0]
+    grown = schema.with_num_rows({t.name: t.num_rows for t in schema.tables})
+    more = tuple(
+        dataclasses.replace(t, num_rows=t.num_rows + 3) if t.name == table.name else t
+        for t in grown.tables
+    )
+    larger = types.SimpleNamespace(schema=dataclasses.replace(schema, tables=more))
+    (whole,) = (model.embedding.all_rows(group).numpy() for group in model.embedding.shards)
+    old = table.num_rows
+    for world in (WORLD, gm.World()):
+        again = make_model(larger, world, seed=4)
+        (fresh,) = (again.embedding.all_rows(group).numpy() for group in again.embedding.shards)
+        gm.load_checkpoint(again, folder / "g", grow=True)
+        (found,) = (again.embedding.all_rows(group).numpy() for group in again.embedding.shards)
+        assert len(found) == len(whole) + 3
+        np.testing.assert_array_equal(found[:old], whole[:old])
+        np.testing.assert_array_equal(found[old + 3 :], whole[old:])
+        np.testing.assert_array_equal(found[old : old + 3], fresh[old : old + 3])
+
+
 def test_what_one_rank_finds_changed_is_raised_on_all(trained):
     """Each file is read by one rank; all of them raise the same, and hold what they held."""
     folder, records, model = trained
@@ -100,7 +126,7 @@ def test_a_full_disk_of_one_rank_is_raised_on_all(trained, monkeypatch):
         raise OSError(28, "No space left on device")
 
     if WORLD.rank == WORLD.size - 1:
-        monkeypatch.setattr(writing, "save_file", full)
+        monkeypatch.setattr(tensor_files, "save_file", full)
     with pytest.raises(OSError, match=r"the disk is full: .*rows-.*\.safetensors"):
         gm.save_checkpoint(model, folder / "e", epoch=3)
     monkeypatch.undo()

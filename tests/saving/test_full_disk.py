@@ -13,7 +13,7 @@ from made_data import make_records
 import gmeta_tf as gm
 from gmeta_tf.meta_io.preparing import work_folder as work_folder_module
 from gmeta_tf.saving import checkpoint as checkpoint_module
-from gmeta_tf.saving import model_files, run_lock, writing
+from gmeta_tf.saving import model_files, run_lock, tensor_files
 from gmeta_tf.saving.checkpoint import checked_checkpoint
 from gmeta_tf.saving.writing import named_if_full, write_whole
 
@@ -120,4 +120,4 @@ def test_other_errors_stay_what_they_are(tmp_path):
 def test_safetensors_that_cannot_be_written_are_no_traceback(tmp_path):
     target = tmp_path / "nowhere" / "x.safetensors"
     with pytest.raises(OSError, match=r"it cannot be written: .*No such file.*x\.safetensors"):
-        writing.save_tensors({"a": np.zeros(3)}, target, shown=target)
+        tensor_files.save_tensors({"a": np.zeros(3)}, target, shown=target)

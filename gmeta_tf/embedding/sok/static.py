@@ -54,6 +54,7 @@ class SokStaticShard(SokShard):
         self.make_slots, self.update = self._shard.make_slots, self._shard.update
         self.gather, self.locate = self._shard.gather, self._shard.locate
         self.export_state, self.load_state = self._shard.export_state, self._shard.load_state
+        self.initial_state = self._shard.initial_state
 
     @property
     def rows(self) -> tf.Variable:

@@ -38,13 +38,16 @@ def fingerprint_of(records: Records) -> dict[str, Any]:
     }
 
 
-def check_fingerprint(saved: Mapping[str, Any], records: Records, path: object) -> None:
+def check_fingerprint(
+    saved: Mapping[str, Any], records: Records, path: object, *, may_grow: bool = False
+) -> None:
     """Checks that keys mean in `records` what they meant where a model was trained.
 
     Args:
         saved: the `fingerprint_of` those records.
         records: the records to go on with.
         path: the checkpoint, for messages.
+        may_grow: whether vocabularies may have more values, after those that they had.
 
     Raises:
         ValueError: another data set, or the same one after an appending that made its tables
@@ -71,12 +74,13 @@ def check_fingerprint(saved: Mapping[str, Any], records: Records, path: object) 
         size = records.schema.table(table).num_rows
         if size is not None and size > known["values"] + 1:
             grown.append(f"{table} from {known['values']} to {size - 1} values")
-    if grown:
+    if grown and not may_grow:
         raise ValueError(
             f"{records.path} was appended to since the checkpoint {path} was saved: generation "
             f"{saved['generation']} is now {records.generation}, and vocabularies have grown "
-            f"({', '.join(grown)}), for which the model has no rows. Give a copy of the records of "
-            f"generation {saved['generation']}, or train anew."
+            f"({', '.join(grown)}), for which the model has no rows. Go on with `gmeta-tf train "
+            "--resume`, which adds them, or give a copy of the records of generation "
+            f"{saved['generation']}."
         )
 
 
