@@ -18,6 +18,7 @@ from gmeta_tf.meta_io.preparing.prepare import Split
 from gmeta_tf.meta_io.preparing.prepare import prepare as prepare_records
 from gmeta_tf.meta_io.preparing.summary import describe
 from gmeta_tf.meta_io.preparing.work_folder import work_folder
+from gmeta_tf.meta_io.records.dense_scale import unscaled_fields
 from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_schema, movielens_source
 from gmeta_tf.meta_io.sources.sources import Source, files_source
 
@@ -51,6 +52,8 @@ def prepare(options: PrepareOptions) -> None:
             progress=options.progress,
         )
     print(describe(records))
+    for text in unscaled_fields(records):
+        print(f"warning: {text}", file=sys.stderr)
     for what, words in null_words(records).items():
         print(
             f"warning: {', '.join(words)} among the values of {what}. If that stands for a "

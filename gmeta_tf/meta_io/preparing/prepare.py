@@ -25,6 +25,7 @@ from gmeta_tf.meta_io.preparing.append import (
     first_parts,
     move_in,
 )
+from gmeta_tf.meta_io.preparing.dense_fit import DenseFit
 from gmeta_tf.meta_io.preparing.duckdb_engine import encoded_by_duckdb
 from gmeta_tf.meta_io.preparing.full_disk import told_of_a_full_disk
 from gmeta_tf.meta_io.preparing.inputs import check_inputs, inputs_of, known_inputs
@@ -232,6 +233,7 @@ def _build(
 ) -> Records:
     """Writes everything but `schema.json` to the folder `built`; the records as they will be."""
     contents = {}
+    dense = DenseFit(job.schema)
     with engine(job) as encoded:
         for name in job.split.names:
             with job.progress.stage(f"writing {name}"):
@@ -242,13 +244,20 @@ def _build(
                     **dataclasses.asdict(writing),
                     **first_parts(old, name, built),
                 )
-                contents[name] = _write(writer, encoded.rows_of(name))
+                chunks = encoded.rows_of(name)
+                contents[name] = _write(writer, dense.watch(chunks) if name == "train" else chunks)
                 if old is not None:
                     (built / old.contents[name].index).unlink()
     sizes = {name: 1 + size for name, size in encoded.vocabulary_sizes.items()}
+    schema = job.schema.with_num_rows(sizes)
+    details = details_of(job, encoded, contents, old)
+    if old is None:
+        # What is appended later is transformed by the same numbers, as models were trained by them.
+        schema = schema.with_fitted(dense.fitted())
+        details["dense_values"] = dense.described()
     return Records(
         path,
-        job.schema.with_num_rows(sizes),
+        schema,
         contents,
         vocabularies={
             name: file.relative_to(built).as_posix() for name, file in job.vocabulary_files.items()
@@ -257,7 +266,7 @@ def _build(
         compression=writing.compression,
         episode_rows=writing.episode_rows,
         generation=writing.generation,
-        details=details_of(job, encoded, contents, old),
+        details=details,
         digests=digests_of(job, contents),
     )
 

@@ -26,6 +26,7 @@ __all__ = [
     "check_some",
     "checks_of",
     "count_bad_rows",
+    "dense_value",
     "kept_value",
     "load_rows",
     "loaded_columns",
@@ -215,6 +216,9 @@ def checks_of(
         if field.kind == "dense":
             expected = f"a {field.name!r} (column {column!r}) that is a finite number"
             bad = _is_no_number(name, type_of[column])
+            if field.missing != "error":
+                expected += ", or none,"
+                bad = f"NOT {_is_absent(name, type_of[column])} AND {bad}"
             checks.append(Check(f"field {field.name}", expected, column, bad))
         elif (table := schema.table(field.table_name)).keys == "raw":
             largest = LARGEST_KEY if table.num_rows is None else table.num_rows - 1
@@ -231,6 +235,23 @@ def _is_no_number(name: str, type_name: str) -> str:
     is_text = type_name == "VARCHAR"
     number = number_of(name, "FLOAT") if is_text else f"TRY_CAST({name} AS FLOAT)"
     return f"NOT coalesce(isfinite({number}), false)"
+
+
+def _is_absent(name: str, type_name: str) -> str:
+    """The SQL of whether a number is missing; pandas writes a missing one as NaN."""
+    if type_name == "VARCHAR":
+        return f"({trimmed(name)} IS NULL)"
+    if type_name in ("FLOAT", "DOUBLE"):
+        return f"coalesce(isnan({name}), true)"
+    return f"({name} IS NULL)"
+
+
+def dense_value(field: Field, type_name: str, name: str) -> str:
+    """The SQL of a dense value of a good row, a FLOAT; NaN where it is missing."""
+    value = f"CAST({name} AS FLOAT)"
+    if field.missing == "error":
+        return value
+    return f"CASE WHEN {_is_absent(name, type_name)} THEN CAST('nan' AS FLOAT) ELSE {value} END"
 
 
 def _is_bad_key(field: Field, type_name: str, name: str, largest: int) -> str:

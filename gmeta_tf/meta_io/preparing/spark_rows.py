@@ -19,6 +19,7 @@ from gmeta_tf.meta_io.preparing.raw_rows import (
     check_some,
     checks_of,
     count_bad_rows,
+    dense_value,
     load_rows,
     loaded_columns,
     parts_of,
@@ -159,7 +160,7 @@ def _good_columns(run: SparkRun, type_of: Mapping[str, str], row: str, kind: str
     for position, field in enumerate(run.job.schema.fields):
         name = f"field_{position}"
         if field.kind == "dense":
-            value = f"CAST({name} AS FLOAT)"
+            value = dense_value(field, type_of[field.column_name], name)
         elif field.kind == "multi":
             parts = parts_of(field, type_of[field.column_name], name)
             part = trimmed("x")

@@ -29,9 +29,11 @@ def details_of(
     rows_of_tasks: how many tasks have 1, 2 to 3, 4 to 7, ... rows. dropped_rows: by reason.
     left_out_rows: by a split by both. cut_values: by field, values beyond its max_values. split:
     how it was split. time: how the time was read and cut. `prepare` adds inputs: the files that
-    were read, see `inputs`.
+    were read, see `inputs`; and dense_values: what dense fields are like in the training rows of
+    the first log, see `DenseFit.described`.
     """
     before: Mapping[str, Any] = {} if old is None else old.details
+    of_first_log = {name: before[name] for name in ("dense_values",) if name in before}
     num_tasks, histogram = _rows_of_tasks(job)
     counts = encoded.counts
     return {
@@ -44,6 +46,7 @@ def details_of(
         "cut_values": _sum(before.get("cut_values", {}), counts["cut_values"]),
         "split": dataclasses.asdict(job.split),
         "time": dataclasses.asdict(encoded.time),
+        **of_first_log,
     }
 
 

@@ -533,6 +533,12 @@ class TestOutput:
             "cut_values": {},
             "split": {"test_fraction": 0.2, "valid_fraction": 0.0, "seed": 0, "by": "task"},
             "time": {"kind": "", "valid": None, "test": None},
+            "dense_values": {
+                "price": {
+                    **{"rows": 8, "missing": 0},
+                    **{"mean": 1.5, "deviation": 0.0, "smallest": 1.5, "largest": 1.5},
+                }
+            },
             "inputs": [{"name": "small.csv", **digest_of(tmp_path / "small.csv"), "generation": 0}],
         }
         assert len(records.contents["train"].files) == 2

@@ -20,6 +20,8 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_dense import SCHEMA as DENSE_SCHEMA
+from made_dense import write_dense_log
 from made_log import SCHEMA as LOG_SCHEMA
 from made_log import write_log
 from made_movielens import GROUPLENS_100K, write_files
@@ -104,6 +106,13 @@ def both(source: Source, schema: Schema, folder: pathlib.Path, **options) -> Rec
     assert_same_files(folder / "duckdb", folder / "spark")
     assert not list(folder.glob(".*"))
     return records
+
+
+def test_dense_values_fit_the_same_numbers(tmp_path):
+    paths = [write_dense_log(tmp_path / f"{seed}.csv", seed=seed) for seed in range(3)]
+    records = both(files_source(paths), DENSE_SCHEMA, tmp_path)
+    assert records.schema.num_dense_columns == 14
+    assert records.details["dense_values"]["year"]["missing"] > 5
 
 
 def write_rest(path: pathlib.Path, rows: list[dict[str, object]], delimiter: str = ",") -> str:
