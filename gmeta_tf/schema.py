@@ -15,7 +15,7 @@ from typing import Any
 
 from gmeta_tf.allowed import DENSE_TRANSFORMS, FIELD_KINDS, KEYS, MISSING, check_word
 
-__all__ = ["Field", "Fitted", "Schema", "Table"]
+__all__ = ["Field", "Fitted", "Schema", "SideTable", "Table"]
 
 UNKNOWN_KEY = 0
 PADDING_KEY = -1
@@ -262,6 +262,76 @@ class Field:
 
 
 @dataclasses.dataclass(frozen=True)
+class SideTable:
+    """A second table that gives columns to the rows of the log: of users, of items.
+
+    Attributes:
+        name: what messages call it.
+        path: its file, or a pattern. In a schema's file it is relative to that file.
+        on: the column of the log that is looked up in it, or one that another table gives.
+        key: the column of the table that it is looked up in. None is `on`.
+        columns: the columns that it gives, as (name, the table's column). Empty gives all but the
+            key under their own names. Those that the schema does not read are not joined.
+        many: the column that has one value a line, of several lines a key (a film's genres, a line
+            each): it becomes a list in the order of the lines. None has one line a key.
+        read: how the file is written, as (option, value): see `ReaderOptions`.
+
+    Raises:
+        ValueError: a value of another type, a name that stands twice, or further columns beside
+            `many`.
+    """
+
+    name: str
+    path: str
+    on: str
+    key: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    many: str | None = None
+    read: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        where = f"SideTable {self.name!r}"
+        object.__setattr__(self, "columns", _renamed(where, self.columns))
+        read: Any = self.read
+        if not isinstance(read, Mapping | list | tuple):
+            raise ValueError(
+                f"{where}: expected read to be options, each with its value, got "
+                f"{_described(read)}."
+            )
+        pairs = read.items() if isinstance(read, Mapping) else read
+        object.__setattr__(self, "read", tuple((str(name), _frozen(one)) for name, one in pairs))
+        _no_twice(f"column that {self.name!r} gives,", [name for name, _ in self.columns])
+        if self.many is not None:
+            if not self.columns:
+                object.__setattr__(self, "columns", ((self.many, self.many),))
+            if [column for _, column in self.columns] != [self.many]:
+                raise ValueError(
+                    f"{where}: with many={self.many!r} it gives that column alone, got columns "
+                    f"{', '.join(column for _, column in self.columns)}. Name the file a second "
+                    "time, under another name, for columns of one value."
+                )
+
+    @property
+    def key_column(self) -> str:
+        """The column of the table that it is looked up in."""
+        return self.key or self.on
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands under the table's name, as JSON values."""
+        values: dict[str, Any] = {"path": self.path, "on": self.on}
+        if self.key is not None:
+            values["key"] = self.key
+        if self.many is not None:
+            values["many"] = self.many
+        if self.columns and self.columns != ((self.many, self.many),):
+            values["columns"] = dict(self.columns)
+        if self.read:
+            values["read"] = json.loads(json.dumps(dict(self.read)))
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
 class Schema:
     """What a row is, and what groups rows into tasks.
 
@@ -273,6 +343,8 @@ class Schema:
         positive_from: labels of at least this are 1 and the others 0 where the data is read
             (records keep the number); None leaves the number.
         tables: the tables. Those that fields name and that are not listed are added.
+        tables_to_join: further files that give columns to the rows; in JSON and YAML a mapping of
+            names.
 
     Raises:
         ValueError: a value of another type, no field, a name that stands twice, a table that no
@@ -293,10 +365,11 @@ class Schema:
     time: str | None = None
     positive_from: float | None = None
     tables: tuple[Table, ...] = ()
+    tables_to_join: tuple[SideTable, ...] = ()
 
     def __post_init__(self) -> None:
         check_types(self)
-        for member, kind in (("fields", Field), ("tables", Table)):
+        for member, kind in _MEMBERS.items():
             object.__setattr__(self, member, tuple(getattr(self, member)))
             for entry in getattr(self, member):
                 if not isinstance(entry, kind):
@@ -308,6 +381,7 @@ class Schema:
             raise ValueError("Schema: expected at least one field, got none.")
         _no_twice("field", [field.name for field in self.fields])
         _no_twice("table", [table.name for table in self.tables])
+        _no_twice("table to join", [table.name for table in self.tables_to_join])
         read = list(dict.fromkeys(f.table_name for f in self.fields if f.kind != "dense"))
         listed = {table.name: table for table in self.tables}
         unread = [name for name in listed if name not in read]
@@ -318,6 +392,12 @@ class Schema:
             )
         tables = tuple(listed.get(name, Table(name)) for name in read)
         object.__setattr__(self, "tables", tables)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a row needs: the task's, the label's, the time's, the fields'."""
+        others = (self.task, self.label, *(() if self.time is None else (self.time,)))
+        return tuple(dict.fromkeys((*others, *(field.column_name for field in self.fields))))
 
     @property
     def key_fields(self) -> tuple[Field, ...]:
@@ -369,6 +449,9 @@ class Schema:
             for name, default in _OF_DENSE_FIELDS.items():
                 if field[name] == default:
                     del field[name]
+        values["tables_to_join"] = {table.name: table.to_json() for table in self.tables_to_join}
+        if not self.tables_to_join:
+            del values["tables_to_join"]
         return json.loads(json.dumps(values))
 
     @classmethod
@@ -386,7 +469,50 @@ class Schema:
         values = dict(values)
         for member, kind in (("fields", Field), ("tables", Table)):
             values[member] = tuple(_entries(values.get(member), member, kind))
+        values["tables_to_join"] = tuple(_side_tables(values.get("tables_to_join")))
         return cls(**values)
+
+
+_MEMBERS: dict[str, type] = {"fields": Field, "tables": Table, "tables_to_join": SideTable}
+
+
+def _side_tables(named: object) -> Iterator[SideTable]:
+    """The tables to join of JSON values, each made; an error names the table."""
+    if named is None:
+        return
+    if not isinstance(named, Mapping):
+        raise ValueError(
+            "tables_to_join: expected a name for each table, such as "
+            f"{{films: {{path: films.csv, on: film}}}}, got {_described(named)}."
+        )
+    for name, values in named.items():
+        where = f"tables_to_join, {name}"
+        _check_names(where, values, SideTable, required=("path", "on"), unknown=("name",))
+        try:
+            yield SideTable(name, **values)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+
+def _renamed(where: str, columns: Any) -> tuple[tuple[str, str], ...]:
+    """Columns, as a list of names or as a mapping of new names to old ones, as pairs."""
+    if isinstance(columns, Mapping):
+        pairs = list(columns.items())
+    elif isinstance(columns, list | tuple):
+        pairs = [(one, one) if isinstance(one, str) else one for one in columns]
+    else:
+        pairs = [columns]
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or not all(_is_a(name, str) for name in pair):
+            raise ValueError(
+                f"{where}: expected columns to be a list of names, or a mapping of new names to "
+                f"the table's, got {_described(columns)}."
+            )
+    return tuple((str(new), str(old)) for new, old in pairs)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
 
 
 # Members of a dense field alone, and what they are where nobody asks for anything.
@@ -433,8 +559,14 @@ def _no_twice(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"Schema: the {what} {twice[0]!r} stands twice. Give each its own name.")
 
 
-def _check_names(where: str, values: object, kind: type, required: Sequence[str]) -> None:
-    known = [member.name for member in dataclasses.fields(kind)]
+def _check_names(
+    where: str,
+    values: object,
+    kind: type,
+    required: Sequence[str],
+    unknown: Sequence[str] = (),
+) -> None:
+    known = [member.name for member in dataclasses.fields(kind) if member.name not in unknown]
     if not isinstance(values, Mapping):
         raise ValueError(
             f"{where}: expected {', '.join(required or known)} and what else it has, each with its "
@@ -453,7 +585,7 @@ def _check_names(where: str, values: object, kind: type, required: Sequence[str]
             raise ValueError(f"{where}: {name} is missing; required are {', '.join(required)}.")
 
 
-def check_types(made: Field | Fitted | Table | Schema) -> None:
+def check_types(made: Field | Fitted | SideTable | Table | Schema) -> None:
     """Checks that the values of a field, a table or a schema are of their types.
 
     Raises:

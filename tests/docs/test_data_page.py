@@ -1,5 +1,6 @@
 """docs/data.md: each section's files are written and its commands run, in their order."""
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -42,6 +43,16 @@ def test_dense_values(capsys):
     assert schema.num_dense_columns == 1 + 1 + 4
     words = re.findall(r"^\| `(\w+)` \|", SECTIONS["Dense values"], re.MULTILINE)
     assert {*allowed.DENSE_TRANSFORMS, *allowed.MISSING, "transform", "missing"} == set(words)
+
+
+def test_tables_of_users_and_items(capsys):
+    assert run(SECTIONS["Tables of users and items"]) == 1
+    told = capsys.readouterr().out
+    assert "joined films: 1 rows found nothing in it" in told  # film e
+    assert "joined studios: 2 rows found nothing in it" in told
+    told_of = re.findall(r"^\| `(\w+)` \|", SECTIONS["Tables of users and items"], re.MULTILINE)
+    known = {field.name for field in dataclasses.fields(gm.SideTable)}
+    assert set(told_of) == known - {"name"}
 
 
 def test_every_section_is_in_the_list_at_the_top():

@@ -67,6 +67,9 @@ def _comparable(schema: Schema) -> dict[str, Any]:
     values.pop("positive_from")
     for field in values["fields"]:
         field.pop("fitted", None)
+    for side_table in values.get("tables_to_join", {}).values():
+        side_table.pop("path")
+        side_table.pop("read", None)
     for table in values["tables"]:
         table.pop("width")
         if table["keys"] == "vocabulary":

@@ -43,7 +43,9 @@ from gmeta_tf.meta_io.preparing.work_folder import (
 from gmeta_tf.meta_io.records.records import Records, SplitFiles
 from gmeta_tf.meta_io.records.writer import EpisodeWriter
 from gmeta_tf.meta_io.sealed_json import sealed
+from gmeta_tf.meta_io.sources.side_tables import joined
 from gmeta_tf.meta_io.sources.sources import Source
+from gmeta_tf.meta_io.sql import connect
 from gmeta_tf.schema import Schema
 
 __all__ = ["Split", "prepare"]
@@ -94,7 +96,8 @@ def prepare(
 
     Args:
         source: the raw rows.
-        schema: what a row is; the vocabularies' sizes are filled in.
+        schema: what a row is; the vocabularies' sizes are filled in, and its `tables_to_join` are
+            joined.
         output: the records folder, local or of a remote file system (see `files`).
         engine: what does the work: "duckdb" on this machine, or "spark" (see docs/meta_io.md). Both
             write the same records.
@@ -154,6 +157,14 @@ def prepare(
         # From the first folder that is made on.
         stack.enter_context(told_of_a_full_disk(output))
         work, spilled = _work_folders(stack, output, spill_folder)
+        if schema.tables_to_join:
+            with (
+                shown.stage("reading side tables"),
+                contextlib.closing(connect(spilled, memory_limit)) as database,
+            ):
+                tables = spilled.parent / "side-tables"
+                tables.mkdir()
+                source = joined(source, schema, schema.columns, tables, database)
         built = work / "records"
         (built / "vocabulary").mkdir(parents=True)
         job = Job(

@@ -26,6 +26,7 @@ def details_of(
     """The `details` of the records, as JSON values; counts go on from those of the older ones.
 
     sources: the descriptions of the logs, the first one first. rows, tasks: that have records.
+    missed_rows: by the table that they found nothing in, where any is joined.
     rows_of_tasks: how many tasks have 1, 2 to 3, 4 to 7, ... rows. dropped_rows: by reason.
     left_out_rows: by a split by both. cut_values: by field, values beyond its max_values. split:
     how it was split. time: how the time was read and cut. `prepare` adds inputs: the files that
@@ -34,6 +35,7 @@ def details_of(
     """
     before: Mapping[str, Any] = {} if old is None else old.details
     of_first_log = {name: before[name] for name in ("dense_values",) if name in before}
+    missed = _sum(before.get("missed_rows", {}), encoded.counts["missed_rows"])
     num_tasks, histogram = _rows_of_tasks(job)
     counts = encoded.counts
     return {
@@ -47,6 +49,7 @@ def details_of(
         "split": dataclasses.asdict(job.split),
         "time": dataclasses.asdict(encoded.time),
         **of_first_log,
+        **({"missed_rows": missed} if missed else {}),
     }
 
 
@@ -88,6 +91,10 @@ def describe(records: Records) -> str:
         for name, split in records.contents.items()
     ]
     lines += [f"  dropped, {why}: {n:,} rows" for why, n in details["dropped_rows"].items()]
+    lines += [
+        f"  joined {table}: {n:,} rows found nothing in it"
+        for table, n in details.get("missed_rows", {}).items()
+    ]
     if details["left_out_rows"]:
         lines.append(f"  left out by the split: {details['left_out_rows']:,} rows")
     lines += [

@@ -325,4 +325,6 @@ def _first_line(error: BaseException) -> str:
 def _without_sizes(schema: Schema) -> Schema:
     tables = tuple(dataclasses.replace(table, num_rows=None, width=None) for table in schema.tables)
     fields = tuple(dataclasses.replace(field, fitted=None) for field in schema.fields)
-    return dataclasses.replace(schema, fields=fields, tables=tables, positive_from=None)
+    return dataclasses.replace(
+        schema, fields=fields, tables=tables, positive_from=None, tables_to_join=()
+    )

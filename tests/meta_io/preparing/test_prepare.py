@@ -535,8 +535,12 @@ class TestOutput:
             "time": {"kind": "", "valid": None, "test": None},
             "dense_values": {
                 "price": {
-                    **{"rows": 8, "missing": 0},
-                    **{"mean": 1.5, "deviation": 0.0, "smallest": 1.5, "largest": 1.5},
+                    "rows": 8,
+                    "missing": 0,
+                    "mean": 1.5,
+                    "deviation": 0.0,
+                    "smallest": 1.5,
+                    "largest": 1.5,
                 }
             },
             "inputs": [{"name": "small.csv", **digest_of(tmp_path / "small.csv"), "generation": 0}],
