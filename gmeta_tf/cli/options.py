@@ -6,7 +6,13 @@ at once.
 
 from __future__ import annotations
 
-from gmeta_tf.cli.data_options import InspectOptions, PrepareOptions, ReaderFlags
+from gmeta_tf.cli.data_options import (
+    CheckOptions,
+    InspectOptions,
+    PrepareOptions,
+    ReaderFlags,
+    SchemaOptions,
+)
 from gmeta_tf.cli.model_options import PlanOptions, StepOptions
 from gmeta_tf.cli.option_fields import description_of, flag_of, help_of
 from gmeta_tf.cli.run_options import (
@@ -20,6 +26,7 @@ from gmeta_tf.cli.train_options import TrainOptions
 
 __all__ = [
     "CandidatesOptions",
+    "CheckOptions",
     "EvaluateOptions",
     "ExportOptions",
     "InspectOptions",
@@ -28,6 +35,7 @@ __all__ = [
     "PrepareOptions",
     "ReaderFlags",
     "ReportOptions",
+    "SchemaOptions",
     "StepOptions",
     "TrainOptions",
     "description_of",

@@ -372,6 +372,7 @@ PREDICT = [
     ("support", ["--support", "@none.csv"], "none.csv"),
     ("support", ["--support", "@no-label.csv"], "no-label.csv: no column 'stars'"),
     ("tasks", ["--tasks", "0"], "--tasks of at least 1"),
+    ("tables", ["--tables", "films=a.csv"], "NAME=PATH, with a table of none, got 'films=a.csv'"),
     *READING,
 ]
 

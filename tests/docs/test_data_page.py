@@ -36,6 +36,26 @@ def in_a_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def test_a_schema_to_begin_with():
+    assert run(SECTIONS["A schema to begin with"]) == 2
+    schema = gm.Records.open("records").schema
+    assert (schema.task, schema.label, schema.time) == ("user", "rating", "time")
+    assert [table.name for table in schema.tables_to_join] == ["films"]
+    assert {field.name: field.kind for field in schema.fields} == {
+        "item": "categorical",
+        "year": "categorical",
+        "genres": "multi",
+    }
+
+
+def test_a_look_before_training(capsys):
+    assert run(SECTIONS["A look before training"]) == 1
+    told = capsys.readouterr().out
+    assert "\n1. labels go from 1 to 5, and the loss takes 0 to 1." in told
+    assert "\n2. the dense field 'year' has values from 1970 to 2003" in told
+    assert not list(pathlib.Path().glob("records*"))
+
+
 def test_dense_values(capsys):
     assert run(SECTIONS["Dense values"]) == 2
     assert "warning: the dense field" not in capsys.readouterr().err

@@ -26,6 +26,7 @@ __all__ = [
     "SourceFile",
     "check_unchanged",
     "files_source",
+    "first_rows",
     "joined_query",
     "matching_files",
     "materialised",
@@ -329,6 +330,16 @@ def materialised(
             raise reading_error(source.description, error) from error
     check_unchanged(source)
     return dataclasses.replace(files_source(path), description=source.description, row=source.row)
+
+
+def first_rows(source: Source, num_rows: int) -> Source:
+    """The first rows of a source, to look at: its files are not known again, and not counted."""
+    order = "" if source.row is None else f" ORDER BY {sql_name(source.row)}"
+    return Source(
+        f"the first {num_rows:,} rows of {source.description}",
+        f"SELECT * FROM ({source.query}){order} LIMIT {num_rows}",
+        row=source.row,
+    )
 
 
 def reading_error(description: str, error: duckdb.Error) -> ValueError:
