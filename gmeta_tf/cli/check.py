@@ -71,4 +71,4 @@ def check(options: CheckOptions) -> None:
             print("Nothing was found that is likely to go wrong.")
 
 
-_READER_FLAGS = ("separator", "quoting", "columns", "null_words", "encoding", "format")
+_READER_FLAGS = ("separator", "quoting", "columns", "null_words", "escape", "encoding", "format")

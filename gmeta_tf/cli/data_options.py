@@ -26,11 +26,12 @@ class ReaderFlags(Options):
 
     Attributes:
         separator: what stands between cells of CSV and TSV, such as ";" or "::"; None is a comma in
-            CSV and a tab in TSV.
+            CSV and a tab in TSV, or what all first lines have equally often.
         quoting: "minimal", where cells with separators or ends of lines are in quotes, or "none",
             where a quote is a letter like others; None is "minimal", unless a file can be read
             either way.
         columns: the names of the columns of CSV and TSV without a header.
+        escape: what stands before a quote within quotes: a backslash; None is a second quote.
         null_words: cells that stand for a missing value, as empty ones do, such as NULL.
         encoding: of CSV and TSV: "utf-8", "latin-1" or "utf-16"; None is "utf-8".
         format: "csv" or "tsv", whatever the files' names end in.
@@ -40,6 +41,7 @@ class ReaderFlags(Options):
     quoting: str | None = word(None, of=allowed.QUOTINGS)
     columns: list[str] | None = None
     null_words: list[str] | None = None
+    escape: str | None = None
     encoding: str | None = word(None, of=allowed.ENCODINGS)
     format: str | None = word(None, of=allowed.FILE_FORMATS)
 

@@ -90,6 +90,10 @@ def describe(records: Records) -> str:
         f"  {name}: {split.tasks:,} tasks, {split.rows:,} rows, {split.episodes:,} episodes"
         for name, split in records.contents.items()
     ]
+    num_dropped = sum(details["dropped_rows"].values())
+    if num_dropped or details["left_out_rows"]:
+        num_rows = details["rows"] + details["left_out_rows"] + num_dropped
+        lines.append(f"  of {num_rows:,} rows in the files {details['rows']:,} were kept")
     lines += [f"  dropped, {why}: {n:,} rows" for why, n in details["dropped_rows"].items()]
     lines += [
         f"  joined {table}: {n:,} rows found nothing in it"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import gzip
 import os
@@ -13,7 +12,7 @@ from typing import Any
 import duckdb
 
 from gmeta_tf.meta_io.sources.compressed import compression_of
-from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
+from gmeta_tf.meta_io.sources.reader_options import SEPARATORS, ReaderOptions, even_separator
 from gmeta_tf.meta_io.sources.sources import Source, files_source
 from gmeta_tf.meta_io.sql import number_of, sql_name, sql_text, trimmed
 
@@ -22,7 +21,6 @@ __all__ = ["ColumnProfile", "Sample", "profiles_of", "sample_of", "separator_of"
 _READ_BYTES = 64 << 20
 _ROWS = 500_000
 _LINES = 50
-_SEPARATORS = ("::", "\t", ";", "|", ",")
 _TEXT_ENDINGS = (".csv", ".tsv", ".txt", ".dat", ".data", ".log", ".item", ".user", "")
 _JSON_ENDINGS = (".jsonl", ".ndjson", ".json")
 # A row that has no header's word in it is a row, and not a header.
@@ -145,26 +143,17 @@ def separator_of(lines: Sequence[str], usual: str | None, path: str) -> str:
         >>> separator_of(["1::7::5", "1::9::3"], None, "ratings.dat")
         '::'
     """
-    counts = {mark: collections.Counter(line.count(mark) for line in lines) for mark in _SEPARATORS}
-    even = {
-        mark: next(iter(found))
-        for mark, found in counts.items()
-        if len(found) == 1 and next(iter(found)) > 0
-    }
-    if usual is not None and usual in even:
-        return usual
-    if even:
-        # Of several the most frequent one; `::` before what it is made of.
-        return max(even, key=lambda mark: (even[mark], -_SEPARATORS.index(mark)))
+    if (found := even_separator(lines, usual)) is not None:
+        return found
     # Cells in quotes may hold separators: then most lines, and the header, say which it is.
-    for mark in (*([usual] if usual else []), *_SEPARATORS):
+    for mark in (*([usual] if usual else []), *SEPARATORS):
         first = lines[0].count(mark) if lines else 0
-        if first and sum(line.count(mark) >= first for line in lines) == len(lines):
+        if first and all(line.count(mark) >= first for line in lines):
             return mark
     shown = {"\t": "\\t"}
     raise ValueError(
         f"{path}: no separator was found: expected lines with equally many of "
-        f"{', '.join(shown.get(mark, mark) for mark in _SEPARATORS)}, got "
+        f"{', '.join(shown.get(mark, mark) for mark in SEPARATORS)}, got "
         f"{lines[0][:80] if lines else 'no line'!r}. Say which it is: --separator SEPARATOR."
     )
 

@@ -16,7 +16,13 @@ import duckdb
 from gmeta_tf.allowed import FILE_FORMATS
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.sources.compressed import check_whole, compression_of
-from gmeta_tf.meta_io.sources.plain_files import read_delimited, read_json, read_parquet, shown
+from gmeta_tf.meta_io.sources.plain_files import (
+    read_delimited,
+    read_json,
+    read_parquet,
+    shown,
+    with_separator,
+)
 from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sql import sql_name, sql_parquet, sql_text, trimmed_text
 
@@ -211,6 +217,8 @@ def files_source(
     found_files = source_files(names)
     with contextlib.closing(duckdb.connect()) as database:
         try:
+            if format_name in FILE_FORMATS:
+                options = with_separator(database, names, format_name, options)
             found = _READERS[format_name](database, names, format_name, options)
         except duckdb.Error as error:
             raise reading_error(description, error) from error

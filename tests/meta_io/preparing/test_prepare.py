@@ -566,6 +566,7 @@ class TestOutput:
             f"{tmp_path}/out: 16 rows of 6 tasks",
             "  train: 4 tasks, 12 rows, 4 episodes",
             "  test: 2 tasks, 4 rows, 2 episodes",
+            "  of 18 rows in the files 16 were kept",
             "  dropped, task: 1 rows",
             "  dropped, label: 1 rows",
             "  field seen: 11 values beyond its max_values cut off",

@@ -129,6 +129,13 @@ def test_side_tables_of_a_query_are_joined_alike(tmp_path):
     both(Source("a query", query, row="at"), schema_of(tmp_path), tmp_path)
 
 
+def test_a_separator_that_is_found_is_that_of_both(tmp_path):
+    rows = "".join(f"u{row % 5};i{row % 3};{row % 2};{row}\n" for row in range(30))
+    (tmp_path / "log.csv").write_text("user;item;rating;price\n" + rows)
+    records = both(files_source(tmp_path / "log.csv"), SMALL, tmp_path)
+    assert records.details["rows"] == 30
+
+
 def write_rest(path: pathlib.Path, rows: list[dict[str, object]], delimiter: str = ",") -> str:
     return write_rows(path, [{k: str(v) for k, v in row.items()} for row in rows], delimiter)
 
