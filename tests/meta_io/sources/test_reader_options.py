@@ -63,6 +63,7 @@ def rows_of(path, **options):
         # The header's comma counts, and lines that differ tell nothing.
         ("f.csv", b"a,b|c\n1,2|3\n", {}, ("a", "b|c"), [("1", "2|3")]),
         ("f.csv", b"a\nx|y\nz\n", {}, ("a",), [("x|y",), ("z",)]),
+        ("f.csv", b'a,b;c\n"1,2",3;4\n', {}, ("a", "b;c"), [("1,2", "3;4")]),
         (
             "f.csv",
             b'"a\\"b",c\n"x\\"y, z",1\n',
