@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gmeta_tf.saving.run_folder import RunFolder as RunFolder
     from gmeta_tf.schema import Field as Field
     from gmeta_tf.schema import Schema as Schema
+    from gmeta_tf.schema import SideTable as SideTable
     from gmeta_tf.schema import Table as Table
 
 __version__ = "0.1.0.dev0"
@@ -67,6 +68,7 @@ _HOME = {
     "Schema": "gmeta_tf.schema",
     "ShardedEmbedding": "gmeta_tf.embedding.sharded",
     "ShrunkRows": "gmeta_tf.embedding.row_shrinkage",
+    "SideTable": "gmeta_tf.schema",
     "Split": "gmeta_tf.meta_io.preparing.split",
     "Table": "gmeta_tf.schema",
     "TaskBatches": "gmeta_tf.meta_io.batches.task_batches",

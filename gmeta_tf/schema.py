@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import difflib
+import itertools
 import json
 import math
 import types
@@ -12,9 +13,9 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from gmeta_tf.allowed import FIELD_KINDS, KEYS, check_word
+from gmeta_tf.allowed import DENSE_TRANSFORMS, FIELD_KINDS, KEYS, MISSING, check_word
 
-__all__ = ["Field", "Schema", "Table"]
+__all__ = ["Field", "Fitted", "Schema", "SideTable", "Table"]
 
 UNKNOWN_KEY = 0
 PADDING_KEY = -1
@@ -87,6 +88,34 @@ class Table:
 
 
 @dataclasses.dataclass(frozen=True)
+class Fitted:
+    """What a dense field's transform learned from the training rows; prepare fills it in.
+
+    Attributes:
+        centre: what is subtracted: the mean of `"standardize"`, the smallest of `"minmax"`.
+        scale: what is then divided by: the standard deviation, or largest - smallest. 1 where that
+            is 0, so that a value that is the same in all training rows becomes 0.
+        mean: of the values that are there, which stands for a missing one under `missing: mean`.
+        edges: of `"bucketize"`, ascending.
+
+    Raises:
+        ValueError: a value that is no finite number, a scale of 0 or below, edges that do not
+            ascend.
+    """
+
+    centre: float = 0.0
+    scale: float = 1.0
+    mean: float = 0.0
+    edges: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        object.__setattr__(self, "edges", _edges_of("Fitted", self.edges))
+        if self.scale <= 0:
+            raise ValueError(f"Fitted: expected scale above 0, got {self.scale}.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Field:
     """One feature of a row.
 
@@ -101,10 +130,23 @@ class Field:
         max_values: L of a `"multi"` field; a row's further values are cut off.
         min_count: values seen fewer times in the training rows share the unknown value's row
             (of a table with a vocabulary).
+        transform: what a learner sees of a dense value x. Records keep x, and training, evaluation
+            and the served model apply the same ops to it.
+            `"none"`: x. `"standardize"`: (x - mean) / standard deviation. `"minmax"`:
+            (x - smallest) / (largest - smallest). `"log1p"`: sign(x) ln(1 + |x|).
+            `"bucketize"`: a 1 in the column of x's bucket among `edges` and 0 in the others.
+            Means, deviations, smallest and largest are those of the training rows.
+        missing: what a dense value that is not there is. `"error"`: a bad row. A number: that
+            number. `"mean"`: the mean of the training rows. `"indicator"`: 0 in the value's
+            columns and 1 in a further one, which is 0 in all other rows.
+        buckets: how many buckets, cut at quantiles of the training rows so that each has about as
+            many rows; equal edges are one.
+        edges: the edges themselves, ascending; a value that equals one is in the bucket above.
+        fitted: what was learned from the training rows.
 
     Raises:
         ValueError: a value of another type, an empty name, an unknown kind, a dense field with a
-            table, a count below 1.
+            table, another one with a transform, a count below 1, edges that do not ascend.
     """
 
     name: str
@@ -114,10 +156,16 @@ class Field:
     separator: str = "|"
     max_values: int = 8
     min_count: int = 1
+    transform: str = "none"
+    missing: str | float = "error"
+    buckets: int = 10
+    edges: tuple[float, ...] = ()
+    fitted: Fitted | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
         check_word(f"Field {self.name!r}: kind", self.kind, FIELD_KINDS)
+        self._check_transform()
         if self.kind == "dense" and self.table is not None:
             raise ValueError(
                 f"Field {self.name!r}: a dense field reads no table, got table={self.table!r}. "
@@ -130,6 +178,72 @@ class Field:
                 )
         if self.kind == "multi" and not self.separator:
             raise ValueError(f"Field {self.name!r}: expected a separator, got an empty one.")
+
+    def _check_transform(self) -> None:
+        where = f"Field {self.name!r}"
+        check_word(f"{where}: transform", self.transform, DENSE_TRANSFORMS)
+        if isinstance(self.missing, str):
+            check_word(f"{where}: missing", self.missing, MISSING, "Or give a number.")
+        object.__setattr__(self, "edges", _edges_of(where, self.edges))
+        saved: Any = self.fitted
+        if saved is not None and not isinstance(saved, Fitted):
+            _check_names(f"{where}: fitted", saved, Fitted, required=())
+            object.__setattr__(self, "fitted", Fitted(**saved))
+        asked = {
+            name: getattr(self, name)
+            for name, default in _OF_DENSE_FIELDS.items()
+            if getattr(self, name) != default
+        }
+        if self.kind != "dense" and asked:
+            name, value = next(iter(asked.items()))
+            raise ValueError(
+                f"{where}: {name} is of dense fields, got {name}={value!r} of a {self.kind} one. "
+                "Leave it out, or make the field dense."
+            )
+        if self.transform != "bucketize" and (self.edges or "buckets" in asked):
+            raise ValueError(
+                f"{where}: buckets and edges are of the transform bucketize, got "
+                f"{self.transform!r}. Leave them out, or state transform: bucketize."
+            )
+        if self.buckets < 2:
+            raise ValueError(f"{where}: expected buckets to be at least 2, got {self.buckets}.")
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether what a learner sees of the field depends on the training rows."""
+        is_fitted_transform = self.transform in ("standardize", "minmax")
+        is_cut_by_quantiles = self.transform == "bucketize" and not self.edges
+        return self.missing == "mean" or is_fitted_transform or is_cut_by_quantiles
+
+    @property
+    def bucket_edges(self) -> tuple[float, ...]:
+        """The edges of a bucketized field: those that were stated, or fitted."""
+        return self.edges or (() if self.fitted is None else self.fitted.edges)
+
+    @property
+    def num_columns(self) -> int:
+        """How many numbers a learner sees of a dense field.
+
+        Raises:
+            ValueError: that depends on the training rows, and nothing has been fitted.
+        """
+        self.check_fitted()
+        of_value = len(self.bucket_edges) + 1 if self.transform == "bucketize" else 1
+        return of_value + (self.missing == "indicator")
+
+    def check_fitted(self) -> None:
+        """Checks that what depends on the training rows is there.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if self.needs_fit and self.fitted is None:
+            raise ValueError(
+                f"the dense field {self.name!r} is not fitted: expected a schema whose transforms "
+                f"were fitted to training rows, got transform={self.transform!r}, "
+                f"missing={self.missing!r} and no fitted. Use the schema of the records folder "
+                "(Records.schema)."
+            )
 
     @property
     def table_name(self) -> str:
@@ -148,6 +262,76 @@ class Field:
 
 
 @dataclasses.dataclass(frozen=True)
+class SideTable:
+    """A second table that gives columns to the rows of the log: of users, of items.
+
+    Attributes:
+        name: what messages call it.
+        path: its file, or a pattern. In a schema's file it is relative to that file.
+        on: the column of the log that is looked up in it, or one that another table gives.
+        key: the column of the table that it is looked up in. None is `on`.
+        columns: the columns that it gives, as (name, the table's column). Empty gives all but the
+            key under their own names. Those that the schema does not read are not joined.
+        many: the column that has one value a line, of several lines a key (a film's genres, a line
+            each): it becomes a list in the order of the lines. None has one line a key.
+        read: how the file is written, as (option, value): see `ReaderOptions`.
+
+    Raises:
+        ValueError: a value of another type, a name that stands twice, or further columns beside
+            `many`.
+    """
+
+    name: str
+    path: str
+    on: str
+    key: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    many: str | None = None
+    read: tuple[tuple[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        where = f"SideTable {self.name!r}"
+        object.__setattr__(self, "columns", _renamed(where, self.columns))
+        read: Any = self.read
+        if not isinstance(read, Mapping | list | tuple):
+            raise ValueError(
+                f"{where}: expected read to be options, each with its value, got "
+                f"{_described(read)}."
+            )
+        pairs = read.items() if isinstance(read, Mapping) else read
+        object.__setattr__(self, "read", tuple((str(name), _frozen(one)) for name, one in pairs))
+        _no_twice(f"column that {self.name!r} gives,", [name for name, _ in self.columns])
+        if self.many is not None:
+            if not self.columns:
+                object.__setattr__(self, "columns", ((self.many, self.many),))
+            if [column for _, column in self.columns] != [self.many]:
+                raise ValueError(
+                    f"{where}: with many={self.many!r} it gives that column alone, got columns "
+                    f"{', '.join(column for _, column in self.columns)}. Name the file a second "
+                    "time, under another name, for columns of one value."
+                )
+
+    @property
+    def key_column(self) -> str:
+        """The column of the table that it is looked up in."""
+        return self.key or self.on
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands under the table's name, as JSON values."""
+        values: dict[str, Any] = {"path": self.path, "on": self.on}
+        if self.key is not None:
+            values["key"] = self.key
+        if self.many is not None:
+            values["many"] = self.many
+        if self.columns and self.columns != ((self.many, self.many),):
+            values["columns"] = dict(self.columns)
+        if self.read:
+            values["read"] = json.loads(json.dumps(dict(self.read)))
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
 class Schema:
     """What a row is, and what groups rows into tasks.
 
@@ -159,6 +343,8 @@ class Schema:
         positive_from: labels of at least this are 1 and the others 0 where the data is read
             (records keep the number); None leaves the number.
         tables: the tables. Those that fields name and that are not listed are added.
+        tables_to_join: further files that give columns to the rows; in JSON and YAML a mapping of
+            names.
 
     Raises:
         ValueError: a value of another type, no field, a name that stands twice, a table that no
@@ -179,10 +365,11 @@ class Schema:
     time: str | None = None
     positive_from: float | None = None
     tables: tuple[Table, ...] = ()
+    tables_to_join: tuple[SideTable, ...] = ()
 
     def __post_init__(self) -> None:
         check_types(self)
-        for member, kind in (("fields", Field), ("tables", Table)):
+        for member, kind in _MEMBERS.items():
             object.__setattr__(self, member, tuple(getattr(self, member)))
             for entry in getattr(self, member):
                 if not isinstance(entry, kind):
@@ -194,6 +381,7 @@ class Schema:
             raise ValueError("Schema: expected at least one field, got none.")
         _no_twice("field", [field.name for field in self.fields])
         _no_twice("table", [table.name for table in self.tables])
+        _no_twice("table to join", [table.name for table in self.tables_to_join])
         read = list(dict.fromkeys(f.table_name for f in self.fields if f.kind != "dense"))
         listed = {table.name: table for table in self.tables}
         unread = [name for name in listed if name not in read]
@@ -206,6 +394,12 @@ class Schema:
         object.__setattr__(self, "tables", tables)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a row needs: the task's, the label's, the time's, the fields'."""
+        others = (self.task, self.label, *(() if self.time is None else (self.time,)))
+        return tuple(dict.fromkeys((*others, *(field.column_name for field in self.fields))))
+
+    @property
     def key_fields(self) -> tuple[Field, ...]:
         """The fields that read a table, in the schema's order."""
         return tuple(field for field in self.fields if field.kind != "dense")
@@ -214,6 +408,15 @@ class Schema:
     def dense_fields(self) -> tuple[Field, ...]:
         """The fields that are numbers, in the schema's order."""
         return tuple(field for field in self.fields if field.kind == "dense")
+
+    @property
+    def num_dense_columns(self) -> int:
+        """The width of the learner's input `"dense"`.
+
+        Raises:
+            ValueError: a transform has not been fitted.
+        """
+        return sum(field.num_columns for field in self.dense_fields)
 
     def table(self, name: str) -> Table:
         """The table of that name; KeyError when there is none."""
@@ -227,9 +430,29 @@ class Schema:
         )
         return dataclasses.replace(self, tables=tables)
 
+    def with_fitted(self, fitted: Mapping[str, Fitted]) -> Schema:
+        """The same schema with what was learned of the named dense fields filled in."""
+        fields = tuple(
+            dataclasses.replace(field, fitted=fitted.get(field.name, field.fitted))
+            for field in self.fields
+        )
+        return dataclasses.replace(self, fields=fields)
+
     def to_json(self) -> dict[str, Any]:
-        """The schema as JSON values; `from_json` undoes it."""
-        return json.loads(json.dumps(dataclasses.asdict(self)))
+        """The schema as JSON values; `from_json` undoes it.
+
+        What only dense fields have is left out where it is not asked for, so that schemas that do
+        without it are what they always were.
+        """
+        values = dataclasses.asdict(self)
+        for field in values["fields"]:
+            for name, default in _OF_DENSE_FIELDS.items():
+                if field[name] == default:
+                    del field[name]
+        values["tables_to_join"] = {table.name: table.to_json() for table in self.tables_to_join}
+        if not self.tables_to_join:
+            del values["tables_to_join"]
+        return json.loads(json.dumps(values))
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Schema:
@@ -246,7 +469,71 @@ class Schema:
         values = dict(values)
         for member, kind in (("fields", Field), ("tables", Table)):
             values[member] = tuple(_entries(values.get(member), member, kind))
+        values["tables_to_join"] = tuple(_side_tables(values.get("tables_to_join")))
         return cls(**values)
+
+
+_MEMBERS: dict[str, type] = {"fields": Field, "tables": Table, "tables_to_join": SideTable}
+
+
+def _side_tables(named: object) -> Iterator[SideTable]:
+    """The tables to join of JSON values, each made; an error names the table."""
+    if named is None:
+        return
+    if not isinstance(named, Mapping):
+        raise ValueError(
+            "tables_to_join: expected a name for each table, such as "
+            f"{{films: {{path: films.csv, on: film}}}}, got {_described(named)}."
+        )
+    for name, values in named.items():
+        where = f"tables_to_join, {name}"
+        _check_names(where, values, SideTable, required=("path", "on"), unknown=("name",))
+        try:
+            yield SideTable(name, **values)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+
+
+def _renamed(where: str, columns: Any) -> tuple[tuple[str, str], ...]:
+    """Columns, as a list of names or as a mapping of new names to old ones, as pairs."""
+    if isinstance(columns, Mapping):
+        pairs = list(columns.items())
+    elif isinstance(columns, list | tuple):
+        pairs = [(one, one) if isinstance(one, str) else one for one in columns]
+    else:
+        pairs = [columns]
+    for pair in pairs:
+        if not isinstance(pair, tuple | list) or not all(_is_a(name, str) for name in pair):
+            raise ValueError(
+                f"{where}: expected columns to be a list of names, or a mapping of new names to "
+                f"the table's, got {_described(columns)}."
+            )
+    return tuple((str(new), str(old)) for new, old in pairs)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+# Members of a dense field alone, and what they are where nobody asks for anything.
+_OF_DENSE_FIELDS: dict[str, Any] = {
+    "transform": "none",
+    "missing": "error",
+    "buckets": 10,
+    "edges": (),
+    "fitted": None,
+}
+
+
+def _edges_of(where: str, edges: object) -> tuple[float, ...]:
+    """Edges of buckets as a tuple of numbers."""
+    if not isinstance(edges, list | tuple) or not all(_is_a(edge, float) for edge in edges):
+        raise ValueError(
+            f"{where}: expected edges to be a list of finite numbers, got {_described(edges)}."
+        )
+    if any(left >= right for left, right in itertools.pairwise(edges)):
+        raise ValueError(f"{where}: expected edges to ascend, got {list(edges)}. Sort them.")
+    return tuple(map(float, edges))
 
 
 def _entries(entries: object, member: str, kind: type[Field] | type[Table]) -> Iterator[Any]:
@@ -272,11 +559,18 @@ def _no_twice(what: str, names: Sequence[str]) -> None:
         raise ValueError(f"Schema: the {what} {twice[0]!r} stands twice. Give each its own name.")
 
 
-def _check_names(where: str, values: object, kind: type, required: Sequence[str]) -> None:
-    known = [member.name for member in dataclasses.fields(kind)]
+def _check_names(
+    where: str,
+    values: object,
+    kind: type,
+    required: Sequence[str],
+    unknown: Sequence[str] = (),
+) -> None:
+    known = [member.name for member in dataclasses.fields(kind) if member.name not in unknown]
     if not isinstance(values, Mapping):
         raise ValueError(
-            f"{where}: expected {', '.join(required)} and what else it has, each with its value, "
+            f"{where}: expected {', '.join(required or known)} and what else it has, each with its "
+            "value, "
             f"got {_described(values)}."
         )
     for name in values:
@@ -291,7 +585,7 @@ def _check_names(where: str, values: object, kind: type, required: Sequence[str]
             raise ValueError(f"{where}: {name} is missing; required are {', '.join(required)}.")
 
 
-def check_types(made: Field | Table | Schema) -> None:
+def check_types(made: Field | Fitted | SideTable | Table | Schema) -> None:
     """Checks that the values of a field, a table or a schema are of their types.
 
     Raises:
@@ -306,12 +600,13 @@ def check_types(made: Field | Table | Schema) -> None:
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         if value is None and type(None) in kinds:
             continue
-        for kind, expected in _EXPECTED.items():
-            if kind in kinds and not _is_a(value, kind):
-                raise ValueError(
-                    f"{owner}: expected {member.name} to be {expected}, got {_described(value)}."
-                    + _remedy(value, kind)
-                )
+        known = [kind for kind in _EXPECTED if kind in kinds]
+        if known and not any(_is_a(value, kind) for kind in known):
+            expected = " or ".join(_EXPECTED[kind] for kind in known)
+            raise ValueError(
+                f"{owner}: expected {member.name} to be {expected}, got {_described(value)}."
+                + _remedy(value, known[0])
+            )
 
 
 _EXPECTED = {str: "a text", int: "an integer", float: "a finite number"}

@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmeta_tf.schema import Field, Schema, Table
+from gmeta_tf.schema import Field, Fitted, Schema, SideTable, Table
+
+JOINED = {"fields": [{"name": "item"}], "label": "y", "task": "u"}
 
 quick = settings(deadline=None, max_examples=80, derandomize=True)
 
@@ -53,6 +55,77 @@ quick = settings(deadline=None, max_examples=80, derandomize=True)
         (
             lambda: Field("f", "multi", separator=""),
             r"Field 'f': expected separator to be a text, got an empty text",
+        ),
+        (
+            lambda: Field("f", transform="log1p"),
+            r"Field 'f': transform is of dense fields, got transform='log1p' of a categorical one",
+        ),
+        (
+            lambda: Field("f", "multi", missing=0.0),
+            r"Field 'f': missing is of dense fields, got missing=0.0 of a multi one",
+        ),
+        (
+            lambda: Field("f", "dense", transform="scale"),
+            r"Field 'f': expected transform to be one of none, standardize, log1p, minmax, buck",
+        ),
+        (
+            lambda: Field("f", "dense", missing="median"),
+            r"expected missing to be one of error, mean, indicator, got 'median'. Or give a number",
+        ),
+        (
+            lambda: Field("f", "dense", missing=True),
+            r"Field 'f': expected missing to be a text or a finite number, got True",
+        ),
+        (
+            lambda: Field("f", "dense", edges=(1.0, 2.0)),
+            r"Field 'f': buckets and edges are of the transform bucketize, got 'none'",
+        ),
+        (
+            lambda: Field("f", "dense", transform="bucketize", edges=(1.0, 1.0)),
+            r"Field 'f': expected edges to ascend, got \[1.0, 1.0\]",
+        ),
+        (
+            lambda: Field("f", "dense", transform="bucketize", edges=("1",)),
+            r"Field 'f': expected edges to be a list of finite numbers",
+        ),
+        (
+            lambda: Field("f", "dense", transform="bucketize", buckets=1),
+            r"Field 'f': expected buckets to be at least 2, got 1",
+        ),
+        (
+            lambda: Field("f", "dense", missing="mean", fitted={"center": 1}),
+            r"Field 'f': fitted: there is no 'center' in it; .* Did you mean 'centre'",
+        ),
+        (lambda: Fitted(scale=0.0), r"Fitted: expected scale above 0, got 0.0"),
+        (
+            lambda: SideTable("t", "t.csv", "item", many="genre", columns=("genre", "year")),
+            r"SideTable 't': with many='genre' it gives that column alone, got columns genre, year",
+        ),
+        (
+            lambda: SideTable("t", "t.csv", "item", columns=("year", "year")),
+            r"the column that 't' gives, 'year' stands twice",
+        ),
+        (
+            lambda: SideTable("t", "t.csv", "item", columns=7),
+            r"SideTable 't': expected columns to be a list of names, or a mapping .* got 7",
+        ),
+        (
+            lambda: SideTable("t", "t.csv", "item", read=";"),
+            r"SideTable 't': expected read to be options, each with its value, got ';'",
+        ),
+        (
+            lambda: Schema.from_json(JOINED | {"tables_to_join": [{"path": "t.csv"}]}),
+            r"tables_to_join: expected a name for each table, such as \{films: ",
+        ),
+        (
+            lambda: Schema.from_json(JOINED | {"tables_to_join": {"t": {"path": "t.csv"}}}),
+            r"tables_to_join, t: on is missing; required are path, on",
+        ),
+        (
+            lambda: Schema.from_json(
+                JOINED | {"tables_to_join": {"t": {"path": "a", "on": "b", "coloms": []}}}
+            ),
+            r"tables_to_join, t: there is no 'coloms' in it; .* Did you mean 'columns'",
         ),
         (lambda: Schema((), "label", "user"), r"expected at least one field, got none"),
         (
@@ -317,3 +390,22 @@ def test_from_json_takes_what_a_person_writes():
     assert Schema.from_json(values) == expected
     # An entry that is left empty in YAML.
     assert Schema.from_json({**values, "tables": None}) == expected
+
+
+def test_tables_to_join_stay_the_same_through_json():
+    tables = {
+        "films": {"path": "films.csv", "on": "film", "columns": ["year"], "key": "id"},
+        "genres": {"path": "g.csv", "on": "film", "many": "genre", "read": {"separator": ";"}},
+        "brands": {"path": "b.csv", "on": "brand", "columns": {"country": "land"}},
+    }
+    schema = Schema.from_json(JOINED | {"tables_to_join": tables})
+    assert [table.columns for table in schema.tables_to_join] == [
+        (("year", "year"),),
+        (("genre", "genre"),),
+        (("country", "land"),),
+    ]
+    written = schema.to_json()["tables_to_join"]
+    assert written["films"] == tables["films"] | {"columns": {"year": "year"}}
+    assert written["genres"] == tables["genres"]
+    assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
+    assert "tables_to_join" not in Schema.from_json(JOINED).to_json()

@@ -17,7 +17,7 @@ from gmeta_tf.cli.option_fields import (
     word,
 )
 
-__all__ = ["InspectOptions", "PrepareOptions", "ReaderFlags"]
+__all__ = ["CheckOptions", "InspectOptions", "PrepareOptions", "ReaderFlags", "SchemaOptions"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,11 +26,12 @@ class ReaderFlags(Options):
 
     Attributes:
         separator: what stands between cells of CSV and TSV, such as ";" or "::"; None is a comma in
-            CSV and a tab in TSV.
+            CSV and a tab in TSV, or what all first lines have equally often.
         quoting: "minimal", where cells with separators or ends of lines are in quotes, or "none",
             where a quote is a letter like others; None is "minimal", unless a file can be read
             either way.
         columns: the names of the columns of CSV and TSV without a header.
+        escape: what stands before a quote within quotes: a backslash; None is a second quote.
         null_words: cells that stand for a missing value, as empty ones do, such as NULL.
         encoding: of CSV and TSV: "utf-8", "latin-1" or "utf-16"; None is "utf-8".
         format: "csv" or "tsv", whatever the files' names end in.
@@ -40,6 +41,7 @@ class ReaderFlags(Options):
     quoting: str | None = word(None, of=allowed.QUOTINGS)
     columns: list[str] | None = None
     null_words: list[str] | None = None
+    escape: str | None = None
     encoding: str | None = word(None, of=allowed.ENCODINGS)
     format: str | None = word(None, of=allowed.FILE_FORMATS)
 
@@ -115,7 +117,7 @@ class PrepareOptions(ReaderFlags):
         if self.input is not None and self.schema is None:
             raise ValueError(
                 "prepare: --input needs --schema, a YAML file with fields, label and task. "
-                "docs/architecture.md shows one."
+                "docs/architecture.md shows one, and `gmeta-tf schema init FILE` writes one."
             )
         given = [
             flag_of(field.name)
@@ -129,6 +131,68 @@ class PrepareOptions(ReaderFlags):
             )
         if self.append and self.overwrite:
             raise ValueError("prepare: --append and --overwrite exclude each other.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CheckOptions(ReaderFlags):
+    """Looks for what is likely to go wrong with data, before records are kept or a model trained.
+
+    Attributes:
+        input: CSV, TSV, JSON lines or Parquet files or glob patterns; with schema.
+        schema: a YAML or JSON file that says what a row is.
+        movielens: a folder with MovieLens, or "download".
+        support: the support rows of a task that training will ask for.
+        loss: what training will go down; says which labels it takes.
+        rows: look at the first so many rows alone; None looks at all.
+        memory_limit: the memory that it may take, such as "4GB"; beyond it spills to disk.
+        spill_folder: where to; None is the system's folder for temporary files.
+        progress: show the stages, on a terminal.
+        json: print one JSON line and nothing else.
+    """
+
+    input: list[str] | None = None
+    schema: str | None = None
+    movielens: str | None = None
+    support: int = number(10, of=AT_LEAST_1)
+    loss: str = word("binary_crossentropy", of=allowed.LOSSES)
+    rows: int | None = number(None, of=AT_LEAST_1)
+    memory_limit: str | None = None
+    spill_folder: str | None = None
+    progress: bool = True
+    json: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.movielens is None) == (self.input is None):
+            raise ValueError(
+                "check: expected either --movielens or --input, got "
+                f"{'neither' if self.input is None else 'both'}."
+            )
+        if self.input is not None and self.schema is None:
+            raise ValueError(
+                "check: --input needs --schema, a YAML file with fields, label and task; "
+                "`gmeta-tf schema init FILE` writes one."
+            )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SchemaOptions(Options):
+    """Writes a schema to begin with, by a sample of a log and of the tables beside it.
+
+    Attributes:
+        action: "init".
+        files: the log, and tables of users or items to be joined to it. At most 64 MiB of each are
+            read.
+        output: the YAML file to write; None prints it.
+        separator: what stands between cells of CSV; None is looked for.
+        encoding: of text: "utf-8", "latin-1" or "utf-16".
+    """
+
+    action: str = dataclasses.field(metadata={"positional": True, "words": ("init",)})
+    files: list[str] = dataclasses.field(metadata={"positional": True})
+    output: str | None = None
+    separator: str | None = None
+    encoding: str | None = word(None, of=allowed.ENCODINGS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

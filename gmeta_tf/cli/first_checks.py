@@ -6,6 +6,7 @@ The commands check everything again where it matters; these checks only make err
 from __future__ import annotations
 
 import dataclasses
+import glob
 import importlib.util
 import os
 import pathlib
@@ -52,9 +53,24 @@ def check_prepare(options: PrepareOptions) -> None:
     """The schema, and whether the output may be written."""
     reader_options(options, options.schema)
     if options.schema is not None:
-        read_schema(options.schema)
+        _check_tables(read_schema(options.schema))
     if not is_remote(options.output):
         check_output(options.output, overwrite=options.overwrite, append=options.append)
+
+
+def _check_tables(schema: Schema) -> None:
+    for table in schema.tables_to_join:
+        try:
+            ReaderOptions.from_json(dict(table.read))
+        except ValueError as error:
+            raise ValueError(f"tables_to_join, {table.name}: {error}") from error
+        if is_remote(table.path) or os.path.exists(table.path):
+            continue
+        if not glob.glob(table.path, recursive=True):
+            raise FileNotFoundError(
+                f"tables_to_join, {table.name}: no file {table.path}. Correct the path; it is "
+                "relative to the schema's file."
+            )
 
 
 def check_train(options: TrainOptions) -> None:
@@ -132,9 +148,21 @@ def read_schema(path: str) -> Schema:
     values = _schema_values(path)
     values.pop(_READ, None)
     try:
-        return Schema.from_json(values)
+        return _beside(Schema.from_json(values), path)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _beside(schema: Schema, path: str) -> Schema:
+    """The schema with the paths of its tables, which are relative to its file, as absolute ones."""
+    folder = os.path.dirname(os.path.abspath(path))
+    tables = tuple(
+        table
+        if is_remote(table.path)
+        else dataclasses.replace(table, path=os.path.join(folder, table.path))
+        for table in schema.tables_to_join
+    )
+    return dataclasses.replace(schema, tables_to_join=tables)
 
 
 def reader_options(flags: ReaderFlags, schema: str | None = None) -> ReaderOptions:

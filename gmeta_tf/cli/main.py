@@ -49,6 +49,8 @@ Each subcommand takes --config FILE.yaml with the same names as its flags, and
 --print_config, which prints such a file. Flags after --config override the file."""
 
 _COMMANDS = {
+    "schema": (options.SchemaOptions, "a schema to begin with, from a sample of the files"),
+    "check": (options.CheckOptions, "what is likely to go wrong with data"),
     "prepare": (options.PrepareOptions, "raw tables to task records"),
     "inspect": (options.InspectOptions, "what a records folder holds, and whether it is damaged"),
     "plan": (options.PlanOptions, "the memory and traffic of a number of ranks"),
@@ -148,7 +150,9 @@ def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str])
         flag, hint = options.flag_of(field.name), hints[field.name]
         settings: dict[str, Any] = {"help": help_of[field.name]}
         if field.metadata.get("positional"):
-            parser.add_argument(field.name, type=hint, **settings)
+            of = typing.get_args(hint)[0] if _is_list(hint) else None
+            settings |= {"type": of, "nargs": "+"} if of else {"type": hint}
+            parser.add_argument(field.name, **settings)
             continue
         if field.default is not dataclasses.MISSING:
             settings["default"] = field.default

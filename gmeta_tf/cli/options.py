@@ -6,7 +6,13 @@ at once.
 
 from __future__ import annotations
 
-from gmeta_tf.cli.data_options import InspectOptions, PrepareOptions, ReaderFlags
+from gmeta_tf.cli.data_options import (
+    CheckOptions,
+    InspectOptions,
+    PrepareOptions,
+    ReaderFlags,
+    SchemaOptions,
+)
 from gmeta_tf.cli.model_options import PlanOptions, StepOptions
 from gmeta_tf.cli.option_fields import description_of, flag_of, help_of
 from gmeta_tf.cli.run_options import (
@@ -23,6 +29,7 @@ from gmeta_tf.cli.train_options import TrainOptions
 __all__ = [
     "ApplyDeltaOptions",
     "CandidatesOptions",
+    "CheckOptions",
     "EvaluateOptions",
     "ExportOptions",
     "InspectOptions",
@@ -31,6 +38,7 @@ __all__ = [
     "PrepareOptions",
     "ReaderFlags",
     "ReportOptions",
+    "SchemaOptions",
     "ServeOptions",
     "StepOptions",
     "TrainOptions",

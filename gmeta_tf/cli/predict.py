@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import dataclasses
+import os
 import pathlib
+import sys
+import tempfile
+from collections.abc import Sequence
 
 import duckdb
 import numpy as np
@@ -16,8 +21,9 @@ from gmeta_tf.meta_io.preparing.raw_rows import kept_value
 from gmeta_tf.meta_io.preparing.work_folder import work_folder
 from gmeta_tf.meta_io.sources.line_counts import check_every_line
 from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
-from gmeta_tf.meta_io.sources.sources import files_source
-from gmeta_tf.meta_io.sql import sql_name
+from gmeta_tf.meta_io.sources.side_tables import ROW, joined
+from gmeta_tf.meta_io.sources.sources import Source, files_source, missed_column
+from gmeta_tf.meta_io.sql import connect, sql_name
 from gmeta_tf.saving.predictor import Predictor
 from gmeta_tf.saving.writing import named_if_full
 from gmeta_tf.schema import Schema
@@ -36,11 +42,12 @@ def predict(options: PredictOptions) -> None:
     check_predict(options)
     predictor = Predictor.load(options.saved_model)
     reading = reader_options(options)
-    query = read_rows(options.query, predictor.schema, reading)
+    schema = _with_tables(predictor.schema, options.tables or [])
+    query, own_columns = _read(options.query, schema, reading)
     support = (
-        {name: values[:0] for name, values in query.items()} | {predictor.schema.label: np.zeros(0)}
+        {name: values[:0] for name, values in query.items()} | {schema.label: np.zeros(0)}
         if options.support is None
-        else read_rows(options.support, predictor.schema, reading)
+        else read_rows(options.support, schema, reading)
     )
     names = (options.query, options.support or "no support rows")
     predicted = {}
@@ -56,9 +63,10 @@ def predict(options: PredictOptions) -> None:
     with named_if_full(output), work_folder(target) as work:
         with open(work / "predictions.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow([*query, *predicted])
+            writer.writerow([*own_columns, *predicted])
             values = (one.tolist() for one in predicted.values())
-            writer.writerows(zip(*query.values(), *values, strict=True))
+            own = (query[column].tolist() for column in own_columns)
+            writer.writerows(zip(*own, *values, strict=True))
         to_disk(work / "predictions.csv")
         (work / "predictions.csv").replace(target)
         to_disk(target.parent)
@@ -72,12 +80,30 @@ def read_rows(
 ) -> dict[str, np.ndarray]:
     """Every column of a CSV, TSV or Parquet file, in the file's order; None is a missing value.
 
-    The task and what is looked up are the texts that `prepare` makes of them.
+    The task and what is looked up are the texts that `prepare` makes of them. Columns that the file
+    lacks and that the schema's tables give come after its own.
     """
+    return _read(path, schema, options)[0]
+
+
+def _read(
+    path: str, schema: Schema, options: ReaderOptions
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """As `read_rows`, and the names of the file's own columns."""
     source = files_source(path, options=options)
+    wanted = [schema.task, *(field.column_name for field in schema.fields)]
     looked_up = [schema.task, *(field.column_name for field in schema.key_fields)]
-    with contextlib.closing(duckdb.connect()) as database:
-        database.execute("SET TimeZone='UTC'")
+    with (
+        tempfile.TemporaryDirectory(prefix="gmeta-tf-predict-") as folder,
+        contextlib.closing(connect(pathlib.Path(folder), None)) as database,
+    ):
+        described = database.execute(f"DESCRIBE {source.query}").fetchall()
+        own_columns = [column[0] for column in described]
+        order = ""
+        if schema.tables_to_join and not set(wanted) <= set(own_columns):
+            tables = pathlib.Path(folder)
+            source = joined(source, schema, wanted, tables, database, own_columns_first=True)
+            order = f" ORDER BY {sql_name(ROW)}"
         described = database.execute(f"DESCRIBE {source.query}").fetchall()
         type_of = {column[0]: column[1] for column in described}
         kept = [
@@ -86,9 +112,51 @@ def read_rows(
             if name in type_of
         ]
         replaced = f" REPLACE ({', '.join(dict.fromkeys(kept))})" if kept else ""
-        columns = database.execute(f"SELECT *{replaced} FROM ({source.query})").fetchnumpy()
-        check_every_line(database, source, len(next(iter(columns.values()))))
-    return {name: _with_none(values) for name, values in columns.items()}
+        given = [column for join in source.joins for column in join.columns]
+        names = ", ".join(map(sql_name, [*own_columns, *given]))
+        rows = f"(SELECT *{replaced} FROM ({source.query}){order})"
+        columns = database.execute(f"SELECT {names} FROM {rows}").fetchnumpy()
+        num_rows = len(next(iter(columns.values())))
+        check_every_line(database, source, num_rows)
+        _tell_missed(database, source)
+    return {name: _with_none(values) for name, values in columns.items()}, own_columns
+
+
+def _tell_missed(database: duckdb.DuckDBPyConnection, source: Source) -> None:
+    for place, join in enumerate(source.joins):
+        missed = sql_name(missed_column(place))
+        count, num_rows = database.execute(
+            f"SELECT count(*) FILTER ({missed}), count(*) FROM ({source.query})"
+        ).fetchall()[0]
+        if count:
+            print(
+                f"warning: {count:,} of {num_rows:,} rows of {source.description} found nothing in "
+                f"the table {join.name!r}.",
+                file=sys.stderr,
+            )
+
+
+def _with_tables(schema: Schema, named: Sequence[str]) -> Schema:
+    """The schema with the paths of its tables that are named as NAME=PATH.
+
+    Raises:
+        ValueError: another form, or a table that the schema does not join.
+    """
+    known = [table.name for table in schema.tables_to_join]
+    paths = {}
+    for text in named:
+        name, separator, path = text.partition("=")
+        if not separator or not path or name not in known:
+            raise ValueError(
+                f"expected --tables to be NAME=PATH, with a table of {', '.join(known) or 'none'}, "
+                f"got {text!r}."
+            )
+        paths[name] = os.path.abspath(path)
+    tables = tuple(
+        dataclasses.replace(table, path=paths.get(table.name, table.path))
+        for table in schema.tables_to_join
+    )
+    return dataclasses.replace(schema, tables_to_join=tables)
 
 
 def _with_none(values: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from gmeta_tf.meta_io.preparing.prepare import Split
 from gmeta_tf.meta_io.preparing.prepare import prepare as prepare_records
 from gmeta_tf.meta_io.preparing.summary import describe
 from gmeta_tf.meta_io.preparing.work_folder import work_folder
+from gmeta_tf.meta_io.records.findings import findings
 from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_schema, movielens_source
 from gmeta_tf.meta_io.sources.sources import Source, files_source
 
@@ -51,17 +52,12 @@ def prepare(options: PrepareOptions) -> None:
             progress=options.progress,
         )
     print(describe(records))
+    for text in findings(records, labels=None):
+        print(f"warning: {text}", file=sys.stderr)
     for what, words in null_words(records).items():
         print(
             f"warning: {', '.join(words)} among the values of {what}. If that stands for a "
             "missing value, leave the text empty and prepare anew.",
-            file=sys.stderr,
-        )
-    dropped = sum(records.details["dropped_rows"].values())
-    if dropped:
-        share = dropped / (dropped + records.details["rows"] + records.details["left_out_rows"])
-        print(
-            f"warning: {dropped:,} rows, {share:.1%} of all, were bad and were left out.",
             file=sys.stderr,
         )
 

@@ -226,6 +226,8 @@ class PredictOptions(ReaderFlags):
             where tasks adapt in closed form `deviation` too, the standard deviation of the label.
         support: a file of labelled rows of the same tasks; tasks without any are predicted with
             the shared values. None adapts nothing.
+        tables: where the tables that the schema joins lie now, each as NAME=PATH; others are where
+            `prepare` read them. They are read where the rows lack a column that they give.
         tasks: how many tasks to predict at once.
     """
 
@@ -233,6 +235,7 @@ class PredictOptions(ReaderFlags):
     query: str
     output: str
     support: str | None = None
+    tables: list[str] | None = None
     tasks: int = number(64, of=AT_LEAST_1)
 
 

@@ -21,7 +21,9 @@ class _Loader(yaml.SafeLoader):
 
     Of what YAML 1.1 takes for numbers, `1_000`, `010` (which is 8), `1:30` (which is 90), `0x1F`,
     `.inf` and `.nan` stay texts: they are no numbers by the rule of `number_texts`. What a YAML
-    library writes as a text without quotes, such as `1e5`, stays one too.
+    library writes as a text without quotes, such as `1e5`, stays one too. So do `on`, `off`, `yes`,
+    `no`, `y` and `n`, which may be names or values of the data: `true` and `false` alone are truth
+    values, as YAML 1.2 has it.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -51,11 +53,24 @@ def _only_numbers_of(loader: type[yaml.SafeLoader], integers: str, floats: str) 
     loader.add_implicit_resolver(_FLOAT, re.compile(f"(?:{floats})$"), list(_FIRST_LETTERS))
 
 
+_BOOLEAN = "tag:yaml.org,2002:bool"
+
+
+def _only_true_and_false(loader: type[yaml.SafeLoader]) -> None:
+    loader.yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in found if tag != _BOOLEAN]
+        for letter, found in loader.yaml_implicit_resolvers.items()
+    }
+    truth = re.compile("(?:true|True|TRUE|false|False|FALSE)$")
+    loader.add_implicit_resolver(_BOOLEAN, truth, list("tTfF"))
+
+
 _only_numbers_of(
     _Loader,
     "[-+]?(?:0|[1-9][0-9]*)",
     r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?",
 )
+_only_true_and_false(_Loader)
 _only_numbers_of(_FlagsLoader, "[-+]?[0-9]+", number_texts.NUMBER)
 # YAML's own takes 010 for 8.
 _FlagsLoader.add_constructor(_INTEGER, lambda _, node: number_texts.whole_number(node.value))

@@ -65,7 +65,7 @@ def one_row(schema: Schema, width: int) -> dict[str, tf.Tensor]:
     }
     features = join_groups(pooled, schema)
     if schema.dense_fields:
-        features["dense"] = tf.zeros([1, len(schema.dense_fields)])
+        features["dense"] = tf.zeros([1, schema.num_dense_columns])
     return features
 
 

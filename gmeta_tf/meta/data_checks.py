@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,9 +12,12 @@ from gmeta_tf.evaluation.metrics import ERRORS, metric
 from gmeta_tf.meta.losses import RowLoss
 from gmeta_tf.meta.validation import LABEL_REMEDY
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
+from gmeta_tf.meta_io.records.dense_scale import unscaled_fields
 from gmeta_tf.meta_io.records.index_checks import index_chunks
 
-__all__ = ["check_labels", "check_whole_tasks"]
+__all__ = ["check_labels", "check_whole_tasks", "warn_of_dense_scale"]
+
+_LOG = logging.getLogger(__name__)
 
 # All ranks read the same rows, and soon. Steps check the others.
 _ROWS_READ = 1 << 14
@@ -75,6 +80,22 @@ def check_whole_tasks(batches: TaskBatches) -> None:
             f"{batches.split!r} have several episodes, got every_query=False, which makes a task "
             "of each. Set every_query=True."
         )
+
+
+def warn_of_dense_scale(batches: TaskBatches) -> None:
+    """Warns of dense values that are too large to be learned from as they are; once a folder.
+
+    Args:
+        batches: the data to train on.
+    """
+    records = batches.records
+    _warn_once(records.path, records.generation, tuple(unscaled_fields(records)))
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_once(path: str, generation: int, warnings: tuple[str, ...]) -> None:
+    for text in warnings:
+        _LOG.warning("%s: %s", path, text)
 
 
 def _first_labels(batches: TaskBatches) -> np.ndarray:

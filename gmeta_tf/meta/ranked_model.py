@@ -19,7 +19,11 @@ from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.evaluation.metric_accumulator import MetricAccumulator
 from gmeta_tf.meta.adapter import Adapter, Sizes
 from gmeta_tf.meta.callback_checks import checked_callbacks
-from gmeta_tf.meta.data_checks import check_labels, check_whole_tasks
+from gmeta_tf.meta.data_checks import (
+    check_labels,
+    check_whole_tasks,
+    warn_of_dense_scale,
+)
 from gmeta_tf.meta.validation import rejection_text
 from gmeta_tf.meta_io.batches.dataset_ops import timed, with_next_keys
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
@@ -114,6 +118,8 @@ class RankedModel(keras.Model):
         """
         if isinstance(evaluation, TaskBatches):
             check_whole_tasks(evaluation)
+        if isinstance(training, TaskBatches) and self.embedding.world.is_chief:
+            warn_of_dense_scale(training)
         for batches in (training, evaluation):
             if isinstance(batches, TaskBatches):
                 check_labels(batches, self.adapter.row_loss, self.accumulator.names)

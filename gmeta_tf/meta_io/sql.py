@@ -20,6 +20,7 @@ __all__ = [
     "sql_parquet",
     "sql_text",
     "trimmed",
+    "trimmed_text",
 ]
 
 
@@ -90,6 +91,17 @@ def sql_parquet(path: str | os.PathLike[str]) -> str:
 def trimmed(value: str) -> str:
     """A value as text, white space cut off; NULL if nothing is left."""
     return f"nullif(trim(CAST({value} AS VARCHAR), {sql_text(WHITE_SPACE)}), '')"
+
+
+def trimmed_text(value: str) -> str:
+    """The same as `trimmed` of values of which few have white space around them, and faster.
+
+    A text that begins with a letter beyond the white space, and ends in none, is not looked at
+    letter by letter.
+    """
+    text = f"CAST({value} AS VARCHAR)"
+    ends = " OR ".join(f"ends_with({text}, {sql_text(letter)})" for letter in WHITE_SPACE)
+    return f"CASE WHEN {text} >= '!' AND NOT ({ends}) THEN {text} ELSE {trimmed(value)} END"
 
 
 def number_of(text: str, type_name: str = "DOUBLE") -> str:

@@ -176,7 +176,7 @@ class Predictor:
         for field in schema.fields:
             values, where = rows[field.column_name], place[field.column_name]
             inputs[names.fields[field.name]] = (
-                numbers_of(values, where)
+                numbers_of(values, where, may_miss=field.missing != "error")
                 if field.kind == "dense"
                 else texts_of(values, where, field.separator if field.kind == "multi" else None)
             )

@@ -59,12 +59,17 @@ def tasks_of(values: np.ndarray, place: str) -> np.ndarray:
     return texts
 
 
-def numbers_of(values: np.ndarray, place: str) -> np.ndarray:
+def numbers_of(values: np.ndarray, place: str, *, may_miss: bool = False) -> np.ndarray:
     """Finite numbers, float32 `[n]`.
 
+    Args:
+        values: numbers, or texts of numbers, `[n]`.
+        place: for messages.
+        may_miss: whether a value may be missing (None, NaN or a blank text), which is NaN then.
+
     Raises:
-        ValueError: a value that is missing, no number (`number_texts` has the rule for texts), or
-            not finite as a float32.
+        ValueError: a value that is missing and may not be, no number (`number_texts` has the rule
+            for texts), or not finite as a float32.
     """
     values = np.asarray(values)
     numbers = np.full(len(values), np.nan, np.float32)
@@ -75,13 +80,21 @@ def numbers_of(values: np.ndarray, place: str) -> np.ndarray:
             for row, value in enumerate(values.tolist()):
                 with contextlib.suppress(TypeError, ValueError):
                     numbers[row] = number(value) if isinstance(value, str) else float(value)
-    (bad,) = np.nonzero(~np.isfinite(numbers))
+    wrong = ~np.isfinite(numbers)
+    if may_miss:
+        wrong &= ~np.array([_is_missing(value) for value in values.tolist()], bool)
+    (bad,) = np.nonzero(wrong)
     if bad.size:
         raise ValueError(
             f"{place}, row {bad[0] + 1} (counted from 1, without headers): expected a finite "
             f"number, got {values[bad[0]]!r}. Correct the row, or leave it out."
         )
     return numbers
+
+
+def _is_missing(value: Any) -> bool:
+    is_blank = isinstance(value, str) and not value.strip(WHITE_SPACE)
+    return value is None or is_blank or value != value
 
 
 def _text(value: Any, where: str) -> str:

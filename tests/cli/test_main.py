@@ -60,7 +60,10 @@ def test_prepare_warns_of_bad_rows(tmp_path, capsys):
     cli.main([*words, "--max-bad-share", "0.07"])
     shown = capsys.readouterr()
     assert "dropped, label: 1 rows" in shown.out
-    assert shown.err == "warning: 2 rows, 6.2% of all, were bad and were left out.\n"
+    assert shown.err == (
+        "warning: 2 rows, 6.2% of all, were bad and were left out. By reason: task 1, label 1. "
+        "Correct them, or say how the file is written (--null-words, --separator).\n"
+    )
     with pytest.raises(SystemExit):
         cli.main([*words, "--overwrite", "--max-bad-share", "0.06"])
     assert "2 of 32 (6.2%) are: task 1, label 1" in capsys.readouterr().err
@@ -332,7 +335,8 @@ def test_every_flag_is_explained(name, capsys):
     kind, _ = cli._COMMANDS[name]
     explained = options.help_of(kind)
     for field, description in explained.items():
-        is_positional = (name, field) == ("inspect", "path")
+        positional = {("inspect", "path"), ("schema", "action"), ("schema", "files")}
+        is_positional = (name, field) in positional
         assert f"{'' if is_positional else '--'}{field.replace('_', '-')}" in shown
         assert " ".join(description.split()[:4]).replace("- ", "-") in shown
     assert {field.name for field in dataclasses.fields(kind)} == set(explained)

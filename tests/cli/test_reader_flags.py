@@ -68,7 +68,7 @@ def test_lines_that_a_quote_swallows_end_prepare(place, capsys):
 @pytest.mark.parametrize(
     ("words", "match"),
     [
-        (["--format", "csv"], "the separator may be ';': say --separator ';'"),
+        (["--format", "csv"], "a file without one takes --columns NAME ..."),
         (["--format", "csv", "--separator", ";"], "a file without one takes --columns NAME ..."),
         ([], "say what it is (on the command line --format csv)"),
     ],
@@ -77,6 +77,13 @@ def test_what_was_not_said_is_named(words, match, place, capsys):
     with pytest.raises(SystemExit):
         prepare(place, *words)
     assert match in capsys.readouterr().err
+
+
+def test_a_separator_that_cannot_be_found_is_named(place, capsys):
+    (place / "news.txt").write_text("user;item\n1;2\n1;2;3\n")
+    with pytest.raises(SystemExit):
+        prepare(place, "--format", "csv")
+    assert "the separator may be ';': say --separator ';'" in capsys.readouterr().err
 
 
 def test_what_is_wrong_under_read_is_told_with_the_file(place, capsys):

@@ -232,6 +232,7 @@ READING = [
     ("separator", ["--separator", "12345"], "separator to be a text of 1 to 4 bytes"),
     ("quoting", ["--quoting", "all"], "--quoting to be one of minimal, none, got 'all'"),
     ("columns", ["--columns", "a", "a"], "each column once"),
+    ("escape", ["--escape", "/"], "expected escape to be one of"),
     ("encoding", ["--encoding", "ebcdic"], "--encoding to be one of utf-8, latin-1, utf-16"),
     ("format", ["--format", "xls"], "--format to be one of csv, tsv, got 'xls'"),
 ]
@@ -418,6 +419,7 @@ PREDICT = [
     ("support", ["--support", "@none.csv"], "none.csv"),
     ("support", ["--support", "@no-label.csv"], "no-label.csv: no column 'stars'"),
     ("tasks", ["--tasks", "0"], "--tasks of at least 1"),
+    ("tables", ["--tables", "films=a.csv"], "NAME=PATH, with a table of none, got 'films=a.csv'"),
     *READING,
 ]
 

@@ -66,3 +66,13 @@ def test_a_schema_with_a_piece_exchanged_is_read_or_told_with_its_path(
     except ValueError as error:
         problem = str(error)
     assert problem.startswith(str(path))
+
+
+def test_on_and_no_are_names_like_others(tmp_path):
+    path = tmp_path / "some.yaml"
+    path.write_text("on: item\nyes: [no, off, y, true, False]\ntruth: on\n")
+    assert read_yaml(path, "names") == {
+        "on": "item",
+        "yes": ["no", "off", "y", True, False],
+        "truth": "on",
+    }

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from gmeta_tf.batch import Batch, LabelledRows, columns_of
 from gmeta_tf.distributed.ownership import order_by_owner
+from gmeta_tf.meta_io.batches.dense_values import dense_columns
 from gmeta_tf.meta_io.records.codec import slot_ranges
 from gmeta_tf.schema import PADDING_KEY, Schema
 from gmeta_tf.table_groups import key_groups, num_keys_of, num_rows_of
@@ -39,6 +40,7 @@ def assemble_batch(
     present = _is_present(episodes, num_support, most_rows)
     label = tf.where(present, tf.bitcast(words[:, :, 0], tf.float32), 0.0)
     dense = tf.bitcast(words[:, :, words.shape[2] - len(schema.dense_fields) :], tf.float32)
+    dense = dense_columns(dense, schema)
     rows: LabelledRows = {
         "pairs": {},
         "label": label,

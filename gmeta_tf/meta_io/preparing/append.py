@@ -62,9 +62,14 @@ def check_same(
 
 
 def _comparable(schema: Schema) -> dict[str, Any]:
-    """What must not change: how rows are read, and the sizes that prepare does not fill in."""
+    """What must not change: how rows are read, and what prepare does not fill in."""
     values = schema.to_json()
     values.pop("positive_from")
+    for field in values["fields"]:
+        field.pop("fitted", None)
+    for side_table in values.get("tables_to_join", {}).values():
+        side_table.pop("path")
+        side_table.pop("read", None)
     for table in values["tables"]:
         table.pop("width")
         if table["keys"] == "vocabulary":

@@ -58,6 +58,7 @@ def encoded_by_duckdb(job: Job) -> Iterator[Encoded]:
             cuts,
             {
                 "dropped_rows": rows.dropped,
+                "missed_rows": rows.missed,
                 "left_out_rows": num_good - encoded.count(),
                 "cut_values": cut,
             },

@@ -23,7 +23,7 @@ import duckdb
 import numpy as np
 
 from gmeta_tf.meta_io.preparing.job import Job
-from gmeta_tf.meta_io.preparing.raw_rows import RawRows
+from gmeta_tf.meta_io.preparing.raw_rows import RawRows, dense_value
 from gmeta_tf.meta_io.preparing.split import SPLITS
 from gmeta_tf.meta_io.preparing.vocabularies import is_mapped
 from gmeta_tf.meta_io.records.codec import num_planes
@@ -126,7 +126,8 @@ def encode_rows(
             columns.append(f"CAST({key} AS {'INTEGER' if words == 1 else 'BIGINT'})")
     for position, field in enumerate(schema.fields):
         if field.kind == "dense":
-            columns.append(f"CAST(field_{position} AS FLOAT)")
+            kind = rows.types[field.column_name]
+            columns.append(dense_value(field, kind, f"field_{position}"))
     named = ", ".join(f"{column} AS column_{place}" for place, column in enumerate(columns))
     left_out = f"WHERE {side} IS NOT NULL" if job.split.by == "both" else ""
     num_tasks = one_value(database, "SELECT count(*) FROM tasks")

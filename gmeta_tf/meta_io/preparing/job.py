@@ -98,7 +98,8 @@ class Encoded:
             is open.
         vocabulary_sizes: table -> its values, for the tables that have a vocabulary.
         time: how the time was read and cut.
-        counts: `dropped_rows` by reason, `left_out_rows`, and `cut_values` by field, the values
+        counts: `dropped_rows` by reason, `missed_rows` by the table that they found nothing in (0
+            too), `left_out_rows`, and `cut_values` by field, the values
             beyond a field's `max_values`.
     """
 

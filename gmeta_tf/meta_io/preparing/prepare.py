@@ -25,6 +25,7 @@ from gmeta_tf.meta_io.preparing.append import (
     first_parts,
     move_in,
 )
+from gmeta_tf.meta_io.preparing.dense_fit import DenseFit
 from gmeta_tf.meta_io.preparing.duckdb_engine import encoded_by_duckdb
 from gmeta_tf.meta_io.preparing.full_disk import told_of_a_full_disk
 from gmeta_tf.meta_io.preparing.inputs import check_inputs, inputs_of, known_inputs
@@ -42,7 +43,9 @@ from gmeta_tf.meta_io.preparing.work_folder import (
 from gmeta_tf.meta_io.records.records import Records, SplitFiles
 from gmeta_tf.meta_io.records.writer import EpisodeWriter
 from gmeta_tf.meta_io.sealed_json import sealed
+from gmeta_tf.meta_io.sources.side_tables import joined
 from gmeta_tf.meta_io.sources.sources import Source
+from gmeta_tf.meta_io.sql import connect
 from gmeta_tf.schema import Schema
 
 __all__ = ["Split", "prepare"]
@@ -93,7 +96,8 @@ def prepare(
 
     Args:
         source: the raw rows.
-        schema: what a row is; the vocabularies' sizes are filled in.
+        schema: what a row is; the vocabularies' sizes are filled in, and its `tables_to_join` are
+            joined.
         output: the records folder, local or of a remote file system (see `files`).
         engine: what does the work: "duckdb" on this machine, or "spark" (see docs/meta_io.md). Both
             write the same records.
@@ -153,6 +157,14 @@ def prepare(
         # From the first folder that is made on.
         stack.enter_context(told_of_a_full_disk(output))
         work, spilled = _work_folders(stack, output, spill_folder)
+        if schema.tables_to_join:
+            with (
+                shown.stage("reading side tables"),
+                contextlib.closing(connect(spilled, memory_limit)) as database,
+            ):
+                tables = spilled.parent / "side-tables"
+                tables.mkdir()
+                source = joined(source, schema, schema.columns, tables, database)
         built = work / "records"
         (built / "vocabulary").mkdir(parents=True)
         job = Job(
@@ -232,6 +244,7 @@ def _build(
 ) -> Records:
     """Writes everything but `schema.json` to the folder `built`; the records as they will be."""
     contents = {}
+    dense = DenseFit(job.schema)
     with engine(job) as encoded:
         for name in job.split.names:
             with job.progress.stage(f"writing {name}"):
@@ -242,13 +255,20 @@ def _build(
                     **dataclasses.asdict(writing),
                     **first_parts(old, name, built),
                 )
-                contents[name] = _write(writer, encoded.rows_of(name))
+                chunks = encoded.rows_of(name)
+                contents[name] = _write(writer, dense.watch(chunks) if name == "train" else chunks)
                 if old is not None:
                     (built / old.contents[name].index).unlink()
     sizes = {name: 1 + size for name, size in encoded.vocabulary_sizes.items()}
+    schema = job.schema.with_num_rows(sizes)
+    details = details_of(job, encoded, contents, old)
+    if old is None:
+        # What is appended later is transformed by the same numbers, as models were trained by them.
+        schema = schema.with_fitted(dense.fitted())
+        details["dense_values"] = dense.described()
     return Records(
         path,
-        job.schema.with_num_rows(sizes),
+        schema,
         contents,
         vocabularies={
             name: file.relative_to(built).as_posix() for name, file in job.vocabulary_files.items()
@@ -257,7 +277,7 @@ def _build(
         compression=writing.compression,
         episode_rows=writing.episode_rows,
         generation=writing.generation,
-        details=details_of(job, encoded, contents, old),
+        details=details,
         digests=digests_of(job, contents),
     )
 

@@ -16,8 +16,15 @@ from gmeta_tf.meta_io.preparing.times import (
     time_reading,
 )
 from gmeta_tf.meta_io.sources.line_counts import check_every_line
-from gmeta_tf.meta_io.sources.sources import Source, check_unchanged, reading_error
-from gmeta_tf.meta_io.sql import number_of, one_value, sql_name, sql_text, trimmed
+from gmeta_tf.meta_io.sources.side_tables import ROW
+from gmeta_tf.meta_io.sources.sources import (
+    Source,
+    check_unchanged,
+    joined_query,
+    missed_column,
+    reading_error,
+)
+from gmeta_tf.meta_io.sql import number_of, one_value, sql_name, sql_parquet, sql_text, trimmed
 from gmeta_tf.schema import LARGEST_KEY, Field, Schema
 
 __all__ = [
@@ -26,6 +33,8 @@ __all__ = [
     "check_some",
     "checks_of",
     "count_bad_rows",
+    "count_missed",
+    "dense_value",
     "kept_value",
     "load_rows",
     "loaded_columns",
@@ -46,6 +55,7 @@ class RawRows:
         time_kind: what the time's numbers are, see `TimeCuts`; empty without a time.
         time: the SQL of the time, a number.
         dropped: the rows that were left out, by reason.
+        missed: the rows that found nothing in a table that is joined, by the table's name.
     """
 
     types: Mapping[str, str]
@@ -53,6 +63,7 @@ class RawRows:
     time_kind: str
     time: str
     dropped: dict[str, int]
+    missed: dict[str, int]
 
 
 def load_rows(database: duckdb.DuckDBPyConnection, job: Job) -> RawRows:
@@ -71,6 +82,7 @@ def load_rows(database: duckdb.DuckDBPyConnection, job: Job) -> RawRows:
         except duckdb.Error as error:
             raise reading_error(source.description, error) from error
     row = "rowid" if source.row is None else "row"
+    missed = count_missed(database, source, "loaded")
     with job.progress.stage("checking", lambda: database.query_progress() / 100):
         kind, reading = "", "0"
         if schema.time is not None:
@@ -79,19 +91,38 @@ def load_rows(database: duckdb.DuckDBPyConnection, job: Job) -> RawRows:
         checks = checks_of(schema, type_of, _no_task(database), kind, reading)
         dropped = _check_rows(database, job, checks, row)
     time = READ_INTEGER if kind == "integer" else reading
-    return RawRows(type_of, row, kind, time, dropped)
+    return RawRows(type_of, row, kind, time, dropped, missed)
 
 
 def _load(database: duckdb.DuckDBPyConnection, source: Source, schema: Schema) -> Mapping[str, str]:
     described = database.execute(f"DESCRIBE {source.query}").fetchall()
     type_of = {column[0]: column[1] for column in described}
     columns = loaded_columns(source, schema, type_of)
-    database.execute(f"CREATE TABLE loaded AS SELECT {columns} FROM ({source.query})")
+    if source.joins and source.row == ROW:
+        _load_and_join(database, source, schema, columns)
+    else:
+        database.execute(f"CREATE TABLE loaded AS SELECT {columns} FROM ({source.query})")
     num_rows = one_value(database, "SELECT count(*) FROM loaded")
     check_some(source, num_rows)
     check_unchanged(source)
     check_every_line(database, source, num_rows)
     return type_of
+
+
+def _load_and_join(
+    database: duckdb.DuckDBPyConnection, source: Source, schema: Schema, columns: str
+) -> None:
+    """Makes `loaded` of the rows first and then their joins: numbers of a window come one by one,
+    and all that is joined to them would, too.
+    """
+    described = database.execute(f"DESCRIBE {source.unjoined}").fetchall()
+    needed = {*schema.columns, *(join.on for join in source.joins)}
+    names = ", ".join(sql_name(column[0]) for column in described if column[0] in needed)
+    database.execute(f"CREATE TABLE unjoined AS SELECT {names} FROM ({source.unjoined})")
+    rows = f"SELECT rowid + 1 AS {sql_name(ROW)}, * FROM unjoined"
+    query = joined_query(rows, source.joins, None)
+    database.execute(f"CREATE TABLE loaded AS SELECT {columns} FROM ({query})")
+    database.execute("DROP TABLE unjoined")
 
 
 def loaded_columns(source: Source, schema: Schema, type_of: Mapping[str, str]) -> str:
@@ -111,6 +142,7 @@ def loaded_columns(source: Source, schema: Schema, type_of: Mapping[str, str]) -
         if field.kind != "dense":
             kept = kept_value(field.column_name, type_of)
         columns.append(f"{kept} AS field_{position}")
+    columns += [f"{sql_name(missed_column(i))} AS missed_{i}" for i in range(len(source.joins))]
     return ", ".join(columns)
 
 
@@ -122,6 +154,39 @@ def check_some(source: Source, num_rows: int) -> None:
     """
     if num_rows == 0:
         raise ValueError(f"{source.description} has no rows.")
+
+
+def count_missed(
+    database: duckdb.DuckDBPyConnection, source: Source, loaded: str
+) -> dict[str, int]:
+    """How many rows of `loaded` found nothing in each of the tables that were joined.
+
+    Args:
+        database: that can run the source's query.
+        source: the rows.
+        loaded: the SQL of the table of all rows, good and bad.
+
+    Raises:
+        ValueError: no row at all found anything, as with keys of another kind.
+    """
+    if not source.joins:
+        return {}
+    counts = ", ".join(f"count(*) FILTER (missed_{i})" for i in range(len(source.joins)))
+    num_rows, *missed = database.execute(f"SELECT count(*), {counts} FROM {loaded}").fetchall()[0]
+    for join, count in zip(source.joins, missed, strict=True):
+        if count == num_rows:
+            on = sql_name(join.on)
+            value = database.execute(
+                f"SELECT {on} FROM ({source.query}) WHERE {on} IS NOT NULL LIMIT 1"
+            ).fetchall()
+            key = one_value(database, f"SELECT min(key) FROM {sql_parquet(join.path)}")
+            raise ValueError(
+                f"the table {join.name!r}: expected some of the {num_rows} rows of "
+                f"{source.description} to find their {join.on!r} in it, but none does: the first "
+                f"of them is {str(value[0][0]) if value else 'missing'!r}, and a key of the table "
+                f"{key!r}. Correct `on` and `key`, or write the keys alike."
+            )
+    return {join.name: count for join, count in zip(source.joins, missed, strict=True)}
 
 
 def kept_value(column: str, type_of: Mapping[str, str]) -> str:
@@ -215,6 +280,10 @@ def checks_of(
         if field.kind == "dense":
             expected = f"a {field.name!r} (column {column!r}) that is a finite number"
             bad = _is_no_number(name, type_of[column])
+            if field.missing != "error":
+                expected += ", or none,"
+                # Trimming is slow: only what is no number is trimmed.
+                bad = f"CASE WHEN {bad} THEN NOT {_is_absent(name, type_of[column])} ELSE false END"
             checks.append(Check(f"field {field.name}", expected, column, bad))
         elif (table := schema.table(field.table_name)).keys == "raw":
             largest = LARGEST_KEY if table.num_rows is None else table.num_rows - 1
@@ -231,6 +300,27 @@ def _is_no_number(name: str, type_name: str) -> str:
     is_text = type_name == "VARCHAR"
     number = number_of(name, "FLOAT") if is_text else f"TRY_CAST({name} AS FLOAT)"
     return f"NOT coalesce(isfinite({number}), false)"
+
+
+def _is_absent(name: str, type_name: str) -> str:
+    """The SQL of whether a number is missing; pandas writes a missing one as NaN."""
+    if type_name == "VARCHAR":
+        return f"({trimmed(name)} IS NULL)"
+    if type_name in ("FLOAT", "DOUBLE"):
+        return f"coalesce(isnan({name}), true)"
+    return f"({name} IS NULL)"
+
+
+def dense_value(field: Field, type_name: str, name: str) -> str:
+    """The SQL of a dense value of a good row, a FLOAT; NaN where it is missing."""
+    value = f"CAST({name} AS FLOAT)"
+    if field.missing == "error":
+        return value
+    if type_name in ("FLOAT", "DOUBLE"):
+        value = f"CASE WHEN NOT isnan({name}) THEN {value} END"
+    elif type_name == "VARCHAR":
+        value = f"TRY_CAST({name} AS FLOAT)"  # what is no number in a good row is blank
+    return f"coalesce({value}, CAST('nan' AS FLOAT))"
 
 
 def _is_bad_key(field: Field, type_name: str, name: str, largest: int) -> str:

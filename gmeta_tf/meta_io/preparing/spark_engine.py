@@ -72,6 +72,7 @@ def encoded_by_spark(job: Job) -> Iterator[Encoded]:
             cuts,
             {
                 "dropped_rows": rows.dropped,
+                "missed_rows": rows.missed,
                 "left_out_rows": num_good - num_encoded,
                 "cut_values": cut,
             },

@@ -19,6 +19,8 @@ from gmeta_tf.meta_io.preparing.raw_rows import (
     check_some,
     checks_of,
     count_bad_rows,
+    count_missed,
+    dense_value,
     load_rows,
     loaded_columns,
     parts_of,
@@ -29,7 +31,8 @@ from gmeta_tf.meta_io.preparing.times import time_reading
 from gmeta_tf.meta_io.preparing.vocabularies import is_mapped
 from gmeta_tf.meta_io.sources.line_counts import check_every_line
 from gmeta_tf.meta_io.sources.plain_files import query_of_file
-from gmeta_tf.meta_io.sources.sources import check_unchanged, reading_error
+from gmeta_tf.meta_io.sources.side_tables import ROW
+from gmeta_tf.meta_io.sources.sources import check_unchanged, joined_query, reading_error
 from gmeta_tf.meta_io.sql import one_value, sql_text, trimmed
 from gmeta_tf.schema import UNKNOWN_KEY
 
@@ -52,13 +55,14 @@ def good_rows(run: SparkRun) -> tuple[RawRows, int]:
         return _good_rows_of_query(run)
     with run.job.progress.stage("reading"):
         type_of, counts = _load_files(run)
+    missed = count_missed(run.database, run.job.source, run.sql("loaded"))
     with run.job.progress.stage("checking"):
         kind, time = _time_of(run, type_of)
         checks = checks_of(run.job.schema, type_of, f"{trimmed('task')} IS NULL", kind, time)
         found, num_good = _check_files(run, type_of, counts, checks, kind, time)
         dropped = count_bad_rows(run.database, run.job, checks, found)
     run.drop("loaded")
-    return RawRows(type_of, "row", kind, "time", dropped), num_good
+    return RawRows(type_of, "row", kind, "time", dropped, missed), num_good
 
 
 def _good_rows_of_query(run: SparkRun) -> tuple[RawRows, int]:
@@ -90,6 +94,8 @@ def _load_files(run: SparkRun) -> tuple[Mapping[str, str], list[int]]:
             source.list_columns,
             source.options,
         )
+        if source.joins:
+            query = joined_query(query, source.joins, ROW if source.row == ROW else None)
         path = folder / f"{len(commands):05d}.parquet"
         commands.append([(f"SELECT {columns} FROM ({query})", str(path))])
     try:
@@ -131,6 +137,8 @@ def _check_files(
     for file, first in zip(run.files("loaded"), firsts, strict=True):
         loaded = f"read_parquet({sql_text(glob.escape(file))}, file_row_number=true)"
         row = "row" if run.job.source.row is not None else f"{first} + file_row_number"
+        if run.job.source.row == ROW:
+            row = f"{first} + row"  # each file's rows are numbered from 1
         counted = (
             f"SELECT {problem} AS problem, count(*), min({row}) FROM {loaded} GROUP BY problem"
         )
@@ -159,7 +167,7 @@ def _good_columns(run: SparkRun, type_of: Mapping[str, str], row: str, kind: str
     for position, field in enumerate(run.job.schema.fields):
         name = f"field_{position}"
         if field.kind == "dense":
-            value = f"CAST({name} AS FLOAT)"
+            value = dense_value(field, type_of[field.column_name], name)
         elif field.kind == "multi":
             parts = parts_of(field, type_of[field.column_name], name)
             part = trimmed("x")

@@ -26,12 +26,16 @@ def details_of(
     """The `details` of the records, as JSON values; counts go on from those of the older ones.
 
     sources: the descriptions of the logs, the first one first. rows, tasks: that have records.
+    missed_rows: by the table that they found nothing in, where any is joined.
     rows_of_tasks: how many tasks have 1, 2 to 3, 4 to 7, ... rows. dropped_rows: by reason.
     left_out_rows: by a split by both. cut_values: by field, values beyond its max_values. split:
     how it was split. time: how the time was read and cut. `prepare` adds inputs: the files that
-    were read, see `inputs`.
+    were read, see `inputs`; and dense_values: what dense fields are like in the training rows of
+    the first log, see `DenseFit.described`.
     """
     before: Mapping[str, Any] = {} if old is None else old.details
+    of_first_log = {name: before[name] for name in ("dense_values",) if name in before}
+    missed = _sum(before.get("missed_rows", {}), encoded.counts["missed_rows"])
     num_tasks, histogram = _rows_of_tasks(job)
     counts = encoded.counts
     return {
@@ -44,6 +48,8 @@ def details_of(
         "cut_values": _sum(before.get("cut_values", {}), counts["cut_values"]),
         "split": dataclasses.asdict(job.split),
         "time": dataclasses.asdict(encoded.time),
+        **of_first_log,
+        **({"missed_rows": missed} if missed else {}),
     }
 
 
@@ -84,7 +90,15 @@ def describe(records: Records) -> str:
         f"  {name}: {split.tasks:,} tasks, {split.rows:,} rows, {split.episodes:,} episodes"
         for name, split in records.contents.items()
     ]
+    num_dropped = sum(details["dropped_rows"].values())
+    if num_dropped or details["left_out_rows"]:
+        num_rows = details["rows"] + details["left_out_rows"] + num_dropped
+        lines.append(f"  of {num_rows:,} rows in the files {details['rows']:,} were kept")
     lines += [f"  dropped, {why}: {n:,} rows" for why, n in details["dropped_rows"].items()]
+    lines += [
+        f"  joined {table}: {n:,} rows found nothing in it"
+        for table, n in details.get("missed_rows", {}).items()
+    ]
     if details["left_out_rows"]:
         lines.append(f"  left out by the split: {details['left_out_rows']:,} rows")
     lines += [

@@ -109,6 +109,7 @@ def _other(records: Records, path: object, what: str) -> ValueError:
 def _schema(records: Records) -> dict[str, Any]:
     """The schema without the sizes of vocabularies, which have an entry of their own."""
     values = records.schema.to_json()
+    values.pop("tables_to_join", None)  # where columns come from, and not what they are
     for table in values["tables"]:
         if table["keys"] == "vocabulary" and table["name"] in records.vocabularies:
             table.pop("num_rows")

@@ -324,4 +324,7 @@ def _first_line(error: BaseException) -> str:
 
 def _without_sizes(schema: Schema) -> Schema:
     tables = tuple(dataclasses.replace(table, num_rows=None, width=None) for table in schema.tables)
-    return dataclasses.replace(schema, tables=tables, positive_from=None)
+    fields = tuple(dataclasses.replace(field, fitted=None) for field in schema.fields)
+    return dataclasses.replace(
+        schema, fields=fields, tables=tables, positive_from=None, tables_to_join=()
+    )

@@ -44,7 +44,9 @@ def reasons_of_words(schema: Schema, words: np.ndarray, entries: np.ndarray) -> 
     checks = [("the label", label, ~np.isfinite(label), "is not finite")]
     for field in schema.dense_fields:
         value = planes_of(*ranges[field.name])[0].view("<f4")
-        checks.append((field.name, value, ~np.isfinite(value), "is not finite"))
+        # NaN stands for a missing value, where one may be missing.
+        wrong = ~np.isfinite(value) if field.missing == "error" else np.isinf(value)
+        checks.append((field.name, value, wrong, "is not finite"))
     for field in schema.key_fields:
         table = schema.table(field.table_name)
         keys = keys_of(planes_of(*ranges[field.name]), table.words_per_key)

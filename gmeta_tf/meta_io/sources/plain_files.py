@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 import duckdb
 
 from gmeta_tf.meta_io.sources.compressed import compression_of
-from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
+from gmeta_tf.meta_io.sources.reader_options import ReaderOptions, even_separator
 from gmeta_tf.meta_io.sql import sql_name, sql_text
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "read_json",
     "read_parquet",
     "shown",
+    "with_separator",
 ]
 
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
@@ -116,6 +117,7 @@ def _delimited_readers(
 ) -> Iterator[str]:
     """Neighbours with one header and one compression are read together, which is in parallel."""
     quote, has_header = sql_text(options.quote), str(options.columns is None).lower()
+    escape = sql_text(options.escape_letter)
     nulls = ", ".join(map(sql_text, ("", *options.null_words)))
     for (columns, compression), alike in itertools.groupby(
         files, lambda file: (file[1], compression_of(file[0]))
@@ -124,8 +126,8 @@ def _delimited_readers(
         yield (
             f"read_csv({_sql_paths(file for file, _ in alike)}, auto_detect=false, "
             f"header={has_header}, columns={{{types}}}, "
-            f"delim={sql_text(delimiter_of(format_name, options))}, quote={quote}, escape={quote}, "
-            f"nullstr=[{nulls}], encoding='{options.encoding}', "
+            f"delim={sql_text(delimiter_of(format_name, options))}, "
+            f"quote={quote}, escape={escape}, nullstr=[{nulls}], encoding='{options.encoding}', "
             f"compression='{compression}', hive_partitioning=false)"
         )
 
@@ -162,16 +164,47 @@ def _header(
             f"{file} cannot be read: expected its header in the first line, got an empty line. "
             "Remove the empty lines at the beginning."
         )
-    cells = _cells_of_header(texts, delimiter_of(format_name, options), options.quote)
+    cells = _cells_of_header(texts, delimiter_of(format_name, options), options)
     columns = tuple(cell or f"column{position}" for position, cell in enumerate(cells))
     _no_column_twice(f"the header of {file}", columns)
     return columns
 
 
-def _cells_of_header(lines: Sequence[str], delimiter: str, quote: str) -> list[str]:
+def with_separator(
+    database: duckdb.DuckDBPyConnection,
+    files: Sequence[str],
+    format_name: str,
+    options: ReaderOptions,
+) -> ReaderOptions:
+    """The options with the separator that is found, where none is stated.
+
+    The usual one is kept where it is in the header. Otherwise the file would have a single column.
+    """
+    if options.separator is not None:
+        return options
+    usual = delimiter_of(format_name, options)
+    for file in files:
+        reader = lines_reader([file], compression_of(file), options.encoding)
+        lines = database.execute(f"SELECT line FROM {reader} LIMIT {_HEADER_LINES}").fetchall()
+        texts = [line for (line,) in lines if line]
+        if not texts:
+            continue
+        found = None if usual in texts[0] else even_separator(texts, usual)
+        return options if found is None else dataclasses.replace(options, separator=found)
+    return options
+
+
+def _cells_of_header(lines: Sequence[str], delimiter: str, options: ReaderOptions) -> list[str]:
     """The cells of the first line that has any."""
+    quote = options.quote
     if len(delimiter) == 1 and quote:
-        rows = csv.reader((f"{line}\n" for line in lines), delimiter=delimiter)
+        doubled = options.escape_letter == quote
+        rows = csv.reader(
+            (f"{line}\n" for line in lines),
+            delimiter=delimiter,
+            doublequote=doubled,
+            escapechar=None if doubled else options.escape_letter,
+        )
         return next((row for row in rows if row), [])
     first = next((line for line in lines if line), "")
     return [cell.strip(quote) if quote else cell for cell in first.split(delimiter)] * bool(first)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gmeta_tf.allowed import ENCODINGS, FILE_FORMATS, QUOTINGS, check_word
 
-__all__ = ["ReaderOptions"]
+__all__ = ["SEPARATORS", "ReaderOptions", "even_separator"]
+
+SEPARATORS = ("::", "\t", ";", "|", ",")
+"""Those that are looked for where none is stated."""
 
 _LONGEST_SEPARATOR_BYTES = 4  # of DuckDB's
+_ESCAPES = ('"', "\\")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,13 +24,16 @@ class ReaderOptions:
 
     Attributes:
         separator: what stands between cells, of up to four bytes, such as `";"` or `"::"`. None is
-            the format's: a comma in CSV, a tab in TSV.
+            the format's: a comma in CSV, a tab in TSV; or, where the header has none of those, what
+            all of the first lines have equally often.
         quoting: `"minimal"`, where cells with separators, quotes or ends of lines are in quotes; or
             `"none"`, where a quote is a letter like others. None is `"minimal"`, unless the lines
             of a file are rows either way and the rows differ: that is an error.
         columns: the names of the columns of files without a header. None is the header's.
         null_words: cells that stand for a missing value, as an empty one does, such as `"NULL"` or
             `"\\\\N"`.
+        escape: what stands before a quote within quotes. None is the quote itself, `""`; a
+            backslash is `"\\\\"`.
         encoding: `"utf-8"`, `"latin-1"` or `"utf-16"`.
         format: `"csv"` or `"tsv"` for files of any ending. None goes by the ending.
 
@@ -42,6 +49,7 @@ class ReaderOptions:
     quoting: str | None = None
     columns: tuple[str, ...] | None = None
     null_words: tuple[str, ...] = ()
+    escape: str | None = None
     encoding: str = "utf-8"
     format: str | None = None
 
@@ -55,6 +63,11 @@ class ReaderOptions:
             check_word("format", self.format, FILE_FORMATS)
         self._check_separator()
         self._check_columns()
+        if self.escape is not None and (self.escape not in _ESCAPES or self.quoting == "none"):
+            raise ValueError(
+                f"expected escape to be one of {' '.join(_ESCAPES)}, and cells to be quoted, got "
+                f"{self.escape!r} with quoting {self.quoting!r}. Leave one of them out."
+            )
 
     def _check_separator(self) -> None:
         if self.separator == "\\t":  # as it is typed in a shell
@@ -102,6 +115,11 @@ class ReaderOptions:
         """The quote, as DuckDB takes it; empty where none is."""
         return "" if self.quoting == "none" else '"'
 
+    @property
+    def escape_letter(self) -> str:
+        """What stands before a quote within quotes, as DuckDB takes it."""
+        return (self.escape or self.quote) if self.quote else ""
+
     @classmethod
     def from_json(cls, values: Any) -> ReaderOptions:
         """Reads what a person wrote under `read` in a schema's file.
@@ -125,6 +143,26 @@ class ReaderOptions:
             return cls(**values)
         except ValueError as error:
             raise ValueError(f"read: {error}") from error
+
+
+def even_separator(lines: Sequence[str], usual: str | None) -> str | None:
+    """What all lines have equally often; None where nothing is.
+
+    Args:
+        lines: the first ones of a file, without empty ones.
+        usual: the format's own, which is taken where it fits; None has none.
+
+    Example:
+        >>> even_separator(["1::7::5", "1::9::3"], ",")
+        '::'
+    """
+    counts = {mark: {line.count(mark) for line in lines} for mark in SEPARATORS}
+    even = {mark: next(iter(found)) for mark, found in counts.items() if len(found) == 1}
+    even = {mark: count for mark, count in even.items() if count}
+    if usual in even:
+        return usual
+    # Of several the most frequent one; `::` before what it is made of.
+    return max(even, key=lambda mark: (even[mark], -SEPARATORS.index(mark)), default=None)
 
 
 def _texts(name: str, values: Any) -> tuple[str, ...] | None:

@@ -16,17 +16,27 @@ import duckdb
 from gmeta_tf.allowed import FILE_FORMATS
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.sources.compressed import check_whole, compression_of
-from gmeta_tf.meta_io.sources.plain_files import read_delimited, read_json, read_parquet, shown
+from gmeta_tf.meta_io.sources.plain_files import (
+    read_delimited,
+    read_json,
+    read_parquet,
+    shown,
+    with_separator,
+)
 from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
-from gmeta_tf.meta_io.sql import sql_name, sql_text
+from gmeta_tf.meta_io.sql import sql_name, sql_parquet, sql_text, trimmed_text
 
 __all__ = [
+    "Join",
     "Source",
     "SourceFile",
     "check_unchanged",
     "files_source",
+    "first_rows",
+    "joined_query",
     "matching_files",
     "materialised",
+    "missed_column",
     "reading_error",
     "source_files",
 ]
@@ -70,6 +80,23 @@ class SourceFile:
 
 
 @dataclasses.dataclass(frozen=True)
+class Join:
+    """A table that is looked up for each row of a source.
+
+    Attributes:
+        name: what messages call it.
+        on: the column of the rows.
+        path: a Parquet file with one row for each `key`, a text, and the columns.
+        columns: what it gives.
+    """
+
+    name: str
+    on: str
+    path: str
+    columns: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Source:
     """Where raw rows come from: a query that DuckDB runs.
 
@@ -82,9 +109,11 @@ class Source:
         format: what another engine needs to read `files` without the query: "csv", "tsv", "json"
             or "parquet", as `files_source` says it of each. None says that the query does more
             than to read files; `materialised` runs it once and gives a Parquet source.
-        columns: the query's columns in their order, where `format` is not None.
+        columns: the files' columns in the query's order, where `format` is not None.
         list_columns: those of a "json" source that are lists of texts; its others are texts.
         options: how "csv" and "tsv" files are written.
+        joins: the tables that the query joins to its rows; see `side_tables`.
+        unjoined: the SELECT of the rows before anything was joined; empty without a join.
     """
 
     description: str
@@ -95,6 +124,36 @@ class Source:
     columns: tuple[str, ...] = ()
     list_columns: tuple[str, ...] = ()
     options: ReaderOptions = ReaderOptions()  # noqa: RUF009, frozen
+    joins: tuple[Join, ...] = ()
+    unjoined: str = ""
+
+
+def joined_query(query: str, joins: Sequence[Join], row: str | None) -> str:
+    """The SQL of a query's rows with what the tables have for them.
+
+    A value finds the key that is its text, white space cut off. A row that finds none has NULL in
+    the table's columns and is true in `missed_column`.
+
+    Args:
+        query: a SELECT of the rows.
+        joins: the tables, in this order: one may be joined on what an earlier one gives.
+        row: a column to number the rows with, from 1; None where the query has one.
+    """
+    number = "" if row is None else f"row_number() OVER () AS {sql_name(row)}, "
+    for place, join in enumerate(joins):
+        given = ", ".join(f"side.{sql_name(column)}" for column in join.columns)
+        query = (
+            f"SELECT log.*, {given}, side.key IS NULL AS {sql_name(missed_column(place))} "
+            f"FROM (SELECT {number}* FROM ({query})) AS log LEFT JOIN {sql_parquet(join.path)} "
+            f"AS side ON {trimmed_text(f'log.{sql_name(join.on)}')} = side.key"
+        )
+        number = ""
+    return query
+
+
+def missed_column(place: int) -> str:
+    """The column of a joined query that says whether a row found nothing in a table."""
+    return f"gmeta_tf missed {place}"
 
 
 def files_source(
@@ -158,6 +217,8 @@ def files_source(
     found_files = source_files(names)
     with contextlib.closing(duckdb.connect()) as database:
         try:
+            if format_name in FILE_FORMATS:
+                options = with_separator(database, names, format_name, options)
             found = _READERS[format_name](database, names, format_name, options)
         except duckdb.Error as error:
             raise reading_error(description, error) from error
@@ -277,6 +338,16 @@ def materialised(
             raise reading_error(source.description, error) from error
     check_unchanged(source)
     return dataclasses.replace(files_source(path), description=source.description, row=source.row)
+
+
+def first_rows(source: Source, num_rows: int) -> Source:
+    """The first rows of a source, to look at: its files are not known again, and not counted."""
+    order = "" if source.row is None else f" ORDER BY {sql_name(source.row)}"
+    return Source(
+        f"the first {num_rows:,} rows of {source.description}",
+        f"SELECT * FROM ({source.query}){order} LIMIT {num_rows}",
+        row=source.row,
+    )
 
 
 def reading_error(description: str, error: duckdb.Error) -> ValueError:

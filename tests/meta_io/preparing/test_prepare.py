@@ -533,6 +533,16 @@ class TestOutput:
             "cut_values": {},
             "split": {"test_fraction": 0.2, "valid_fraction": 0.0, "seed": 0, "by": "task"},
             "time": {"kind": "", "valid": None, "test": None},
+            "dense_values": {
+                "price": {
+                    "rows": 8,
+                    "missing": 0,
+                    "mean": 1.5,
+                    "deviation": 0.0,
+                    "smallest": 1.5,
+                    "largest": 1.5,
+                }
+            },
             "inputs": [{"name": "small.csv", **digest_of(tmp_path / "small.csv"), "generation": 0}],
         }
         assert len(records.contents["train"].files) == 2
@@ -556,6 +566,7 @@ class TestOutput:
             f"{tmp_path}/out: 16 rows of 6 tasks",
             "  train: 4 tasks, 12 rows, 4 episodes",
             "  test: 2 tasks, 4 rows, 2 episodes",
+            "  of 18 rows in the files 16 were kept",
             "  dropped, task: 1 rows",
             "  dropped, label: 1 rows",
             "  field seen: 11 values beyond its max_values cut off",

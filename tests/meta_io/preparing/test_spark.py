@@ -20,9 +20,12 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_dense import SCHEMA as DENSE_SCHEMA
+from made_dense import write_dense_log
 from made_log import SCHEMA as LOG_SCHEMA
 from made_log import write_log
 from made_movielens import GROUPLENS_100K, write_files
+from made_tables import log_of, schema_of, write_tables
 from prepare_twin import SCHEMA, made_rows, write_rows
 
 from gmeta_tf.meta_io.preparing import spark_session
@@ -104,6 +107,33 @@ def both(source: Source, schema: Schema, folder: pathlib.Path, **options) -> Rec
     assert_same_files(folder / "duckdb", folder / "spark")
     assert not list(folder.glob(".*"))
     return records
+
+
+def test_dense_values_fit_the_same_numbers(tmp_path):
+    paths = [write_dense_log(tmp_path / f"{seed}.csv", seed=seed) for seed in range(3)]
+    records = both(files_source(paths), DENSE_SCHEMA, tmp_path)
+    assert records.schema.num_dense_columns == 14
+    assert records.details["dense_values"]["year"]["missing"] > 5
+
+
+def test_side_tables_are_joined_alike(tmp_path):
+    rows = write_tables(tmp_path)
+    records = both(files_source(log_of(tmp_path)), schema_of(tmp_path), tmp_path)
+    assert records.details["missed_rows"]["users"] == sum(row["age"] == "" for row in rows) > 0
+
+
+def test_side_tables_of_a_query_are_joined_alike(tmp_path):
+    write_tables(tmp_path)
+    plain = files_source(log_of(tmp_path))
+    query = f"SELECT row_number() OVER () AS at, * FROM ({plain.query})"
+    both(Source("a query", query, row="at"), schema_of(tmp_path), tmp_path)
+
+
+def test_a_separator_that_is_found_is_that_of_both(tmp_path):
+    rows = "".join(f"u{row % 5};i{row % 3};{row % 2};{row}\n" for row in range(30))
+    (tmp_path / "log.csv").write_text("user;item;rating;price\n" + rows)
+    records = both(files_source(tmp_path / "log.csv"), SMALL, tmp_path)
+    assert records.details["rows"] == 30
 
 
 def write_rest(path: pathlib.Path, rows: list[dict[str, object]], delimiter: str = ",") -> str:

@@ -49,6 +49,28 @@ def rows_of(path, **options):
         ),
         ("f.csv", "a,b\né,ü\n".encode("utf-16"), {"encoding": "utf-16"}, ("a", "b"), [("é", "ü")]),
         ("f.dat", b"a,b\n1,2\n", {"format": "csv"}, ("a", "b"), [("1", "2")]),
+        # Found: what all lines have equally often, where the header has no comma.
+        ("f.csv", b"a;b\n1;2,5\n3;4\n", {}, ("a", "b"), [("1", "2,5"), ("3", "4")]),
+        (
+            "f.csv",
+            b"1::2:9\n3::4\n",
+            {"columns": ["a", "b"]},
+            ("a", "b"),
+            [("1", "2:9"), ("3", "4")],
+        ),
+        ("f.tsv", b"a,b\n1,2\n", {}, ("a", "b"), [("1", "2")]),
+        ("f.csv", b"a\tb\n1\t\xe9\n", {"encoding": "latin-1"}, ("a", "b"), [("1", "\xe9")]),
+        # The header's comma counts, and lines that differ tell nothing.
+        ("f.csv", b"a,b|c\n1,2|3\n", {}, ("a", "b|c"), [("1", "2|3")]),
+        ("f.csv", b"a\nx|y\nz\n", {}, ("a",), [("x|y",), ("z",)]),
+        ("f.csv", b'a,b;c\n"1,2",3;4\n', {}, ("a", "b;c"), [("1,2", "3;4")]),
+        (
+            "f.csv",
+            b'"a\\"b",c\n"x\\"y, z",1\n',
+            {"escape": "\\"},
+            ('a"b', "c"),
+            [('x"y, z', "1")],
+        ),
     ],
 )
 def test_what_is_read(name, content, options, columns, rows, tmp_path):
@@ -68,6 +90,8 @@ def test_what_is_read(name, content, options, columns, rows, tmp_path):
         ({"encoding": "ebcdic"}, "encoding to be one of utf-8, latin-1, utf-16"),
         ({"format": "json"}, "format to be one of csv, tsv, got 'json'"),
         ({"columns": []}, "to name every column"),
+        ({"escape": "/"}, "escape to be one of"),
+        ({"escape": "\\", "quoting": "none"}, "and cells to be quoted, got .* with quoting 'none'"),
         ({"columns": ["a", ""]}, "to name every column"),
         ({"columns": ["a", "A"]}, "each column once, got a, A"),
         ({"columns": "ab"}, "columns to be a list of texts, got 'ab'"),

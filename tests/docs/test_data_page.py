@@ -1,0 +1,83 @@
+"""docs/data.md: each section's files are written and its commands run, in their order."""
+
+import dataclasses
+import pathlib
+import re
+import shlex
+
+import pytest
+
+import gmeta_tf as gm
+from gmeta_tf import allowed
+from gmeta_tf.cli.main import main
+
+PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
+
+
+def run(section):
+    """Writes the section's files to the current folder, and runs its commands; their number."""
+    commands = 0
+    for kind, name, text in re.findall(r"^```(\w+) ?(\S*)\n(.*?)^```$", section, re.S | re.M):
+        if name:
+            pathlib.Path(name).parent.mkdir(parents=True, exist_ok=True)
+            pathlib.Path(name).write_text(text, encoding="utf-8")
+        elif kind == "sh":
+            for line in text.replace("\\\n", " ").splitlines():
+                program, *words = shlex.split(line, comments=True)
+                assert program == "gmeta-tf"
+                main(words)
+                commands += 1
+    return commands
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_schema_to_begin_with():
+    assert run(SECTIONS["A schema to begin with"]) == 2
+    schema = gm.Records.open("records").schema
+    assert (schema.task, schema.label, schema.time) == ("user", "rating", "time")
+    assert [table.name for table in schema.tables_to_join] == ["films"]
+    assert {field.name: field.kind for field in schema.fields} == {
+        "item": "categorical",
+        "year": "categorical",
+        "genres": "multi",
+    }
+
+
+def test_a_look_before_training(capsys):
+    assert run(SECTIONS["A look before training"]) == 1
+    told = capsys.readouterr().out
+    assert "\n1. labels go from 1 to 5, and the loss takes 0 to 1." in told
+    assert "\n2. the dense field 'year' has values from 1970 to 2003" in told
+    assert not list(pathlib.Path().glob("records*"))
+
+
+def test_dense_values(capsys):
+    assert run(SECTIONS["Dense values"]) == 2
+    assert "warning: the dense field" not in capsys.readouterr().err
+    schema = gm.Records.open("records").schema
+    assert schema.num_dense_columns == 1 + 1 + 4
+    words = re.findall(r"^\| `(\w+)` \|", SECTIONS["Dense values"], re.MULTILINE)
+    assert {*allowed.DENSE_TRANSFORMS, *allowed.MISSING, "transform", "missing"} == set(words)
+
+
+def test_tables_of_users_and_items(capsys):
+    assert run(SECTIONS["Tables of users and items"]) == 1
+    told = capsys.readouterr().out
+    assert "joined films: 1 rows found nothing in it" in told  # film e
+    assert "joined studios: 2 rows found nothing in it" in told
+    told_of = re.findall(r"^\| `(\w+)` \|", SECTIONS["Tables of users and items"], re.MULTILINE)
+    known = {field.name for field in dataclasses.fields(gm.SideTable)}
+    assert set(told_of) == known - {"name"}
+
+
+def test_every_section_is_in_the_list_at_the_top():
+    listed = re.findall(r"^- \[(.+?)\]\(#(.+?)\)", PAGE, re.MULTILINE)
+    assert [name for name, _ in listed] == list(SECTIONS)
+    assert [anchor for _, anchor in listed] == [
+        name.lower().replace(",", "").replace(" ", "-") for name in SECTIONS
+    ]
