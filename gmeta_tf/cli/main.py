@@ -44,6 +44,12 @@ _EPILOG = """from raw data to predictions:
   gmeta-tf report --run run
   gmeta-tf export --run run
   gmeta-tf predict --saved-model run/saved_model --support s.csv --query q.csv --output p.csv
+  gmeta-tf serve --saved-model run/saved_model
+
+with data of your own:
+  gmeta-tf schema init log.csv --output schema.yaml
+  gmeta-tf check --schema schema.yaml --input log.csv
+  gmeta-tf prepare --schema schema.yaml --input log.csv --output records
 
 Each subcommand takes --config FILE.yaml with the same names as its flags, and
 --print_config, which prints such a file. Flags after --config override the file."""
