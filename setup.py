@@ -52,7 +52,8 @@ setup(
         # SOK is no extra: PyPI's release does not compile with TensorFlow 2.16 (docs/gpu.md).
         "gpu": ["tensorflow[and-cuda]==2.16.2; python_version < '3.13'"],
         "distributed": ["horovod==0.28.1", "cffi", "cloudpickle", "packaging", "psutil"],
-        "remote": ["tensorflow-io==0.37.1"],
+        # Its last release, which loads its file systems with TensorFlow 2.16 alone.
+        "remote": ["tensorflow-io==0.37.1; python_version < '3.13'"],
         "spark": ["pyspark>=3.5,<4"],  # 3.5 runs on Java 17; 4 needs Java 17 or 21
         "report": ["matplotlib>=3.10,<4"],
         "bench": ["torch==2.13.0"],

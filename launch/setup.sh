@@ -8,8 +8,8 @@
 #   <cache>/sources/<key>/  SOK's source distribution, which tests read
 # .venv only points there, so a second clone is ready in seconds.
 #
-# There are two stacks. The pinned one is TensorFlow 2.16, the last whose remote file systems
-# tensorflow-io has; the current one is the newest TensorFlow that Horovod and the tests were run with.
+# There are two stacks. The pinned one is TensorFlow 2.16, the last that tensorflow-io gives remote
+# file systems to; the current one is the newest TensorFlow that Horovod was built with.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -27,10 +27,10 @@ usage() {
 usage: bash launch/setup.sh [--help | --where | --stack-info | --with-uv]
 
 Makes .venv with TensorFlow, Horovod (Gloo), the development tools and gmeta_tf (editable). There are
-two stacks, which train alike and read each other's records, checkpoints and SavedModels:
+two stacks:
 
-  pinned    TensorFlow $(pin tensorflow constraints.txt), NumPy 1, on Python 3.10, 3.11 or 3.12; tensorflow-io reads remote files
-  current   TensorFlow $(pin tensorflow constraints-current.txt), NumPy 2, on Python 3.11, 3.12 or 3.13; fsspec reads remote files
+  pinned    TensorFlow $(pin tensorflow constraints.txt), NumPy 1, on Python 3.10, 3.11 or 3.12; has remote files (s3:// and so on)
+  current   TensorFlow $(pin tensorflow constraints-current.txt), NumPy 2, on Python 3.11, 3.12 or 3.13; local files and gs:// alone
 
 Where \`python3\` is 3.13, or only 3.13 is found, it is the current stack, else the pinned one.
 The first time takes about 5 minutes, a second clone on the same machine seconds, and when nothing
@@ -415,7 +415,8 @@ main() {
   case ${1:-} in
     --help | -h) usage && return ;;
     --with-uv) with_uv=yes && shift ;;
-    --where | --stack-info | '') ;;
+    --stack-info) ;;
+    --where | '') ;;
     *) usage >&2 && exit 2 ;;
   esac
   check_stack
