@@ -1,7 +1,7 @@
 """Packaging of gmeta_tf. `bash launch/setup.sh` is the short way to a working environment.
 
 By hand: `pip install -c constraints.txt -e '.[cpu]'`; constraints-current.txt is the newer stack.
-The ranges span the two stacks, in which the tests are run; nothing between them is. Horovod has no
+The ranges span the two stacks; what lies between them has not been run. Horovod has no
 wheels on PyPI and must be built when TensorFlow is already there: launch/build_horovod.sh does.
 """
 
