@@ -1,7 +1,8 @@
 """Packaging of gmeta_tf. `bash launch/setup.sh` is the short way to a working environment.
 
-By hand: `pip install -c constraints.txt -e '.[cpu]'`. Horovod has no wheels on PyPI and must be
-built when TensorFlow is already there, so `launch/setup.sh` holds its recipe.
+By hand: `pip install -c constraints.txt -e '.[cpu]'`; constraints-current.txt is the newer stack.
+The ranges span the two stacks; what lies between them has not been run. Horovod has no
+wheels on PyPI and must be built when TensorFlow is already there: launch/build_horovod.sh does.
 """
 
 from pathlib import Path
@@ -14,6 +15,7 @@ readme = Path(__file__).parent / "README.md"
 # site-packages under that name.
 moved = {"gmeta_tf.models": "models"}
 
+tensorflow_range = ">=2.16.2,<2.22"  # 2.16 has no wheels for Python 3.13
 x86_linux = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 not_x86_linux = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
@@ -24,7 +26,7 @@ setup(
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.10,<3.13",
+    python_requires=">=3.10,<3.14",
     package_dir=moved,
     packages=find_packages(include=["gmeta_tf", "gmeta_tf.*"]) + list(moved),
     package_data={"gmeta_tf": ["py.typed"]},
@@ -32,23 +34,26 @@ setup(
     # TensorFlow is an extra: its CPU and GPU builds have different names.
     install_requires=[
         "keras>=3.6",
-        "numpy<2",
+        "numpy>=1.26,<3",
         "duckdb>=1.2,<2.1",  # run with 1.5.6 and 2.0.0
         "safetensors",
         "jsonargparse[signatures]>=4.38",
         "PyYAML",
-        "tensorboard>=2.16,<2.17",
-        "setuptools<82",  # tensorboard 2.16 imports pkg_resources, which setuptools 82 dropped
+        "tensorboard>=2.16,<2.22",  # TensorFlow 2.16 brings it, 2.21 does not
+        # tensorboard 2.16 imports pkg_resources, which setuptools 82 dropped. horovodrun imports
+        # distutils, which setuptools brings from Python 3.12 on.
+        "setuptools<82",
     ],
     extras_require={
         "cpu": [
-            f"tensorflow-cpu==2.16.2; {x86_linux}",
-            f"tensorflow==2.16.2; {not_x86_linux}",
+            f"tensorflow-cpu{tensorflow_range}; {x86_linux}",
+            f"tensorflow{tensorflow_range}; {not_x86_linux}",
         ],
         # SOK is no extra: PyPI's release does not compile with TensorFlow 2.16 (docs/gpu.md).
-        "gpu": ["tensorflow[and-cuda]==2.16.2"],
+        "gpu": ["tensorflow[and-cuda]==2.16.2; python_version < '3.13'"],
         "distributed": ["horovod==0.28.1", "cffi", "cloudpickle", "packaging", "psutil"],
-        "remote": ["tensorflow-io==0.37.1"],
+        # Its last release, which loads its file systems with TensorFlow 2.16 alone.
+        "remote": ["tensorflow-io==0.37.1; python_version < '3.13'"],
         "spark": ["pyspark>=3.5,<4"],  # 3.5 runs on Java 17; 4 needs Java 17 or 21
         "report": ["matplotlib>=3.10,<4"],
         "bench": ["torch==2.13.0"],
@@ -72,6 +77,7 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
 )

@@ -7,6 +7,9 @@
 #   <cache>/env/<key>/      a virtual environment; finished when it holds .complete
 #   <cache>/sources/<key>/  SOK's source distribution, which tests read
 # .venv only points there, so a second clone is ready in seconds.
+#
+# There are two stacks. The pinned one is TensorFlow 2.16, the last that tensorflow-io gives remote
+# file systems to; the current one is the newest TensorFlow that Horovod was built with.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -14,26 +17,34 @@ venv=$root/.venv
 stamp=$venv/.gmeta-setup # empty while .venv is being made, then what it was made from
 cache=${GMETA_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/gmeta_tf}
 log=$cache/logs/setup-$$.log
-pins=("$root/constraints.txt" "$root/launch/build-requirements.txt")
+build_pins=$root/launch/build-requirements.txt
 sok_pin=$root/launch/sok-requirements.txt
 scratch=
 unfinished=
 
 usage() {
   cat <<EOF
-usage: bash launch/setup.sh [--help | --where]
+usage: bash launch/setup.sh [--help | --where | --stack-info | --with-uv]
 
-Makes .venv with TensorFlow 2.16, Horovod (Gloo), the development tools and gmeta_tf (editable).
+Makes .venv with TensorFlow, Horovod (Gloo), the development tools and gmeta_tf (editable). There are
+two stacks:
+
+  pinned    TensorFlow $(pin tensorflow constraints.txt), NumPy 1, on Python 3.10, 3.11 or 3.12; has remote files (s3:// and so on)
+  current   TensorFlow $(pin tensorflow constraints-current.txt), NumPy 2, on Python 3.11, 3.12 or 3.13; local files and gs:// alone
+
+Where \`python3\` is 3.13, or only 3.13 is found, it is the current stack, else the pinned one.
 The first time takes about 5 minutes, a second clone on the same machine seconds, and when nothing
-has changed it returns at once. It needs Python 3.10, 3.11 or 3.12, a C++17 compiler with make, and
-a package registry; it installs nothing outside .venv and the cache. Where there is Java it installs
-PySpark, too.
+has changed it returns at once. It needs a C++17 compiler with make, and a package registry; it
+installs nothing outside .venv and the cache. Where there is Java it installs PySpark, too.
 
-  --where   print the folders it would use, and stop
+  --where        print the folders it would use, and stop
+  --stack-info   print which stack it would make, of what, and why, and stop
+  --with-uv      where no suitable Python is found, have uv install one (uv python install)
 
-  PYTHON=python3.11         the Python to use, instead of the first one found
-  GMETA_WITHOUT_HOROVOD=1   leave Horovod out (one process only; no compiler needed). Export it:
+  GMETA_STACK=NAME          pinned or current, whatever the Python. Export it, as the next two:
                             the other launch scripts call this one
+  PYTHON=python3.11         the Python to use, instead of the first one found
+  GMETA_WITHOUT_HOROVOD=1   leave Horovod out (one process only; no compiler needed)
   GMETA_TENSORFLOW=NAME     tensorflow-cpu, tensorflow or tensorflow[and-cuda]. Unset: with a GPU
                             tensorflow[and-cuda], else tensorflow-cpu where there is one
   GMETA_CACHE=FOLDER        the cache, now $cache
@@ -65,25 +76,87 @@ real = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 print("%d.%d" % sys.version_info[:2], real, sysconfig.get_config_var("SOABI"))' 2>/dev/null
 }
 
-find_python() { # Sets python, python_abi
-  local candidate answer found=
-  local candidates=(python3.11 python3.12 python3.10 python3 python)
-  if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); fi
+check_stack() { # Rejects a GMETA_STACK that is no stack's name
+  case ${GMETA_STACK:-} in
+    '' | pinned | current) ;;
+    *) fail "expected GMETA_STACK to be pinned or current, got $GMETA_STACK" \
+      "unset it, or: GMETA_STACK=current bash launch/setup.sh" ;;
+  esac
+}
+
+choose_stack() { # choose_stack PYTHON-VERSION: sets stack, why; fails where that Python has none
+  case ${GMETA_STACK:-}/$1 in
+    pinned/3.10 | pinned/3.11 | pinned/3.12 | current/3.11 | current/3.12 | current/3.13)
+      stack=$GMETA_STACK why="GMETA_STACK=$GMETA_STACK"
+      ;;
+    /3.10 | /3.11 | /3.12) stack=pinned why="the Python is $1; the pinned stack is the default where it runs" ;;
+    /3.13) stack=current why="the Python is 3.13, and the pinned stack ends with 3.12" ;;
+    *) return 1 ;;
+  esac
+}
+
+default_pythons() { # The commands that may be a Python of the stack, the best first
+  case ${GMETA_STACK:-} in
+    pinned) echo python3.11 python3.12 python3.10 python3 python ;;
+    current) echo python3.13 python3.12 python3.11 python3 python ;;
+    *) # Whoever has 3.13 as python3 has chosen it, whatever else is there.
+      case $(python_version python3) in
+        3.13\ *) echo python3 ;;
+        *) echo python3.11 python3.12 python3.10 python3 python3.13 python ;;
+      esac
+      ;;
+  esac
+}
+
+pythons_of_stack() { # The versions, and the one to install
+  case ${GMETA_STACK:-} in
+    pinned) suitable="the pinned stack runs on Python 3.10, 3.11 and 3.12" to_install=3.11 ;;
+    current) suitable="the current stack runs on Python 3.11, 3.12 and 3.13" to_install=3.13 ;;
+    *) suitable="the stacks run on Python 3.10 to 3.13" to_install=3.11 ;;
+  esac
+}
+
+find_python() { # Sets python, python_abi, stack, why; with uv's Python if that is asked for
+  local candidate answer found= installed suitable to_install
+  local candidates=()
+  if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); else read -ra candidates <<<"$(default_pythons)"; fi
   for candidate in "${candidates[@]}"; do
+    if use_python "$candidate"; then return; fi
     answer=$(python_version "$candidate") || continue
-    case ${answer%% *} in
-      3.10 | 3.11 | 3.12)
-        python_abi=${answer##* }
-        python=${answer#* }
-        python=${python% *}
-        return
-        ;;
-    esac
     found="$found $candidate is ${answer% *};"
   done
-  fail "no suitable Python. TensorFlow 2.16 runs on Python 3.10, 3.11 and 3.12. Found:${found:- none}" \
-    "install one (on Debian: apt-get install python3 python3-venv; or: uv python install 3.11) or name it:
-       PYTHON=/path/to/python3.11 bash launch/setup.sh"
+  pythons_of_stack
+  if [ -n "$with_uv" ] && [ -z "${PYTHON:-}" ]; then
+    installed=$(python_of_uv "$to_install")
+    use_python "$installed" ||
+      fail "uv's Python $to_install does not run: $installed" "uv python install --reinstall $to_install"
+    return
+  fi
+  fail "no suitable Python: $suitable. Found:${found:- none}" \
+    "have uv install one: bash launch/setup.sh --with-uv
+       or do it (on Debian: apt-get install python3 python3-venv; or: uv python install $to_install), or name it:
+       PYTHON=/path/to/python$to_install bash launch/setup.sh"
+}
+
+use_python() { # use_python COMMAND: sets python, python_abi, stack, why if it is of a stack
+  local answer
+  answer=$(python_version "$1") || return 1
+  choose_stack "${answer%% *}" || return 1
+  python_abi=${answer##* }
+  python=${answer#* }
+  python=${python% *}
+  constraints=$root/constraints.txt
+  if [ "$stack" = current ]; then constraints=$root/constraints-current.txt; fi
+}
+
+python_of_uv() { # python_of_uv VERSION: has uv install it (where it has it, nothing is done)
+  command -v uv >/dev/null || fail "there is no uv, which --with-uv asks for" \
+    "install it (https://docs.astral.sh/uv, or: pip install uv), and run again"
+  say "uv python install $1" >&2
+  uv python install "$1" >&2 || fail "uv could not install Python $1" \
+    "read its message above; or install a Python in another way, and name it:
+       PYTHON=/path/to/python$1 bash launch/setup.sh"
+  uv python find "$1"
 }
 
 choose_tensorflow() { # Sets tensorflow
@@ -103,7 +176,9 @@ choose_spark() { # Sets without_spark: PySpark takes 400 MB, and is of no use wi
   if ! command -v java >/dev/null; then without_spark='without spark'; fi
 }
 
-pin() { sed -n "s/^$1==//p" "$root/constraints.txt"; }
+pin() { # pin PACKAGE [FILE]: its version in FILE, else in the stack's
+  sed -n "s/^$1==//p" "${2:+$root/}${2:-$constraints}"
+}
 
 locate() { # Sets env_dir, wheel_dir, sok_dir: the keyed folders of the cache
   local machine
@@ -111,18 +186,23 @@ locate() { # Sets env_dir, wheel_dir, sok_dir: the keyed folders of the cache
   env_dir=$cache/env/$({
     printf '%s\n' "layout 1" "$machine" "$python" "$python_abi" "$tensorflow" "$without_horovod" \
       "$without_spark"
-    grep -hv '^#' "${pins[@]}"
+    grep -hv '^#' "$constraints" "$build_pins"
   } | sha256 | cut -c1-16)
   sok_dir=$cache/sources/$(grep -v '^#' "$sok_pin" | sha256 | cut -c1-16)
   wheel_dir=$cache/wheels/horovod-$(pin horovod)-$(printf '%s\n' "$machine" "$python_abi" \
     "$tensorflow" "$(pin tensorflow)" | sha256 | cut -c1-16)
 }
 
+stack_info() {
+  printf '%s\n' "stack $stack" "why $why" "python $python" "tensorflow $tensorflow $(pin tensorflow)" \
+    "numpy $(pin numpy)" "constraints ${constraints##*/}"
+}
+
 made_from() { # What .venv was made from; reads no Python but .venv's, so that it is quick
   printf '%s\n' "$1" "$root" "$cache" "${PYTHON:-}" "${GMETA_TENSORFLOW:-}" "$without_horovod" \
-    "$without_spark"
+    "$without_spark" "${GMETA_STACK:-}"
   "$venv/bin/python" -I -S -c 'import sys; print(sys.version)'
-  cat "${pins[@]}" "$sok_pin" "$root/setup.py" "${BASH_SOURCE[0]}" | sha256
+  cat "$root"/constraints*.txt "$build_pins" "$sok_pin" "$root/setup.py" "${BASH_SOURCE[0]}" | sha256
 }
 
 is_current() {
@@ -183,29 +263,32 @@ preflight() {
 fetch() { # fetch WHAT PIP-ARGUMENT...
   local what=$1
   shift
-  "$env_dir/bin/python" -m pip "$@" >>"$log" 2>&1 ||
-    fail "pip could not fetch $what. The end of $log:
+  "$env_dir/bin/python" -m pip "$@" >>"$log" 2>&1 || not_fetched "$what"
+}
+
+not_fetched() { # not_fetched WHAT
+  fail "pip could not fetch $1. The end of $log:
 $(log_end)" "is the package registry within reach? With a mirror: PIP_INDEX_URL=https://HOST/simple
        bash launch/setup.sh. Without a network: GMETA_CACHE=FOLDER, where a machine of the same
        kind has filled FOLDER at the same path"
 }
 
 build_horovod() { # Sets wheel
-  local version built
+  local version built status=0
   version=$(pin horovod)
   find_wheel
   if [ -n "$wheel" ]; then return; fi
   say "building Horovod $version with Gloo (3 to 5 minutes on 2 cores)"
-  fetch "horovod==$version" download --no-deps --no-binary :all: --no-build-isolation \
-    --dest "$scratch" "horovod==$version"
-  # --no-cache-dir: a wheel that pip kept from another build may lack TensorFlow.
-  env HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 \
-    HOROVOD_WITHOUT_PYTORCH=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_CMAKE="$env_dir/bin/cmake" \
-    CXX="$compiler" MAKEFLAGS="${MAKEFLAGS:--j$(getconf _NPROCESSORS_ONLN)}" \
-    "$env_dir/bin/python" -m pip wheel --no-deps --no-build-isolation --no-cache-dir \
-    --wheel-dir "$scratch/built" "$scratch/horovod-$version.tar.gz" >>"$log" 2>&1 ||
-    fail "Horovod did not build. The end of $log:
-$(log_end)" "read the first error in that file; without Horovod: GMETA_WITHOUT_HOROVOD=1 bash launch/setup.sh"
+  env HOROVOD_CMAKE="$env_dir/bin/cmake" CXX="$compiler" \
+    MAKEFLAGS="${MAKEFLAGS:--j$(getconf _NPROCESSORS_ONLN)}" \
+    bash "$root/launch/build_horovod.sh" "$env_dir/bin/python" "$version" "$scratch/built" \
+    >>"$log" 2>&1 || status=$?
+  case $status in
+    0) ;;
+    3) not_fetched "horovod==$version" ;;
+    *) fail "Horovod did not build. The end of $log:
+$(log_end)" "read the first error in that file; without Horovod: GMETA_WITHOUT_HOROVOD=1 bash launch/setup.sh" ;;
+  esac
   built=$(echo "$scratch"/built/horovod-*.whl)
   has_tensorflow "$built" ||
     fail "Horovod was built without TensorFlow; see $log" "report it, with that file"
@@ -239,12 +322,12 @@ build_env() {
   "$python" -m venv "$env_dir" >>"$log" 2>&1 ||
     fail "$python made no virtual environment; see $log" "is the disk full? is $cache writable?"
   say "fetching $tensorflow $(pin tensorflow) (about a minute)"
-  fetch "the build tools" install --requirement "$root/launch/build-requirements.txt"
-  fetch "$tensorflow" install --constraint "$root/constraints.txt" "$tensorflow"
+  fetch "the build tools" install --requirement "$build_pins"
+  fetch "$tensorflow" install --constraint "$constraints" "$tensorflow"
   say "fetching the other packages (about a minute)"
   grep -vE "^(tensorflow|tensorflow-cpu|horovod${without_spark:+|pyspark|py4j})==" \
-    "$root/constraints.txt" >"$scratch/others.txt"
-  fetch "the packages in constraints.txt" install --constraint "$root/constraints.txt" \
+    "$constraints" >"$scratch/others.txt"
+  fetch "the packages in ${constraints##*/}" install --constraint "$constraints" \
     --requirement "$scratch/others.txt"
   if [ -z "$without_horovod" ]; then
     build_horovod
@@ -328,11 +411,15 @@ $(log_end)" "does this host resolve its own name ($(uname -n))? Else remove $whe
 main() {
   without_horovod=${GMETA_WITHOUT_HOROVOD:+without horovod}
   choose_spark
+  with_uv=
   case ${1:-} in
     --help | -h) usage && return ;;
+    --with-uv) with_uv=yes && shift ;;
+    --stack-info) ;;
     --where | '') ;;
     *) usage >&2 && exit 2 ;;
   esac
+  check_stack
   if [ $# = 0 ] && is_current; then
     say ".venv is ready (nothing changed)"
     return
@@ -340,7 +427,10 @@ main() {
   find_python
   choose_tensorflow
   locate
-  if [ $# != 0 ]; then
+  if [ "${1:-}" = --stack-info ]; then
+    stack_info
+    return
+  elif [ $# != 0 ]; then
     printf '%s\n' "environment $env_dir" "wheel $wheel_dir" "sok $sok_dir" "logs $cache/logs"
     return
   fi
@@ -362,6 +452,7 @@ main() {
   scratch=$(mktemp -d)
   export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 
+  say "the $stack stack, since $why"
   say "Python: $python; cache: $cache"
   if [ ! -f "$env_dir/.complete" ]; then build_env; fi
   fetch_sok

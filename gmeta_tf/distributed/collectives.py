@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ __all__ = [
     "stop",
 ]
 
+_XLA_OPS = "HOROVOD_ENABLE_XLA_OPS"
 _CYCLE, _CYCLE_MILLISECONDS = "HOROVOD_CYCLE_TIME", "0.1"
 
 
@@ -42,7 +44,8 @@ def start(world: World, *, alone_too: bool = False) -> None:
     Raises:
         ImportError: more than one rank and no Horovod with TensorFlow.
         RuntimeError: Horovod's idea of rank and size is not `world`'s, or a GPU is in use already.
-        ValueError: fewer GPUs than ranks on this host.
+        ValueError: fewer GPUs than ranks on this host, or `HOROVOD_ENABLE_XLA_OPS` is set and
+            Horovod was built without these operations.
     """
     pin_gpu(world)
     share_cores(world)
@@ -50,6 +53,7 @@ def start(world: World, *, alone_too: bool = False) -> None:
         return
     os.environ.setdefault(_CYCLE, _CYCLE_MILLISECONDS)
     hvd = _horovod()
+    _check_xla_ops()
     hvd.init()
     if (hvd.rank(), hvd.size()) != (world.rank, world.size):
         raise RuntimeError(
@@ -181,6 +185,16 @@ def _first_difference(first: Any, other: Any, rank: int, path: str = "") -> str:
                 return _first_difference(first.get(key), other.get(key), rank, f"{path}.{key}")
     where = f"{path[1:]} " if path else ""
     return f"{where}is {first!r} on rank 0 and {other!r} on rank {rank}"
+
+
+def _check_xla_ops() -> None:
+    """Horovod would ignore the variable; launch/build_horovod.sh says when it leaves them out."""
+    is_set = os.environ.get(_XLA_OPS, "0") not in ("", "0")
+    if is_set and importlib.util.find_spec("horovod.tensorflow.without_xla_ops"):
+        raise ValueError(
+            f"expected {_XLA_OPS} not to be set, got {os.environ[_XLA_OPS]}: this Horovod was "
+            "built without its XLA operations, which this TensorFlow does not compile. Unset it."
+        )
 
 
 def _horovod() -> Any:

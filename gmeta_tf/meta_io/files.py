@@ -310,7 +310,8 @@ def _load(scheme: str) -> None:
     except (ImportError, NotImplementedError) as error:
         raise ImportError(
             f"{scheme}:// needs tensorflow-io with file systems that fit TensorFlow, got: {error}. "
-            "Install it with `pip install 'gmeta_tf[remote]'`."
+            "Its last release fits TensorFlow 2.16: `GMETA_STACK=pinned bash launch/setup.sh`, or "
+            "`pip install 'gmeta_tf[remote]' 'tensorflow<2.17'`. Or copy the files to a local disk."
         ) from error
     _end_before_destructors()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import pathlib
@@ -40,7 +41,7 @@ class RunFolder(keras.callbacks.Callback):
     """Writes a run's folder during `fit`. Give it to every rank; rank 0 writes the shared files.
 
         log.txt                    one line an epoch
-        tensorboard/               scalars of every epoch
+        tensorboard/               scalars of every epoch, where TensorBoard is installed
         checkpoint/epoch-000003/   after every `checkpoint_every` epochs and after the last, and
                                    within an epoch as epoch-000003-step-000500
         metrics.json               the last epoch's losses and metrics, and the speed
@@ -121,6 +122,7 @@ class RunFolder(keras.callbacks.Callback):
         self._patience = patience
         self._details = dict(details or {})
         self._lock: RunLock | None = None
+        self._scalars: Any = None
         self._speeds: list[float] = []
         self._began = 0.0
         self._seconds: float | None = None
@@ -151,6 +153,12 @@ class RunFolder(keras.callbacks.Callback):
                 shlex.join(left),
             )
         self._details["records"] = fingerprint_of(self._batches.records)
+        if importlib.util.find_spec("tensorboard") is None:
+            _LOG.warning(
+                "TensorBoard is not installed, so this run writes no scalars for it; log.txt has "
+                "the values. To have both: pip install tensorboard"
+            )
+            return
         with named_if_full(self.path / "tensorboard"):
             self._scalars = tf.summary.create_file_writer(str(self.path / "tensorboard"))
 
@@ -263,6 +271,8 @@ class RunFolder(keras.callbacks.Callback):
         restore_checkpoint(self.model, checked_checkpoint(path, self.model.world))
 
     def _close_scalars(self) -> None:
+        if self._scalars is None:
+            return
         with named_if_full(self.path / "tensorboard"):
             self._scalars.close()
 
@@ -279,6 +289,8 @@ class RunFolder(keras.callbacks.Callback):
             open(self.path / "log.txt", "a", encoding="utf-8") as log,
         ):
             log.write(f"epoch {epoch + 1}  {line}\n")
+        if self._scalars is None:
+            return
         with named_if_full(self.path / "tensorboard"), self._scalars.as_default(step=epoch + 1):
             for name, value in values.items():
                 tf.summary.scalar(name, value)

@@ -35,19 +35,13 @@ need() { # need COMMAND REMEDY
   command -v "$1" >/dev/null || fail "there is no $1" "$2"
 }
 
-requirements() { # The build tools' file lies elsewhere while the image is built
-  local file
-  for file in "$root"/launch/build-requirements.txt "$root"/launch/gpu/build-requirements.txt; do
-    if [ -f "$file" ]; then echo "$file" && return; fi
-  done
-  fail "launch/build-requirements.txt is missing" "run this in a clone of the repository"
-}
-
 build_horovod() {
-  HOROVOD_WITH_TENSORFLOW=1 HOROVOD_WITH_GLOO=1 HOROVOD_WITHOUT_MPI=1 HOROVOD_WITHOUT_PYTORCH=1 \
-    HOROVOD_WITHOUT_MXNET=1 HOROVOD_GPU_OPERATIONS=NCCL \
-    "$folder/bin/python" -m pip install --no-deps --no-build-isolation --no-cache-dir \
-    --no-binary horovod "horovod==$(pin horovod)"
+  local wheels
+  wheels=$(mktemp -d)
+  HOROVOD_GPU_OPERATIONS=NCCL \
+    bash "$root/launch/build_horovod.sh" "$folder/bin/python" "$(pin horovod)" "$wheels"
+  "$folder/bin/python" -m pip install --no-deps --no-index "$wheels"/horovod-*.whl
+  rm -rf "$wheels"
 }
 
 build_sok() {
@@ -75,7 +69,7 @@ need git "install git"
 need "$python" "name a Python 3.10 to 3.12: PYTHON=/path/to/python3.11"
 
 "$python" -m venv "$folder"
-"$folder/bin/python" -m pip install --requirement "$(requirements)"
+"$folder/bin/python" -m pip install --requirement "$root/launch/build-requirements.txt"
 "$folder/bin/python" -m pip install --constraint "$root/constraints.txt" \
   "tensorflow[and-cuda]==$(pin tensorflow)"
 grep -vE '^(tensorflow|tensorflow-cpu|horovod|pyspark|py4j)==' "$root/constraints.txt" |

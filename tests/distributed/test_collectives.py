@@ -100,3 +100,34 @@ def test_horovods_cycle_is_short_unless_it_is_set(monkeypatch, told, expected):
     monkeypatch.setattr(collectives, "_horovod", lambda: Horovod)
     collectives.start(World(rank=1, size=2))
     assert found == [expected]
+
+
+def test_xla_operations_that_were_left_out_of_horovod_are_refused(tmp_path):
+    """A build of launch/build_horovod.sh has a module that says so; another has not."""
+    (tmp_path / "horovod" / "tensorflow").mkdir(parents=True)
+    (tmp_path / "horovod" / "__init__.py").touch()
+    (tmp_path / "horovod" / "tensorflow" / "__init__.py").write_text(
+        "def init(): print('begun')\ndef rank(): return 0\ndef size(): return 1\n"
+    )
+    code = """
+        import sys
+        sys.path.insert(0, sys.argv[1])
+        from gmeta_tf.distributed import collectives
+        from gmeta_tf.distributed.world import World
+        collectives.start(World(), alone_too=True)
+    """
+
+    def started(**environment):
+        return subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), tmp_path],
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+        )
+
+    assert started(HOROVOD_ENABLE_XLA_OPS="1").stdout == "begun\n"
+    (tmp_path / "horovod" / "tensorflow" / "without_xla_ops.py").touch()
+    assert started(HOROVOD_ENABLE_XLA_OPS="0").stdout == "begun\n"
+    refused = started(HOROVOD_ENABLE_XLA_OPS="1")
+    assert refused.stdout == ""
+    assert "expected HOROVOD_ENABLE_XLA_OPS not to be set, got 1: this Horovod" in refused.stderr

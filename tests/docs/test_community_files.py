@@ -60,7 +60,7 @@ def test_the_workflows_cache_is_keyed_by_files_that_are_there():
         s for s in steps(read(".github/workflows/ci.yml")) if "cache@" in s.get("uses", "")
     ]
     patterns = re.findall(r"'([^']+)'", cached["with"]["key"])
-    assert len(patterns) == 3
+    assert len(patterns) == 4
     assert all(list(ROOT.glob(pattern)) for pattern in patterns)
     script = (ROOT / "launch/setup.sh").read_text()
     assert cached["with"]["path"] == "~/.cache/gmeta_tf"

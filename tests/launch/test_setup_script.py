@@ -22,6 +22,8 @@ NEEDED = (
     "setup.py",
     "pyproject.toml",
     "constraints.txt",
+    "constraints-current.txt",
+    "launch/build_horovod.sh",
     "launch/build-requirements.txt",
     "launch/setup.sh",
     "launch/sok-requirements.txt",
@@ -100,11 +102,103 @@ def assert_failed(run, what, remedy):
 
 @pytest.mark.parametrize("variable", [{}, {"PYTHON": "python3"}])
 def test_unsuitable_python_is_named(clone, variable):
-    clone.add_command("python3", "echo 3.13 /opt/python3.13 cpython-313")
+    clone.add_command("python3", "echo 3.14 /opt/python3.14 cpython-314")
     before = clone.files()
     run = clone.setup(**variable)
-    assert_failed(run, "no suitable Python.*3.13 /opt/python3.13", "PYTHON=/path/to/python3.11")
+    assert_failed(run, "no suitable Python.*3.14 /opt/python3.14", "PYTHON=/path/to/python3.11")
+    assert "launch/setup.sh --with-uv" in run.stderr
     assert clone.files() == before
+
+
+def info_of(clone, **environment):
+    """What `setup.sh --stack-info` says, by the first word of each line."""
+    run = clone.setup("--stack-info", **environment)
+    assert run.returncode == 0, run.stderr
+    return dict(line.split(" ", 1) for line in run.stdout.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("pythons", "asked", "stack", "python", "why"),
+    [
+        ({"python3": "3.11"}, "", "pinned", "python3", "the Python is 3.11"),
+        ({"python3": "3.10"}, "", "pinned", "python3", "the Python is 3.10"),
+        ({"python3": "3.13"}, "", "current", "python3", "the Python is 3.13"),
+        ({"python3": "3.13", "python3.11": "3.11"}, "", "current", "python3", "3.13"),
+        ({"python3": "3.14", "python3.13": "3.13"}, "", "current", "python3.13", "3.13"),
+        ({"python3": "3.12", "python3.13": "3.13"}, "", "pinned", "python3", "3.12"),
+        (
+            {"python3": "3.13", "python3.12": "3.12"},
+            "pinned",
+            "pinned",
+            "python3.12",
+            "GMETA_STACK",
+        ),
+        ({"python3": "3.11"}, "current", "current", "python3", "GMETA_STACK=current"),
+        ({"python3": "3.11", "python3.13": "3.13"}, "current", "current", "python3.13", "GMETA"),
+    ],
+)
+def test_which_stack_and_why(clone, pythons, asked, stack, python, why):
+    for name, version in pythons.items():
+        clone.add_command(name, f"echo {version} /opt/{name} cpython-{version.replace('.', '')}")
+    info = info_of(clone, GMETA_STACK=asked)
+    assert (info["stack"], info["python"]) == (stack, f"/opt/{python}")
+    assert why in info["why"]
+    file = {"pinned": "constraints.txt", "current": "constraints-current.txt"}[stack]
+    assert info["constraints"] == file
+    version = info["tensorflow"].split()[-1]
+    assert f"tensorflow=={version}" in (ROOT / file).read_text().splitlines()
+    assert not (clone.root / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("asked", "version", "message"),
+    [
+        ("pinned", "3.13", "the pinned stack runs on Python 3.10, 3.11 and 3.12"),
+        ("current", "3.10", "the current stack runs on Python 3.11, 3.12 and 3.13"),
+    ],
+)
+def test_a_stack_that_the_python_does_not_have(clone, asked, version, message):
+    clone.add_command("python3", f"echo {version} /opt/python cpython-3")
+    run = clone.setup(GMETA_STACK=asked)
+    assert_failed(run, f"no suitable Python: {message}.*{version} /opt/python", "--with-uv")
+
+
+def test_an_unknown_stack(clone):
+    clone.add_python()
+    run = clone.setup(GMETA_STACK="newest")
+    assert_failed(run, "expected GMETA_STACK to be pinned or current, got newest", "unset it")
+
+
+# Stands for uv: installs nothing, writes down what it was asked, and names a Python.
+FAKE_UV = """
+echo "$*" >>"$HOME/asked-uv"
+if [ "$2" = find ]; then echo "$HOME/bin/of-uv"; fi
+"""
+
+
+@pytest.mark.parametrize(("asked", "version"), [("", "3.11"), ("current", "3.13")])
+def test_uv_installs_a_python_where_none_is_suitable(clone, asked, version):
+    clone.add_command("python3", "echo 3.9 /opt/python3.9 cpython-39")
+    clone.add_command("uv", FAKE_UV)
+    clone.add_command("of-uv", f"echo {version} /uv/python{version} cpython-3")
+    run = clone.setup("--with-uv", GMETA_STACK=asked)
+    # This Python makes no environments; it was found and taken.
+    assert_failed(run, f"/uv/python{version} cannot make virtual environments", "python3-venv")
+    asked_uv = (clone.root.parent / "asked-uv").read_text().splitlines()
+    assert asked_uv == [f"python install {version}", f"python find {version}"]
+
+
+def test_uv_is_left_alone_where_there_is_a_python(clone):
+    clone.add_command("python3", "echo 3.12 /opt/python3.12 cpython-312")
+    clone.add_command("uv", FAKE_UV)
+    assert_failed(clone.setup("--with-uv"), "/opt/python3.12 cannot make", "python3-venv")
+    assert not (clone.root.parent / "asked-uv").exists()
+
+
+def test_no_uv_and_a_uv_that_fails(clone):
+    assert_failed(clone.setup("--with-uv"), "there is no uv", "pip install uv")
+    clone.add_command("uv", "exit 2")
+    assert_failed(clone.setup("--with-uv"), "uv could not install Python 3.11", "PYTHON=")
 
 
 def test_no_python_at_all(clone):
@@ -328,7 +422,8 @@ def test_spark_is_for_where_there_is_java(clone):
     assert environments[0] != environments[1]
 
 
-def test_everything_asked_for_is_pinned(monkeypatch):
+@pytest.mark.parametrize("constraints", ["constraints.txt", "constraints-current.txt"])
+def test_everything_asked_for_is_pinned(monkeypatch, constraints):
     asked = {}
     monkeypatch.setattr("setuptools.setup", lambda **options: asked.update(options))
     exec((ROOT / "setup.py").read_text(), {"__file__": str(ROOT / "setup.py")})
@@ -342,7 +437,7 @@ def test_everything_asked_for_is_pinned(monkeypatch):
         for requirement in group
     }
     pins = "".join(
-        (ROOT / name).read_text() for name in ("constraints.txt", "launch/build-requirements.txt")
+        (ROOT / name).read_text() for name in (constraints, "launch/build-requirements.txt")
     )
     pinned = {name.lower() for name in re.findall(r"^([\w-]+)==", pins, re.MULTILINE)}
     assert "keras" in names

@@ -1,4 +1,8 @@
-"""Records, a run and a SavedModel of an earlier version load, and give what they gave then."""
+"""Records, runs and SavedModels of an earlier version and of either stack give what they gave then.
+
+`before_the_rooms` was written with TensorFlow 2.16.2, `current_stack` with 2.21.0: so each stack
+reads here what the other wrote.
+"""
 
 import csv
 import json
@@ -14,17 +18,17 @@ from gmeta_tf.cli import main as cli
 from gmeta_tf.meta_io.records.verification import verify
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 
-DATA = pathlib.Path(__file__).parents[1] / "data" / "before_the_rooms"
+DATA = pathlib.Path(__file__).parents[1] / "data"
 
 # Sums in another order than two ranks and another processor added them up in.
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-6}
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
+@pytest.fixture(params=["before_the_rooms", "current_stack"])
+def folder(request, tmp_path, monkeypatch):
     """A copy of the artefacts, as the working directory: the run names its records by `records`."""
     copied = tmp_path / "earlier"
-    shutil.copytree(DATA, copied)
+    shutil.copytree(DATA / request.param, copied)
     with tarfile.open(copied / "saved_model.tar.xz") as packed:
         packed.extractall(copied / "run", filter="data")
     monkeypatch.chdir(copied)

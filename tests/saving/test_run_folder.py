@@ -290,6 +290,19 @@ def test_what_killed_runs_left_is_removed_or_named(fresh, records, tmp_path, cap
     assert checkpoints(tmp_path) == ["epoch-000001"]
 
 
+def test_without_tensorboard_a_run_says_so_at_its_start_and_goes_on(
+    fresh, records, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(run_folder.importlib.util, "find_spec", {"tensorboard": None}.get)
+    run(fresh(), records, tmp_path, epochs=1)
+    (line,) = (r.message for r in caplog.records if r.name == run_folder.__name__)
+    assert line.startswith("TensorBoard is not installed, so this run writes no scalars")
+    assert "pip install tensorboard" in line
+    assert len(log_of(tmp_path)) == 1
+    assert checkpoints(tmp_path) == ["epoch-000001"]
+    assert not (tmp_path / "tensorboard").exists()
+
+
 def test_checkpoints_know_their_records_and_details(fresh, records, tmp_path):
     run(fresh(), records, tmp_path, epochs=1, details={"options": {"width": 3}})
     details = gm.load_checkpoint(fresh(9), tmp_path / "checkpoint" / "epoch-000001")
