@@ -28,7 +28,7 @@ from gmeta_tf.cli import first_checks, options
 from gmeta_tf.cli.endings import quiet_endings
 from gmeta_tf.cli.gone_files import gone_file
 from gmeta_tf.cli.number_flags import wrong_number
-from gmeta_tf.cli.shortages import shortage_of
+from gmeta_tf.cli.shortages import probable_shortage, shortage_of
 from gmeta_tf.cli.yaml_file import flags_of
 from gmeta_tf.distributed.lost_ranks import LostRankError, is_of_lost_rank
 from gmeta_tf.distributed.world import World
@@ -54,6 +54,7 @@ with data of your own:
 Each subcommand takes --config FILE.yaml with the same names as its flags, and
 --print_config, which prints such a file. Flags after --config override the file."""
 
+_EXPECTED = (ValueError, OSError, ImportError, LostRankError)
 _COMMANDS = {
     "schema": (options.SchemaOptions, "a schema to begin with, from a sample of the files"),
     "check": (options.CheckOptions, "what is likely to go wrong with data"),
@@ -119,9 +120,11 @@ def _run(arguments: Sequence[str] | None) -> None:
         told = shortage_of(error) or gone_file(error)
         if is_of_lost_rank(error):  # in a collective of the command's own
             told = str(LostRankError(World.detect()))
-        if told is None:
-            if not isinstance(error, ValueError | OSError | ImportError | LostRankError):
+        if told is None and not isinstance(error, _EXPECTED):
+            told = probable_shortage(error)
+            if told is None:
                 raise
+        elif told is None:
             # Options name their command themselves.
             told = str(error).removeprefix(f"{name}: ")
         print(f"gmeta-tf {name}: {told}", file=sys.stderr)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import pathlib
+import resource
 
-__all__ = ["shortage_of"]
+__all__ = ["left_of_address_space", "probable_shortage", "shortage_of"]
 
 # By name: this is asked before TensorFlow and DuckDB are imported, too.
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryException")
 _DISK_TEXTS = ("No space left", "Disk quota exceeded", "File too large")
+_LITTLE = 32 << 20
 _MEMORY_TEXTS = ("can't start new thread", "Cannot allocate memory", "std::bad_alloc")
 
 
@@ -38,3 +41,26 @@ def shortage_of(error: Exception) -> str | None:
     else:
         return None
     return f"{what} ({first_line}). What was saved before is as it was. {remedy}, and start again."
+
+
+def probable_shortage(error: Exception) -> str | None:
+    """The same of an error that nobody expected, where memory had nearly reached its limit.
+
+    A library whose allocation fails unseen goes on with half a result: TensorFlow then looks for an
+    operation of no name, and raises KeyError.
+    """
+    left = left_of_address_space()
+    if left is None or left > _LITTLE:
+        return None
+    return shortage_of(MemoryError(f"probably, since {type(error).__name__}: {error}"))
+
+
+def left_of_address_space() -> int | None:
+    """How many bytes its peak was below the limit of this process (ulimit -v); None without one."""
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    status = pathlib.Path("/proc/self/status")
+    if most == resource.RLIM_INFINITY or not status.exists():
+        return None
+    lines = status.read_text().splitlines()
+    peak = next(line for line in lines if line.startswith("VmPeak:"))
+    return most - int(peak.split()[1]) * 1024

@@ -1,13 +1,15 @@
 """Too little memory, too many open files and a full disk are one line, whoever says so."""
 
 import errno
+import subprocess
+import sys
 
 import duckdb
 import pytest
 import tensorflow as tf
 
 from gmeta_tf.cli import main as cli
-from gmeta_tf.cli.shortages import shortage_of
+from gmeta_tf.cli.shortages import left_of_address_space, shortage_of
 
 MEMORY = [
     MemoryError("std::bad_alloc"),
@@ -52,6 +54,39 @@ def test_other_errors_are_none():
     assert shortage_of(RuntimeError("a fault of ours")) is None
     told = "the disk is full: No space left on device. Make room, and start again"
     assert shortage_of(OSError(errno.ENOSPC, told, "run/.lock")) is None
+
+
+def test_an_odd_error_at_the_limit_of_memory_is_probably_its_end(monkeypatch, capsys):
+    def broken(_):
+        raise KeyError("")
+
+    monkeypatch.setitem(cli._FIRST_CHECKS, "evaluate", broken)
+    monkeypatch.setattr("gmeta_tf.cli.shortages.left_of_address_space", lambda: 1 << 20)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", "--run", "run"])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gmeta-tf evaluate: out of memory (probably, since KeyError: '')")
+    monkeypatch.setattr("gmeta_tf.cli.shortages.left_of_address_space", lambda: 1 << 30)
+    with pytest.raises(KeyError):
+        cli.main(["evaluate", "--run", "run"])
+
+
+def test_what_is_left_of_the_address_space():
+    assert left_of_address_space() is None  # no limit here
+    limited = (
+        "import resource, numpy\n"
+        "from gmeta_tf.cli.shortages import left_of_address_space\n"
+        "most = 8 << 30\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (most, most))\n"
+        "before = left_of_address_space()\n"
+        "taken = numpy.empty(1 << 30, 'u1')\n"
+        "print(before - left_of_address_space(), before < most)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], capture_output=True, text=True)
+    taken, is_below = done.stdout.split()
+    assert (1 << 30) * 0.95 < int(taken) < (1 << 30) * 1.05
+    assert is_below == "True"
 
 
 def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
