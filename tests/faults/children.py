@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import dataclasses
+import faulthandler
 import importlib
 import os
 import pathlib
@@ -22,6 +23,7 @@ from tests.faults.outcome import expect
 __all__ = ["Ended", "run", "start", "warm_up"]
 
 _COMMANDS = ("prepare", "inspect", "plan", "train", "evaluate", "export", "predict")
+_STACKS_AFTER_SECONDS = 100
 _TRACEBACK = 70  # the status of a child that has printed one
 _NOISE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+: [IWE] |WARNING: All log messages before")
 
@@ -46,7 +48,7 @@ class Ended:
 
     def expect_no_hang(self) -> None:
         """Raises a `Fault` where it did not end within the limit."""
-        end = "\n".join(self.told[-12:])
+        end = "\n".join(self.told[-40:])
         expect(self.status is not None, f"no end within the limit:\n{end}", "hung")
 
     def expect_no_crash(self) -> None:
@@ -190,6 +192,8 @@ def _command(
         os.chdir(folder)
         for descriptor, file in zip((1, 2), files, strict=True):
             os.dup2(file, descriptor)
+        # A child that hangs says where, before it is stopped.
+        faulthandler.dump_traceback_later(_STACKS_AFTER_SECONDS, file=2)
         if before is not None:
             before()
         if watch is not None:
