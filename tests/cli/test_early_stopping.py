@@ -57,7 +57,7 @@ def test_the_best_epoch_is_what_evaluate_and_export_take(
     assert "epoch-000003: as --checkpoint or --fall-back chose" in capsys.readouterr().out
 
     exported = []
-    monkeypatch.setattr(gm, "export_saved_model", lambda model, *_: exported.append(model))
+    monkeypatch.setattr(gm, "export_saved_model", lambda model, *_, **__: exported.append(model))
     cli.main(["export", "--run", str(run)])
     assert [iterations(model) for model in exported] == [iterations(best)]
 

@@ -690,7 +690,9 @@ class TestCommand:
             timeout=240,
         )
         assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
+        # What `prepare` warns of in any engine, and nothing of Spark's.
+        (warning,) = done.stderr.splitlines()
+        assert warning.startswith("warning: 62% of the 24 training tasks have at most 10 rows")
         assert done.stdout.endswith("None None\n")
         assert_same_files(tmp_path / "duckdb", tmp_path / "spark")
         left = sorted(path.name for path in tmp_path.iterdir())
