@@ -28,7 +28,7 @@ from gmeta_tf.cli import first_checks, options
 from gmeta_tf.cli.endings import quiet_endings
 from gmeta_tf.cli.gone_files import gone_file
 from gmeta_tf.cli.number_flags import wrong_number
-from gmeta_tf.cli.shortages import ending_at_lost_threads, probable_shortage, shortage_of
+from gmeta_tf.cli.shortages import probable_shortage, shortage_of
 from gmeta_tf.cli.yaml_file import flags_of
 from gmeta_tf.distributed.lost_ranks import LostRankError, is_of_lost_rank
 from gmeta_tf.distributed.world import World
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 2 for a wrong command line, 1 for bad input, with the message on stderr; 130
             after Ctrl-C.
     """
-    with quiet_endings(), ending_at_lost_threads():
+    with quiet_endings():
         _run(arguments)
 
 

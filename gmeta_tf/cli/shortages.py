@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import os
 import pathlib
 import resource
-import sys
-from collections.abc import Iterator
-from typing import Any
 
-__all__ = [
-    "ending_at_lost_threads",
-    "left_of_address_space",
-    "probable_shortage",
-    "shortage_of",
-]
+__all__ = ["left_of_address_space", "probable_shortage", "shortage_of"]
 
 # By name: this is asked before TensorFlow and DuckDB are imported, too.
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryException")
@@ -63,29 +53,6 @@ def probable_shortage(error: Exception) -> str | None:
     if left is None or left > _LITTLE:
         return None
     return shortage_of(MemoryError(f"probably, since {type(error).__name__}: {error}"))
-
-
-@contextlib.contextmanager
-def ending_at_lost_threads() -> Iterator[None]:
-    """Ends the process in a line and status 1 where a new thread has no memory to begin in.
-
-    CPython tells such a thread's MemoryError to `sys.unraisablehook` alone, and whoever started it
-    waits for ever (`threading.Thread.start`). Ended is as killed: what was saved before is whole.
-    """
-    told = f"gmeta-tf: {shortage_of(MemoryError('a new thread had none to begin in'))}\n".encode()
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        if unraisable.exc_type is MemoryError and "thread" in (unraisable.err_msg or ""):
-            os.write(2, told)  # made beforehand: there is no memory now
-            os._exit(1)
-        before(unraisable)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = before
 
 
 def left_of_address_space() -> int | None:

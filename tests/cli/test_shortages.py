@@ -72,30 +72,6 @@ def test_an_odd_error_at_the_limit_of_memory_is_probably_its_end(monkeypatch, ca
         cli.main(["evaluate", "--run", "run"])
 
 
-@pytest.mark.parametrize(
-    ("kind", "where", "status"),
-    [
-        ("MemoryError", "Exception ignored in thread started by", 1),
-        ("MemoryError", "Exception ignored in", 0),
-        ("KeyError", "Exception ignored in thread started by", 0),
-    ],
-)
-def test_a_new_thread_without_memory_ends_the_command(kind, where, status):
-    """As CPython calls the hook; its own caller would wait for the thread for ever."""
-    code = (
-        "import sys, types\n"
-        "from gmeta_tf.cli.shortages import ending_at_lost_threads\n"
-        "before = sys.unraisablehook = lambda _: None\n"
-        "with ending_at_lost_threads():\n"
-        f"    sys.unraisablehook(types.SimpleNamespace(exc_type={kind}, err_msg={where!r}))\n"
-        "assert sys.unraisablehook is before\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == status, done.stderr
-    told = "gmeta-tf: out of memory (a new thread had none to begin in). What was saved before is"
-    assert done.stderr.startswith(told) == bool(status)
-
-
 def test_what_is_left_of_the_address_space():
     assert left_of_address_space() is None  # no limit here
     limited = (
