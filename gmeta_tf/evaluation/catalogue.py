@@ -88,7 +88,8 @@ class Catalogue:
         schema = records.schema
         planes = slot_ranges(schema)[check_catalogue_field(schema, field)]
         earlier = splits_before(records, split)
-        found = _Items(schema, field, planes)
+        tasks, episodes = np.unique(records.index(split)["task"], return_counts=True)
+        found = _Items(schema, field, planes, tasks[episodes > 1])
         for name in dict.fromkeys((train_split, *earlier, split)):
             for task, words in records.read(name):
                 found.add(task, words.T, counts=name == train_split, is_seen=name in earlier)
@@ -112,7 +113,11 @@ class Catalogue:
 class _Items:
     """A catalogue while it is read."""
 
-    def __init__(self, schema: Schema, field: str, planes: tuple[int, int]) -> None:
+    def __init__(
+        self, schema: Schema, field: str, planes: tuple[int, int], cut_tasks: np.ndarray
+    ) -> None:
+        # A row of each evaluated task of several episodes, which must not differ between them.
+        self._row_of: dict[int, np.ndarray | None] = dict.fromkeys(cut_tasks.tolist())
         ranges = zip(schema.fields, slot_ranges(schema), strict=True)
         self.planes_of = {one.name: slice(*own) for one, own in ranges}
         self.schema, self.field, self.key_planes = schema, field, planes
@@ -131,9 +136,12 @@ class _Items:
         words = words[_keys(words, self.key_planes) >= self.least_key]
         if not len(words):
             return
+        first = words[0]
+        if task in self._row_of:
+            earlier = self._row_of[task]
+            first = self._row_of[task] = first if earlier is None else earlier
         for name, planes in self.planes_of.items():
-            own = words[:, planes]
-            self.differs_by_task[name] |= bool((own != own[:1]).any())
+            self.differs_by_task[name] |= bool((words[:, planes] != first[planes]).any())
         if is_seen:
             self.seen.setdefault(task, []).append(_keys(words, self.key_planes))
         self._waiting.append((words, counts))

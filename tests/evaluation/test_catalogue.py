@@ -1,5 +1,7 @@
 """Ranking a catalogue, against records that hold every row it makes up."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from gmeta_tf.evaluation.catalogue import (
     ranked_tasks,
 )
 from gmeta_tf.evaluation.metrics import metric
+from gmeta_tf.meta_io.records.writer import EpisodeWriter
 
 METRICS = ("recall@2", "ndcg@3", "mrr")
 
@@ -148,6 +151,23 @@ def test_a_field_of_neither_the_item_nor_the_task_is_refused(splits, tmp_path):
         "'age' is neither",
     ):
         Catalogue.of(records, "test", "item", "train")
+
+
+def test_a_field_that_differs_between_the_episodes_of_a_task_is_not_the_tasks(splits, tmp_path):
+    folder = tmp_path / "episodes"
+    folder.mkdir()
+    contents = {}
+    for name, tasks in splits.items():
+        writer = EpisodeWriter(folder, name, SCHEMA, num_files=1, episode_rows=2)
+        for task, items, labels in tasks:
+            words = rows_of(task, items, labels)
+            words[1] = np.arange(len(items)) // 2 % 6  # each episode of two rows has another age
+            writer.write(np.full(len(items) // 2 * 2, task), words[:, : len(items) // 2 * 2])
+        contents[name] = writer.close()
+    described = gm.Records(str(folder), SCHEMA, contents, episode_rows=2).describe()
+    (folder / "schema.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match="'age' is neither"):
+        Catalogue.of(gm.Records.open(folder), "test", "item", "train")
 
 
 def test_fields_without_one_value_a_row_are_refused():
