@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypedDict
+
+from gmeta_tf.side_threads import side_by_side
 
 __all__ = ["FileDigest", "digest_of", "digest_of_parts", "fault_of"]
 
@@ -48,9 +48,8 @@ def digest_of_parts(path: pathlib.Path) -> FileDigest:
     if size <= _PART_BYTES:
         return digest_of(path)
     # Hashing leaves Python's lock.
-    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-        firsts = range(0, size, _PART_BYTES)
-        parts = list(threads.map(lambda first: _digest(path, first, _PART_BYTES), firsts))
+    firsts = range(0, size, _PART_BYTES)
+    parts = side_by_side(lambda first: _digest(path, first, _PART_BYTES), firsts)
     whole = hashlib.sha256(b"".join(digest for digest, _ in parts)).hexdigest()
     return {"bytes": sum(length for _, length in parts), "sha256": f"{_OF_PARTS}{whole}"}
 

@@ -7,10 +7,11 @@ the folder that has the new name.
 
 from __future__ import annotations
 
-import concurrent.futures
 import errno
 import os
 import pathlib
+
+from gmeta_tf.side_threads import side_by_side
 
 __all__ = ["to_disk", "tree_to_disk"]
 
@@ -47,6 +48,5 @@ def tree_to_disk(folder: str | os.PathLike[str]) -> None:
     for path, _, of_folder in os.walk(folder, topdown=False):
         folders.append(path)
         names += [pathlib.Path(path) / name for name in of_folder]
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        list(pool.map(to_disk, [name for name in names if not name.is_symlink()]))
+    side_by_side(to_disk, [name for name in names if not name.is_symlink()], _THREADS)
     to_disk(*folders)

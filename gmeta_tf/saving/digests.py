@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Mapping, Sequence
 
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta_io.digest import FileDigest, digest_of_parts, fault_of
 from gmeta_tf.meta_io.disk import to_disk
+from gmeta_tf.side_threads import Work, begin, side_by_side
 
 __all__ = ["check_files", "digests_on_disk", "share_of"]
 
@@ -46,17 +46,20 @@ def digests_on_disk(folder: pathlib.Path, names: Sequence[str]) -> dict[str, Fil
         OSError: a file cannot be read, or cannot get to the disk.
     """
     paths = [folder / name for name in names]
-    with ThreadPoolExecutor(_THREADS) as threads:
-        written = threads.map(to_disk, paths)
-        digests = list(threads.map(digest_of_parts, paths))
-        list(written)
+    writing = Work(lambda: side_by_side(to_disk, paths, _THREADS))
+    begin(writing)
+    try:
+        digests = side_by_side(digest_of_parts, paths, _THREADS)
+        writing.result()
+    finally:
+        writing.drop()
     return dict(zip(names, digests, strict=True))
 
 
 def check_files(
     folder: pathlib.Path, files: Mapping[str, FileDigest], names: Collection[str]
-) -> Iterator[str]:
+) -> list[str]:
     """What is wrong with the named files, a line for each of them that is not as `files` says."""
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-        found = threads.map(lambda name: fault_of(folder / name, files[name]), names)
-        yield from (fault for fault in found if fault is not None)
+    threads = min(_THREADS, os.cpu_count() or 1)
+    found = side_by_side(lambda name: fault_of(folder / name, files[name]), names, threads)
+    return [fault for fault in found if fault is not None]

@@ -16,6 +16,8 @@ import threading
 import time
 from typing import Any
 
+from gmeta_tf.side_threads import Work, begin
+
 __all__ = ["LOCK", "RunLock", "check_unlocked"]
 
 LOCK = ".lock"
@@ -45,11 +47,13 @@ class RunLock:
         path: the file.
         descriptor: of the open file.
         ended: set when the folder was given back; the time is renewed until then.
+        renewing: what renews it.
     """
 
     path: pathlib.Path
     descriptor: int
     ended: threading.Event
+    renewing: Work[None]
 
     @classmethod
     def take(cls, run: str | os.PathLike[str]) -> RunLock:
@@ -70,17 +74,12 @@ class RunLock:
         except BaseException:
             os.close(descriptor)
             raise
-        lock = cls(path, descriptor, threading.Event())
+        ended = threading.Event()
+        lock = cls(path, descriptor, ended, Work(lambda: _renew(path, ended)))
         _held[str(path)] = lock
-        threading.Thread(target=lock._renew, name="run lock", daemon=True).start()
-        return lock
-
-    def _renew(self) -> None:
         # In a thread of its own, since a step or an export may hold up the others for minutes.
-        while not self.ended.wait(_BEAT_SECONDS):
-            # A store that cannot be reached for a while is no reason to end a training.
-            with contextlib.suppress(OSError):
-                os.utime(self.path, follow_symlinks=False)
+        begin(lock.renewing)
+        return lock
 
     def check(self) -> None:
         """Checks that the folder is still this process's, before something is written there.
@@ -191,6 +190,13 @@ def _check_holder(descriptor: int, path: pathlib.Path, run: str | os.PathLike[st
         host,
         round(age),
     )
+
+
+def _renew(path: pathlib.Path, ended: threading.Event) -> None:
+    while not ended.wait(_BEAT_SECONDS):
+        # A store that cannot be reached for a while is no reason to end a training.
+        with contextlib.suppress(OSError):
+            os.utime(path, follow_symlinks=False)
 
 
 def _own_name() -> dict[str, Any]:

@@ -4,7 +4,6 @@ import fcntl
 import json
 import os
 import socket
-import threading
 import time
 
 import pytest
@@ -111,18 +110,13 @@ def test_a_lock_of_another_host_without_a_sign_of_life_is_taken_over(run, caplog
 
 def test_the_owner_gives_signs_of_life(run, monkeypatch):
     monkeypatch.setattr(run_lock, "_BEAT_SECONDS", 0.01)
-    others = set(threading.enumerate())
-    with RunLock.take(run):
+    with RunLock.take(run) as lock:
         os.utime(run / LOCK, (1, 1))
         until = time.monotonic() + 10
         while (run / LOCK).stat().st_mtime < 2 and time.monotonic() < until:
             time.sleep(0.01)
         assert time.time() - (run / LOCK).stat().st_mtime < 10
-    own = set(threading.enumerate()) - others
-    threads = [thread for thread in own if thread.name == "run lock"]
-    for thread in threads:
-        thread.join(10)
-        assert not thread.is_alive()
+    assert lock.renewing.wait(10)
 
 
 @pytest.mark.parametrize("how", ["taken over", "removed", "a pipe"])

@@ -14,8 +14,8 @@ How a value becomes a key (serving has to do the same):
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterator
 
@@ -29,6 +29,7 @@ from gmeta_tf.meta_io.preparing.vocabularies import is_mapped
 from gmeta_tf.meta_io.records.codec import num_planes
 from gmeta_tf.meta_io.sql import one_value, trimmed
 from gmeta_tf.schema import PADDING_KEY, UNKNOWN_KEY, Schema
+from gmeta_tf.side_threads import Work, begin
 
 __all__ = ["EncodedRows", "encode_rows"]
 
@@ -70,16 +71,21 @@ class EncodedRows:
         first = sum(count for other, count in counts.items() if other < side)
         last = first + counts.get(side, 0)
         step = max(_LEAST_ROWS, _CHUNK_WORDS // num_planes(self.schema))
-        # One chunk is fetched while the one before it is used.
-        with concurrent.futures.ThreadPoolExecutor(1) as pool:
-            before = None
-            for begin in range(first, last, step):
-                fetched = pool.submit(self._read_chunk, begin, min(begin + step, last))
-                if before is not None:
-                    yield before.result()
-                before = fetched
-            if before is not None:
-                yield before.result()
+        # One chunk is fetched while the one before it is used; never two, a connection has one
+        # query at a time.
+        ahead: Work[tuple[np.ndarray, np.ndarray]] | None = None
+        try:
+            for start in [*range(first, last, step), last]:
+                rows = None if ahead is None else ahead.result()
+                ahead = None
+                if start < last:
+                    chunk = start, min(start + step, last)
+                    begin(ahead := Work(functools.partial(self._read_chunk, *chunk)))
+                if rows is not None:
+                    yield rows
+        finally:
+            if ahead is not None:
+                ahead.drop()
 
     def _read_chunk(self, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         found = self.database.execute(

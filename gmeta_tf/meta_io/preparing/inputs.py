@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import os
 import pathlib
@@ -14,6 +13,7 @@ import duckdb
 from gmeta_tf.meta_io.digest import digest_of
 from gmeta_tf.meta_io.sources.plain_files import query_of_file
 from gmeta_tf.meta_io.sources.sources import Source, SourceFile
+from gmeta_tf.side_threads import side_by_side
 
 __all__ = ["check_inputs", "inputs_of", "known_inputs"]
 
@@ -29,8 +29,7 @@ def inputs_of(source: Source, generation: int) -> list[dict[str, Any]]:
         JSON values, one for each file that has a byte, in the source's order.
     """
     readable = [file for file in source.files if file.size_bytes]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = list(pool.map(digest_of, (pathlib.Path(file.path) for file in readable)))
+    digests = side_by_side(digest_of, [pathlib.Path(file.path) for file in readable])
     return [
         {"name": os.path.basename(file.path), **digest, "generation": generation}
         for file, digest in zip(readable, digests, strict=True)

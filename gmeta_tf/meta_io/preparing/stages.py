@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from gmeta_tf.side_threads import Work, begin
+
 __all__ = ["Progress"]
 
 _WIDTH = 24
@@ -41,15 +43,14 @@ class Progress:
             while not ended.wait(_PAUSE_SECONDS):
                 self._line(name, begun, fraction() if fraction else -1)
 
-        thread = threading.Thread(target=show, daemon=True)
-        thread.start()
+        begin(showing := Work(show))
         whole = False
         try:
             yield
             whole = True
         finally:
             ended.set()
-            thread.join()
+            showing.drop()
             self._line(name, begun, 1.0 if whole else -1)
             self._stream.write("\n")
 

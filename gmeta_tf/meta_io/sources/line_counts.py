@@ -7,11 +7,9 @@ reason is looked for: empty lines, ends of lines within quoted cells, or lines t
 
 from __future__ import annotations
 
-import concurrent.futures
 import dataclasses
 import itertools
 import logging
-import os
 
 import duckdb
 
@@ -19,6 +17,7 @@ from gmeta_tf.meta_io.sources.compressed import compression_of
 from gmeta_tf.meta_io.sources.plain_files import delimiter_of, lines_reader, query_of_file
 from gmeta_tf.meta_io.sources.sources import Source, SourceFile
 from gmeta_tf.meta_io.sql import one_value, sql_name, sql_text
+from gmeta_tf.side_threads import side_by_side
 
 __all__ = ["check_every_line"]
 
@@ -61,8 +60,7 @@ def _count_ends(source: Source, readable: list[SourceFile]) -> int | None:
     is_plain = all(compression_of(file.path) == "none" for file in readable)
     if not is_plain or source.options.encoding == "utf-16":
         return None
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return sum(pool.map(_count_ends_of_file, (file.path for file in readable)))
+    return sum(side_by_side(_count_ends_of_file, (file.path for file in readable)))
 
 
 def _count_ends_of_file(path: str) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import os
@@ -25,6 +24,7 @@ from gmeta_tf.meta_io.sources.plain_files import (
 )
 from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sql import sql_name, sql_parquet, sql_text, trimmed_text
+from gmeta_tf.side_threads import side_by_side
 
 __all__ = [
     "Join",
@@ -269,8 +269,7 @@ def source_files(paths: Iterable[str | os.PathLike[str]]) -> tuple[SourceFile, .
             "pass files_source a folder for copies."
         )
     stats = [os.stat(name) for name in names]
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(check_whole, names))
+    side_by_side(check_whole, names)
     return tuple(
         SourceFile(name, stat.st_size, stat.st_mtime_ns)
         for name, stat in zip(names, stats, strict=True)
