@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from benchmarks.commands import core_seconds
-from benchmarks.meta_io import Process
+from benchmarks.processes import Process
 
 __all__ = ["main"]
 

@@ -42,7 +42,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.made_log import MadeLog
-from benchmarks.meta_io import Process
+from benchmarks.processes import Process
 from benchmarks.ranks import cores_of_ranks, run_on_ranks
 
 __all__ = ["count_traffic", "main"]

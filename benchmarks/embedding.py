@@ -38,7 +38,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import statistics
 import time
 from collections.abc import Callable
@@ -46,6 +45,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.memory import resident_bytes
 from benchmarks.ranks import cores_of_ranks, run_on_ranks
 
 __all__ = [
@@ -55,7 +55,6 @@ __all__ = [
     "make_embedding",
     "make_step",
     "measure_memory",
-    "resident_bytes",
     "speed_result",
     "timed_rounds",
 ]
@@ -413,15 +412,6 @@ def measure_memory(kind: str, world: Any, sizes: Sizes, num_steps: int = 20) -> 
         "raw_bytes": raw,
         "without_tables_bytes": round(total["without_tables"]),
     }
-
-
-def resident_bytes(name: str) -> int:
-    """What Linux says of this process: `VmRSS`, resident now, or `VmHWM`, at most so far."""
-    status = pathlib.Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"expected a line {name} in /proc/self/status, as Linux has.")
-    return 1024 * int(found[1])
 
 
 def _say(line: str) -> None:

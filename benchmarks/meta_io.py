@@ -15,19 +15,18 @@ import argparse
 import contextlib
 import dataclasses
 import json
-import multiprocessing
 import os
 import pathlib
 import statistics
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.made_log import KEY_COLUMNS, MadeLog
+from benchmarks.memory import resident_bytes
+from benchmarks.processes import Process
 
-__all__ = ["main"]
+__all__ = ["main", "records_of", "serve_prepare"]
 
 # TensorFlow and gmeta_tf are imported in the processes that are measured, not in this one.
 
@@ -73,7 +72,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     with contextlib.ExitStack() as stack:
         peers = [(name, Process(_serve_peer, name, peer_log, sizes)) for name in PEERS]
-        loaders = {"ours": Process(_serve_ours, _records(log), sizes), **dict(peers)}
+        loaders = {"ours": Process(_serve_ours, records_of(log), sizes), **dict(peers)}
         for loader in loaders.values():
             stack.enter_context(loader)
         epoch = loaders["ours"].ask("epoch")
@@ -85,11 +84,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             rates["read"] = _sequential_read(epoch["files"], options.seconds / 4)
             rounds.append(rates)
         memory = {name: loader.ask("memory") for name, loader in loaders.items()}
-    with Process(_serve_ours, _records(small_log), sizes) as loader:
+    with Process(_serve_ours, records_of(small_log), sizes) as loader:
         loader.ask("run", 0.0, options.warm_up + options.rounds * options.seconds)
         small_memory = loader.ask("memory")
 
-    with Process(_serve_training, _records(log)) as process:
+    with Process(_serve_training, records_of(log)) as process:
         training = {name: process.ask("run", name, options.steps) for name in TRAINED}
 
     result = _result(rounds, epoch)
@@ -113,67 +112,6 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
     _report(result)
     print(json.dumps({"benchmark": "meta_io", **result}))
     return result
-
-
-class Process:
-    """A process that answers questions; while none is asked it has nothing to do.
-
-    Example:
-        with Process(serve, argument) as process:
-            process.ask("run", 0.5, 3.0)
-
-    Args:
-        serve: called in the process with the arguments, gives an answer for each question's name.
-    """
-
-    def __init__(self, serve: Callable[..., dict[str, Callable[..., Any]]], *arguments: Any):
-        # spawn: a forked child would begin with this process' memory and threads.
-        context = multiprocessing.get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=_answer, args=(theirs, serve, arguments), daemon=True
-        )
-        self._process.start()
-        theirs.close()
-
-    def ask(self, question: str, *arguments: Any) -> Any:
-        """The answer; RuntimeError when the process fails or ends."""
-        self._connection.send((question, arguments))
-        try:
-            failure, answer = self._connection.recv()
-        except EOFError as error:
-            self._process.join()
-            raise RuntimeError(
-                f"the process ended with status {self._process.exitcode} at {question!r}."
-            ) from error
-        if failure:
-            raise RuntimeError(f"the process failed at {question!r}:\n{failure}")
-        return answer
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connection.close()
-        self._process.join(timeout=10)
-        if self._process.is_alive():
-            self._process.kill()
-
-
-def _answer(connection: Connection, serve: Callable[..., Any], arguments: Any) -> None:
-    answers: dict[str, Callable[..., Any]] | None = None
-    reply: tuple[str | None, Any]
-    while True:
-        try:
-            question, details = connection.recv()
-        except EOFError:
-            return
-        try:
-            answers = serve(*arguments) if answers is None else answers
-            reply = (None, answers[question](*details))
-        except Exception:
-            reply = (traceback.format_exc(), None)
-        connection.send(reply)
 
 
 def _serve_ours(records: pathlib.Path, sizes: Sizes) -> dict[str, Callable[..., Any]]:
@@ -225,7 +163,7 @@ def _loader(dataset: Any) -> dict[str, Callable[..., Any]]:
             samples += sum(float(batch[part]["weight"].numpy().sum()) for part in _PARTS)
         return samples / elapsed
 
-    return {"run": run, "memory": _peak_memory_bytes}
+    return {"run": run, "memory": lambda: resident_bytes("VmHWM")}
 
 
 def _serve_training(records: pathlib.Path) -> dict[str, Callable[..., Any]]:
@@ -269,7 +207,7 @@ def _serve_training(records: pathlib.Path) -> dict[str, Callable[..., Any]]:
     return {"run": run}
 
 
-def _serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., Any]]:
+def serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., Any]]:
     import gmeta_tf as gm
     from gmeta_tf.meta_io.preparing.prepare import Split, prepare
     from gmeta_tf.meta_io.sources.sources import files_source
@@ -278,11 +216,11 @@ def _serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., A
     schema = gm.Schema(fields, label="label", task="user", time="time")
 
     def run() -> dict[str, float]:
-        before, start = _peak_memory_bytes(), time.perf_counter()
+        before, start = resident_bytes("VmHWM"), time.perf_counter()
         prepare(
             files_source(log.parquet_files()),
             schema,
-            _records(log),
+            records_of(log),
             split=Split(test_fraction=0.05),
             overwrite=True,
             memory_limit=memory_limit,
@@ -291,7 +229,7 @@ def _serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., A
         return {
             "rows_per_second": round(log.rows / seconds),
             "seconds": round(seconds, 2),
-            "memory_bytes": _peak_memory_bytes(),
+            "memory_bytes": resident_bytes("VmHWM"),
             "memory_before_bytes": before,
         }
 
@@ -299,14 +237,14 @@ def _serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., A
 
 
 def _prepare(log: MadeLog, options: argparse.Namespace) -> dict[str, Any]:
-    if options.keep_records and (_records(log) / "schema.json").is_file():
+    if options.keep_records and (records_of(log) / "schema.json").is_file():
         return {}
     log.parquet_files()
-    with Process(_serve_prepare, log, options.memory_limit) as process:
+    with Process(serve_prepare, log, options.memory_limit) as process:
         return process.ask("run") | {"memory_limit": options.memory_limit}
 
 
-def _records(log: MadeLog) -> pathlib.Path:
+def records_of(log: MadeLog) -> pathlib.Path:
     return log.folder / "records"
 
 
@@ -327,14 +265,6 @@ def _sequential_read(files: list[str], seconds: float) -> float:
         if (elapsed := time.perf_counter() - start) >= seconds:
             break
     return read / elapsed
-
-
-def _peak_memory_bytes() -> int:
-    """The most memory that this process has had (VmHWM; in KiB, proc_pid_status(5))."""
-    for line in pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("expected VmHWM in /proc/self/status: this benchmark needs Linux.")
 
 
 def _result(rounds: list[dict[str, float]], epoch: dict[str, Any]) -> dict[str, Any]:

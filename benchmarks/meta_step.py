@@ -25,7 +25,6 @@ import importlib.metadata
 import importlib.util
 import json
 import os
-import pathlib
 import platform
 import statistics
 import time
@@ -34,8 +33,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.meta_io import Process
+from benchmarks.memory import resident_bytes
 from benchmarks.meta_problem import SHAPES, MetaProblem, Shape, make_problem
+from benchmarks.processes import Process
 from benchmarks.useful_flops import useful_flops
 
 __all__ = ["PEERS", "largest_difference", "main"]
@@ -258,7 +258,12 @@ def _serve_steps(
             calls += 1
         return samples * calls / elapsed
 
-    return {"prepare": prepare, "solve": solve, "run": run, "memory": _peak_memory_bytes}
+    return {
+        "prepare": prepare,
+        "solve": solve,
+        "run": run,
+        "memory": lambda: resident_bytes("VmHWM"),
+    }
 
 
 def _serve_ours(inner_options: dict[str, Any]) -> Callable[[MetaProblem], Callable[[], Any]]:
@@ -321,14 +326,6 @@ def _serve_matrices() -> dict[str, Callable[..., Any]]:
         return 2 * _MATRIX_SIZE**3 * calls / elapsed
 
     return {"run": run}
-
-
-def _peak_memory_bytes() -> int:
-    """The most memory that this process has had (VmHWM; in KiB, proc_pid_status(5))."""
-    for line in pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError("expected VmHWM in /proc/self/status: this benchmark needs Linux.")
 
 
 def _result(rounds: list[dict[str, float]], flops_a_sample: float) -> dict[str, Any]:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.embedding.dynamic.eviction_order import EvictionOrder
 from gmeta_tf.embedding.dynamic.growing_arrays import ArrayGroup, Blocks, GrowingArray, when
 
 __all__ = ["KeyIndex"]
 
 _SWEPT_A_STEP = 1 << 14
 _FREE = -1
+_LOOKED_AHEAD = 8  # less than an eighth of the rows are free: those that go first are looked for
+_NO_KEYS = (
+    "KeyIndex: expected evicts=True or a time_to_live, which finding keys by their row indices "
+    "needs, got neither. State one of them when the index is made."
+)
 
 
 class KeyIndex:
@@ -22,9 +28,8 @@ class KeyIndex:
     (rows / 2^14) steps after it was given up, and at most a third more rows are held than are
     alive.
 
-    Where rows are short, `make_room` frees those of the least recently seen keys; among keys last
-    seen in one step the smallest go first. It frees a sixteenth of the limit at a time, because
-    finding them reads when every row's key was last seen.
+    Where rows are short, `make_room` frees as many as are needed, those of the least recently seen
+    keys (see `EvictionOrder`); among keys last seen in one step the smallest go first.
 
     Steps are counted by the caller and may not go back; they are kept as int32.
 
@@ -62,8 +67,12 @@ class KeyIndex:
         self.last_seen = self.group.array(None, tf.int32, "last_seen")
         self._free = self.group.array(None, tf.int64, "free")
         self.key_of: GrowingArray | None = None
+        self._order: EvictionOrder | None = None
         if evicts or time_to_live is not None:
             self.key_of = self.group.array(None, tf.int64, "key_of")
+            self._order = EvictionOrder(
+                self.last_seen, self.key_of, first_row=first_row, name=f"{name}/order"
+            )
         with tf.device("CPU:0"):
             # int64 -> int64 and rows beside it: a table of vectors is slower and has no gradients,
             # and a DenseHashTable reserves two keys and takes more memory a key.
@@ -162,35 +171,22 @@ class KeyIndex:
         Returns:
             int64 scalar, the rows freed.
         """
-        missing = needed - self.num_free_rows()
+        order = self._order
+        if order is None:
+            raise ValueError(_NO_KEYS)
+        num_free = self.num_free_rows()
+        missing = needed - num_free
+        when(
+            -missing < self.limit // _LOOKED_AHEAD,
+            lambda: order.look_on(needed, num_free, self.used, step),
+        )
 
         def evict() -> tf.Tensor:
-            count = tf.maximum(missing, self.limit // 16)
-            row_indices = self.least_recent(tf.minimum(count, self.limit), step)
+            row_indices = order.take(missing, self.used, step)
             self.drop(row_indices, self._keys_at(row_indices))
             return tf.size(row_indices, tf.int64)
 
         return tf.cond(missing > 0, evict, lambda: tf.constant(0, tf.int64))
-
-    def least_recent(self, count: tf.Tensor, step: tf.Tensor) -> tf.Tensor:
-        """The row indices of the `count` keys seen longest ago; fewer where fewer are older.
-
-        Args:
-            count: int64 scalar.
-            step: int64 scalar; keys seen in it, or later, are left out.
-        """
-        seen = self.last_seen.gather(tf.range(self.first_row, self.used))
-        # What is not to be chosen counts as seen last.
-        last = tf.constant(tf.int32.max, tf.int32)
-        seen = tf.where((seen >= 0) & (seen < tf.cast(step, tf.int32)), seen, last)
-        count = tf.minimum(count, tf.math.count_nonzero(seen < last))
-        bound = _smallest_bound(seen, count)
-        older = tf.where(seen < bound)[:, 0] + self.first_row
-        ties = tf.where((seen == bound) & (seen < last))[:, 0] + self.first_row
-        wanted = tf.cast(count - tf.size(older, tf.int64), tf.int32)
-        # ~ turns the order of int64 round, where a minus has no answer for the smallest.
-        smallest = tf.math.top_k(tf.bitwise.invert(self._keys_at(ties)), wanted).indices
-        return tf.concat([older, tf.gather(ties, smallest)], axis=0)
 
     def sweep(self, step: tf.Tensor, num_keys: tf.Tensor) -> tf.Tensor:
         """Frees given up rows among the next ones that the hand comes to.
@@ -222,6 +218,8 @@ class KeyIndex:
         self.used.assign(self.first_row)
         self._num_free.assign(0)
         self._hand.assign(0)
+        if self._order is not None:
+            self._order.clear()
 
     def keys_and_row_indices(self) -> tuple[np.ndarray, np.ndarray]:
         """Every key and its row index, int64 `[N]` each, in the order of the row indices."""
@@ -261,14 +259,13 @@ class KeyIndex:
             stays = ~leaves[len(old_keys) :]
         row_indices = self.add(tf.constant(keys[stays]), tf.constant(0, tf.int64))
         self.last_seen.scatter(row_indices, tf.constant(last_seen[stays], tf.int32))
+        if self._order is not None:
+            self._order.clear()
         return stays, row_indices.numpy()
 
     def _keys_at(self, row_indices: tf.Tensor) -> tf.Tensor:
         if self.key_of is None:
-            raise ValueError(
-                "KeyIndex: expected evicts=True or a time_to_live, which finding keys by their row "
-                "indices needs, got neither. State one of them when the index is made."
-            )
+            raise ValueError(_NO_KEYS)
         return self.key_of.gather(row_indices)
 
     def _look_up(self, keys: tf.Tensor) -> tf.Tensor:
@@ -286,22 +283,3 @@ def _counter(value: int, name: str) -> tf.Variable:
 
 def _same(step: tf.Tensor, row_indices: tf.Tensor) -> tf.Tensor:
     return tf.fill(tf.shape(row_indices), tf.cast(step, tf.int32))
-
-
-def _smallest_bound(values: tf.Tensor, count: tf.Tensor) -> tf.Tensor:
-    """The smallest b with at least `count` of the values `[N]`, all at least 0, at most b.
-
-    By halving: 31 passes that hold nothing, where a sort would hold the values twice more.
-    """
-
-    def halve(low: tf.Tensor, high: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        middle = low + (high - low) // 2
-        enough = tf.math.count_nonzero(values <= middle) >= count
-        return tf.where(enough, low, middle + 1), tf.where(enough, middle, high)
-
-    low, _ = tf.while_loop(
-        lambda low, high: low < high,
-        halve,
-        (tf.constant(0, tf.int32), tf.constant(tf.int32.max, tf.int32)),
-    )
-    return low

@@ -30,9 +30,9 @@ class DynamicTable:
         capacity: the most keys of the table. Each of the W ranks holds at most
             `ceil(capacity / W)`. None is as many as the machines' memory holds.
         when_full: what happens to a key that would get a row where the rank is full. `"evict"`:
-            the least recently seen keys give their rows up, a sixteenth of the rank's capacity at
-            a time; among keys last seen in one step the smallest go first. Keys of this step keep
-            theirs (where they alone are too many, the last ones read the default row).
+            the least recently seen keys give their rows up, as many as are needed; among keys last
+            seen in one step the smallest go first. Keys of this step keep theirs (where they alone
+            are too many, the last ones read the default row).
             `"default"`: it reads the default row. `"error"`: training stops.
         admit_after: a key gets a row in the step that is its n-th sighting; before that it reads
             the default row and its gradient is dropped. A sighting is a training step in which
