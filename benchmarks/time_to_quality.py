@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +23,7 @@ from typing import Any
 
 import keras
 
+from benchmarks.commands import output_of
 from benchmarks.ready_run import ready_run
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.options import TrainOptions
@@ -129,15 +128,7 @@ def _reached(epochs: dict[str, list[float]]) -> dict[str, float]:
 def _in_a_process(contestant: str, records: str, seed: int) -> dict[str, list[float]]:
     words = ["--contestant", contestant, "--records", records, "--seed", str(seed)]
     command = [sys.executable, "-m", "benchmarks.time_to_quality", *words]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(
-        command, cwd=_ROOT, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(
-            f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-3000:]}"
-        )
-    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    found: dict[str, list[float]] = json.loads(output_of(command).splitlines()[-1])
     return found
 
 

@@ -109,26 +109,7 @@ class PrepareOptions(ReaderFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.movielens is None) == (self.input is None):
-            raise ValueError(
-                "prepare: expected either --movielens or --input, got "
-                f"{'neither' if self.input is None else 'both'}."
-            )
-        if self.input is not None and self.schema is None:
-            raise ValueError(
-                "prepare: --input needs --schema, a YAML file with fields, label and task. "
-                "docs/architecture.md shows one, and `gmeta-tf schema init FILE` writes one."
-            )
-        given = [
-            flag_of(field.name)
-            for field in dataclasses.fields(ReaderFlags)
-            if getattr(self, field.name) is not None
-        ]
-        if self.movielens is not None and given:
-            raise ValueError(
-                f"prepare: {', '.join(given)} says how --input is written, and --movielens knows "
-                "how its files are. Leave one of them out."
-            )
+        _check_source("prepare", self)
         if self.append and self.overwrite:
             raise ValueError("prepare: --append and --overwrite exclude each other.")
 
@@ -163,16 +144,31 @@ class CheckOptions(ReaderFlags):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.movielens is None) == (self.input is None):
-            raise ValueError(
-                "check: expected either --movielens or --input, got "
-                f"{'neither' if self.input is None else 'both'}."
-            )
-        if self.input is not None and self.schema is None:
-            raise ValueError(
-                "check: --input needs --schema, a YAML file with fields, label and task; "
-                "`gmeta-tf schema init FILE` writes one."
-            )
+        _check_source("check", self)
+
+
+def _check_source(command: str, source: PrepareOptions | CheckOptions) -> None:
+    """Checks that what is read is said once, and completely."""
+    if (source.movielens is None) == (source.input is None):
+        raise ValueError(
+            f"{command}: expected either --movielens or --input, got "
+            f"{'neither' if source.input is None else 'both'}."
+        )
+    if source.input is not None and source.schema is None:
+        raise ValueError(
+            f"{command}: --input needs --schema, a YAML file with fields, label and task. "
+            "docs/architecture.md shows one, and `gmeta-tf schema init FILE` writes one."
+        )
+    given = [
+        flag_of(field.name)
+        for field in dataclasses.fields(ReaderFlags)
+        if getattr(source, field.name) is not None
+    ]
+    if source.movielens is not None and given:
+        raise ValueError(
+            f"{command}: {', '.join(given)} says how --input is written, and --movielens knows "
+            "how its files are. Leave one of them out."
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 import pytest
 
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.first_checks import reader_options
-from gmeta_tf.cli.options import PrepareOptions, ReaderFlags
+from gmeta_tf.cli.options import CheckOptions, PrepareOptions, ReaderFlags
 from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 
 SCHEMA = "task: user\nlabel: click\nfields: [{name: news}, {name: title}]\n"
@@ -95,9 +96,11 @@ def test_what_is_wrong_under_read_is_told_with_the_file(place, capsys):
     assert "Did you mean 'separator'?" in shown
 
 
-def test_movielens_takes_none(tmp_path):
-    with pytest.raises(ValueError, match="--separator says how --input is written"):
-        PrepareOptions(output=str(tmp_path), movielens="download", separator=";")
+@pytest.mark.parametrize("command", ["prepare", "check"])
+def test_movielens_takes_none(command):
+    options = {"prepare": functools.partial(PrepareOptions, output="records")}
+    with pytest.raises(ValueError, match=f"{command}: --separator says how --input is written"):
+        options.get(command, CheckOptions)(movielens="download", separator=";")
 
 
 def test_flags_win(place):
