@@ -102,6 +102,12 @@ def test_a_loss_of_any_number_takes_any_label(tmp_path):
     assert found(tmp_path, rows, labels=None) == []
 
 
+def test_values_of_few_rows_go_with_their_labels_by_chance(tmp_path):
+    rows = changed(rows_of(), item=lambda row: f"{row['user']} {row['size']}")
+    assert len({row["item"] for row in rows}) > 250
+    assert found(tmp_path, rows) == []
+
+
 def test_few_rows_tell_nothing(tmp_path):
     rows = changed(rows_of(4, 10), size=lambda row: row["liked"], colour=lambda row: "red")
     assert found(tmp_path, rows) == []
