@@ -56,8 +56,8 @@ setup(
         "remote": ["tensorflow-io==0.37.1; python_version < '3.13'"],
         "spark": ["pyspark>=3.5,<4"],  # 3.5 runs on Java 17; 4 needs Java 17 or 21
         "report": ["matplotlib>=3.10,<4"],
-        # The one of the UI libraries looked at that brings no second NumPy stack: Streamlit needs
-        # pandas and pyarrow, and its releases since 1.9 do not go with the pinned packages.
+        # Of the UI libraries the one with the fewest packages, on the Flask that tests have anyway.
+        # Beside the pinned packages pip finds Streamlit 1.8 of 2022 and no newer one.
         "play": ["dash>=4.4,<5"],
         "docs": [
             "mkdocs-material>=9.8,<10; python_version >= '3.11'",
