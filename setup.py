@@ -21,7 +21,7 @@ not_x86_linux = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
 setup(
     name="gmeta_tf",
-    version="0.1.0.dev0",
+    version="0.1.0",
     description="Distributed meta-learning for recommenders with TensorFlow and Horovod",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
