@@ -21,7 +21,7 @@ not_x86_linux = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
 setup(
     name="gmeta_tf",
-    version="0.1.0.dev0",
+    version="0.1.0",
     description="Distributed meta-learning for recommenders with TensorFlow and Horovod",
     long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
     long_description_content_type="text/markdown",
@@ -29,7 +29,7 @@ setup(
     python_requires=">=3.10,<3.14",
     package_dir=moved,
     packages=find_packages(include=["gmeta_tf", "gmeta_tf.*"]) + list(moved),
-    package_data={"gmeta_tf": ["py.typed"]},
+    package_data={"gmeta_tf": ["py.typed"], "gmeta_tf.play": ["assets/*.css"]},
     entry_points={"console_scripts": ["gmeta-tf = gmeta_tf.cli.main:main"]},
     # TensorFlow is an extra: its CPU and GPU builds have different names.
     install_requires=[
@@ -56,6 +56,13 @@ setup(
         "remote": ["tensorflow-io==0.37.1; python_version < '3.13'"],
         "spark": ["pyspark>=3.5,<4"],  # 3.5 runs on Java 17; 4 needs Java 17 or 21
         "report": ["matplotlib>=3.10,<4"],
+        # Of the UI libraries the one with the fewest packages, on the Flask that tests have anyway.
+        # Beside the pinned packages pip finds Streamlit 1.8 of 2022 and no newer one.
+        "play": ["dash>=4.4,<5"],
+        "docs": [
+            "mkdocs-material>=9.8,<10; python_version >= '3.11'",
+            "mkdocstrings[python]>=1.0,<2; python_version >= '3.11'",
+        ],
         "bench": ["torch==2.13.0"],
         "dev": [
             "pytest",
@@ -65,6 +72,8 @@ setup(
             "mypy",
             "import-linter",
             "types-PyYAML",
+            "optuna",  # an example's
+            "playwright",  # pages in a browser, where there is a Chromium
             # Moto's own extra for a server brings thirty packages that S3 does not need.
             "moto",
             "flask",

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from gmeta_tf.schema import SideTable as SideTable
     from gmeta_tf.schema import Table as Table
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 # Names are imported when they are first used, so that `gmeta-tf --help` does not wait for
 # TensorFlow.

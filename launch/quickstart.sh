@@ -70,4 +70,5 @@ step "a page of it"
 # From the run's files alone, which takes a second or two. Without --no-measure the page shows more.
 gmeta-tf report --run "$output/run" --no-measure
 step "result"
-python -m gmeta_tf.cli.quickstart_report --run "$output/run" --saved-model "$output/run/saved_model"
+python -m gmeta_tf.cli.quickstart_report --run "$output/run" --saved-model "$output/run/saved_model" \
+  --movielens "$data"

@@ -17,6 +17,7 @@ from gmeta_tf.cli.options import (
     CandidatesOptions,
     EvaluateOptions,
     ExportOptions,
+    PlayOptions,
     PredictOptions,
     PrepareOptions,
     ReaderFlags,
@@ -34,6 +35,7 @@ from gmeta_tf.schema import Schema
 
 __all__ = [
     "check_csv_output",
+    "check_play",
     "check_predict",
     "check_prepare",
     "check_report",
@@ -119,6 +121,25 @@ def check_predict(options: PredictOptions) -> None:
     reader_options(options)
     inputs = [path for path in (options.query, options.support) if path is not None]
     check_csv_output(options.output, inputs)
+
+
+def check_play(options: PlayOptions) -> None:
+    """How the names are read, whether there are any, and whether pages can be made.
+
+    Raises:
+        FileNotFoundError: no file of names.
+        ValueError: how it is read does not fit.
+        ImportError: Dash is not installed.
+    """
+    reader_options(options)
+    names = options.names
+    if names is not None and not is_remote(names) and not glob.glob(names):
+        raise FileNotFoundError(f"no file {names}: expected --names to be a file with the items.")
+    if importlib.util.find_spec("dash") is None:
+        raise ImportError(
+            "play makes its page with Dash, which is not installed. Install it: "
+            "pip install 'gmeta_tf[play]'"
+        )
 
 
 def check_csv_output(output: str, inputs: Sequence[str]) -> None:

@@ -45,6 +45,7 @@ _EPILOG = """from raw data to predictions:
   gmeta-tf export --run run
   gmeta-tf predict --saved-model run/saved_model --support s.csv --query q.csv --output p.csv
   gmeta-tf serve --saved-model run/saved_model
+  gmeta-tf play --saved-model run/saved_model
 
 with data of your own:
   gmeta-tf schema init log.csv --output schema.yaml
@@ -69,6 +70,7 @@ _COMMANDS = {
     "apply-delta": (options.ApplyDeltaOptions, "an exported model and a delta to the next version"),
     "serve": (options.ServeOptions, "an exported model behind TensorFlow Serving's REST API"),
     "predict": (options.PredictOptions, "raw rows through a SavedModel"),
+    "play": (options.PlayOptions, "be the cold-start user of a SavedModel, in the browser"),
 }
 
 _FIRST_CHECKS: dict[str, Callable[[Any], None]] = {
@@ -79,6 +81,7 @@ _FIRST_CHECKS: dict[str, Callable[[Any], None]] = {
     "candidates": first_checks.check_run,
     "export": first_checks.check_run,
     "predict": first_checks.check_predict,
+    "play": first_checks.check_play,
 }
 
 

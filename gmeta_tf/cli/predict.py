@@ -28,7 +28,7 @@ from gmeta_tf.saving.predictor import Predictor
 from gmeta_tf.saving.writing import named_if_full
 from gmeta_tf.schema import Schema
 
-__all__ = ["predict", "read_rows"]
+__all__ = ["predict", "read_rows", "read_source"]
 
 
 def predict(options: PredictOptions) -> None:
@@ -86,12 +86,30 @@ def read_rows(
     return _read(path, schema, options)[0]
 
 
+def read_source(
+    source: Source, schema: Schema, further: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """As `read_rows`, of any source.
+
+    Args:
+        source: the rows.
+        schema: what they are; columns that it does not know are read as they are.
+        further: columns of joined tables that are wanted, too.
+    """
+    return _read_source(source, schema, further)[0]
+
+
 def _read(
     path: str, schema: Schema, options: ReaderOptions
 ) -> tuple[dict[str, np.ndarray], list[str]]:
     """As `read_rows`, and the names of the file's own columns."""
-    source = files_source(path, options=options)
-    wanted = [schema.task, *(field.column_name for field in schema.fields)]
+    return _read_source(files_source(path, options=options), schema)
+
+
+def _read_source(
+    source: Source, schema: Schema, further: Sequence[str] = ()
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    wanted = [schema.task, *(field.column_name for field in schema.fields), *further]
     looked_up = [schema.task, *(field.column_name for field in schema.key_fields)]
     with (
         tempfile.TemporaryDirectory(prefix="gmeta-tf-predict-") as folder,

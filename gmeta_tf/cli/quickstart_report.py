@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import pathlib
+import shlex
 from typing import Any
 
 from gmeta_tf.evaluation.json_report import json_report
@@ -15,8 +16,15 @@ from gmeta_tf.evaluation.json_report import json_report
 __all__ = ["result_of_run"]
 
 
-def result_of_run(run: pathlib.Path, saved_model: pathlib.Path) -> dict[str, Any]:
+def result_of_run(
+    run: pathlib.Path, saved_model: pathlib.Path, movielens: str = "download"
+) -> dict[str, Any]:
     """What a run came to, read from what its steps wrote.
+
+    Args:
+        run: its folder.
+        saved_model: its export.
+        movielens: where the data was, as `gmeta-tf prepare` was told.
 
     Raises:
         FileNotFoundError: the run was not trained, evaluated or exported.
@@ -27,11 +35,13 @@ def result_of_run(run: pathlib.Path, saved_model: pathlib.Path) -> dict[str, Any
         raise FileNotFoundError(f"{saved_model} is not a SavedModel. Run `gmeta-tf export` first.")
     names = ("auc_adapted", "auc_unadapted", "auc_baseline", "tasks")
     page = run / "report.html"
+    films = "" if movielens == "download" else f" --movielens {shlex.quote(movielens)}"
     return {
         **{name: evaluated[name] for name in names},
         "samples_per_second": metrics["samples_per_second"],
         "run": str(run),
         "saved_model": str(saved_model),
+        "play": f"gmeta-tf play --saved-model {shlex.quote(str(saved_model))}{films}",
         **({"report": str(page)} if page.is_file() else {}),
     }
 
@@ -46,6 +56,7 @@ def table(result: dict[str, Any]) -> str:
             f"  baseline: item rate + offset    {result['auc_baseline']:.4f}",
             f"training speed                    {result['samples_per_second']:,.0f} samples/s",
             f"model                             {result['saved_model']}",
+            f"be the next cold user             {result['play']}",
             *(
                 [f"a page to look at                 {result['report']}"]
                 if "report" in result
@@ -60,8 +71,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--run", type=pathlib.Path, required=True)
     parser.add_argument("--saved-model", type=pathlib.Path, required=True)
+    parser.add_argument("--movielens", default="download")
     arguments = parser.parse_args()
-    result = result_of_run(arguments.run, arguments.saved_model)
+    result = result_of_run(arguments.run, arguments.saved_model, arguments.movielens)
     print(table(result))
     print(json_report(result))
 

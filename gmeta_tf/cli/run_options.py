@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from gmeta_tf.cli.data_options import ReaderFlags
 from gmeta_tf.cli.option_fields import (
@@ -22,6 +23,7 @@ __all__ = [
     "CandidatesOptions",
     "EvaluateOptions",
     "ExportOptions",
+    "PlayOptions",
     "PredictOptions",
     "ReportOptions",
     "ServeOptions",
@@ -260,3 +262,67 @@ class ServeOptions(Options):
     host: str = "127.0.0.1"
     name: str | None = None
     poll_seconds: float = number(1.0, of=ABOVE_0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlayOptions(ReaderFlags):
+    """Opens a page on which you are the cold-start user of an exported model.
+
+    You rate items by their names, and with each rating the recommendations change: it goes through
+    the inner loop in the served graph. Beside them stands what anybody is recommended. In one
+    process, for this machine's own browser; needs `pip install 'gmeta_tf[play]'`.
+
+    Attributes:
+        saved_model: what `gmeta-tf export` wrote.
+        names: a CSV, TSV, JSON lines or Parquet file with a line for each item: its value, its
+            name, and the other columns of the schema that describe items. None takes the films of
+            a MovieLens model, and else the values of the item field themselves.
+        name_column: the column of `names` with what you read; None is `title` or `name`, or else
+            the item's value.
+        item: the field of the items; None is the only one that it can be.
+        key: the column of `names` with the item's value, where it is not called as in the schema.
+        movielens: where the films of a MovieLens model are, as `prepare` takes it; None is
+            "download".
+        person: what is said of you at first, each as FIELD=VALUE, such as age=31; the page asks
+            for all fields that do not describe items.
+        ratings: what an item can be rated with, as labels of the raw data. None is 1 to 5 for
+            MovieLens, no and yes at the schema's `positive_from`, and else 0 and 1.
+        most: show and rank so many items, the most frequent ones in training.
+        top: how many items to recommend.
+        port: of the page; 0 takes any that is free.
+        host: the address to listen on. The page has no passwords.
+    """
+
+    saved_model: str
+    names: str | None = None
+    name_column: str | None = None
+    item: str | None = None
+    key: str | None = None
+    movielens: str | None = None
+    person: list[str] | None = None
+    ratings: list[float] | None = None
+    most: int = number(2000, of=AT_LEAST_1)
+    top: int = number(10, of=AT_LEAST_1)
+    port: int = number(8600, of=PORT)
+    host: str = "127.0.0.1"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        given = self.ratings or []
+        are_labels = len(set(given)) == len(given) >= 2 and all(map(math.isfinite, given))
+        if self.ratings is not None and not are_labels:
+            raise ValueError(
+                "play: expected --ratings of at least two finite labels, each once, got "
+                f"{' '.join(f'{one:g}' for one in given) or 'none'}. Give such as 1 2 3 4 5."
+            )
+        if self.names is not None and self.movielens is not None:
+            raise ValueError("play: expected either --names or --movielens, got both.")
+        for flag, column in (("--name-column", self.name_column), ("--key", self.key)):
+            if column is not None and self.names is None:
+                raise ValueError(
+                    f"play: {flag} {column} is a column of a file: expected --names FILE with it."
+                )
+        if self.key is not None and self.item is None:
+            raise ValueError(
+                f"play: expected --item FIELD with --key {self.key}, to say whose values they are."
+            )

@@ -37,7 +37,7 @@ _SETTINGS: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "hatch.linewidth": 0.6,
-    "legend.fontsize": 8.5,
+    "legend.fontsize": 10,
 }
 
 
@@ -153,7 +153,7 @@ def _evaluation(runs: Sequence[Mapping[str, Any]], split: str) -> Figure | None:
             edgecolor="white",
         )
         texts = ["" if math.isnan(height) else f"{height:.3f}" for height in heights]
-        axes.bar_label(drawn, texts, fontsize=7 if len(bars) <= 3 else 6, rotation=90, padding=3)
+        axes.bar_label(drawn, texts, fontsize=8.5 if len(bars) <= 3 else 7, rotation=90, padding=3)
         told += [f"{n} {label} {h:.4f}" for n, h in zip(names, heights) if not math.isnan(h)]
     axes.set_xticks(np.arange(len(names)), names)
     axes.grid(axis="x", visible=False)

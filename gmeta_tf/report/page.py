@@ -19,7 +19,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; m
 h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; border-bottom: 2px solid #1a1a1a; }
 p, figcaption { max-width: 46rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr));
   gap: 1rem; }
 figure { margin: 0; }
 figcaption { font-weight: 600; }
@@ -28,6 +28,7 @@ img { max-width: 100%; height: auto; display: block; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }
 th, td { padding: .25rem .75rem .25rem 0; text-align: right; vertical-align: top;
   border-bottom: 1px solid #bbb; white-space: nowrap; }
+th { white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child, table.words td, table.words th { text-align: left; }
 table.words td { white-space: normal; overflow-wrap: anywhere; }
 tr.bold td { font-weight: 700; }

@@ -101,6 +101,17 @@ class Predictor:
         """Whether the model's tasks adapt in closed form, so that `with_deviation` is possible."""
         return "deviation" in self.predict.structured_outputs
 
+    def vocabulary(self, table: str) -> list[str] | None:
+        """The values that a table has rows for, the most frequent in training first.
+
+        None for a table whose keys have no list of values. KeyError for an unknown table.
+        """
+        if self.schema.table(table).keys != "vocabulary":
+            return None
+        looked_up = [one.name for one in self.schema.tables if one.keys == "vocabulary"]
+        values = self.predict.keep_alive.keys.values[looked_up.index(table)]
+        return [value.decode() for value in values.numpy().tolist()]
+
     def with_deviation(
         self,
         query: Rows,

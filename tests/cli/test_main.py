@@ -196,8 +196,11 @@ def test_the_report_ends_in_json(folder, capsys, monkeypatch):
     result = json.loads(shown[-1])
     assert set(result) == {
         *("auc_adapted", "auc_unadapted", "auc_baseline", "tasks", "samples_per_second"),
-        *("run", "saved_model"),
+        *("run", "saved_model", "play"),
     }
+    assert f"gmeta-tf play --saved-model {run / 'saved_model'}" in shown[-2]
+    told = report.result_of_run(run, run / "saved_model", "my data")["play"]
+    assert told.endswith("/saved_model --movielens 'my data'")
     assert f"{result['auc_adapted']:.4f}" in shown[1]
     with pytest.raises(FileNotFoundError, match="is not a SavedModel"):
         report.result_of_run(run, folder)

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from made_log import SCHEMA
 
+from gmeta_tf.cli import first_checks, options
 from gmeta_tf.cli import main as cli
-from gmeta_tf.cli import options
 from gmeta_tf.saving.checkpoint import latest_checkpoint
 
 
@@ -407,6 +407,61 @@ def test_serve(place, name, wrong, match, capsys):
 def test_every_option_of_serve_has_a_wrong_value():
     """The port is taken after the model is there: see test_rest_server.py for it and the host."""
     assert not options_without(options.ServeOptions, cases=SERVE, any_value={"name", "host"})
+
+
+ITEM = ["--item", "item"]
+PLAY = [
+    ("saved_model", ["--saved-model", "@none"], "is not an exported model"),
+    ("saved_model", ["--saved-model", "@precious"], "is not an exported model"),
+    ("names", ["--names", "@none.csv"], "no file "),
+    ("names", ["--names", "@no-item.csv", *ITEM], "the names have no column 'item' of the items"),
+    ("names", ["--names", "@log.csv", "--movielens", "x"], "either --names or --movielens, got bo"),
+    ("name_column", ["--name-column", "x"], "--name-column x is a column of a file: expected --na"),
+    (
+        "name_column",
+        ["--names", "@log.csv", *ITEM, "--name-column", "x"],
+        "--name-column to be a column of the names (user, ",
+    ),
+    (
+        "item",
+        [],
+        "got item, liked; categorical fields are item, liked. Say which one it is:",
+    ),
+    ("item", ["--item", "price"], "--item to be a categorical field of the model (item, liked)"),
+    ("key", ["--key", "x"], "--key x is a column of a file"),
+    ("key", ["--names", "@log.csv", "--key", "x"], "expected --item FIELD with --key x"),
+    ("key", ["--names", "@log.csv", *ITEM, "--key", "x"], "expected --key to be a column of"),
+    ("movielens", ["--movielens", "@precious"], "is not a folder of MovieLens"),
+    ("person", ITEM, "'price' is a number that may not be missing, and the names have no column"),
+    ("person", [*ITEM, "--person", "price"], "expected --person to be FIELD=VALUE"),
+    ("person", [*ITEM, "--person", "price=low"], "expected --person price=NUMBER"),
+    ("person", [*ITEM, "--person", "price=1", "item=i1"], "does not describe items (price, genre"),
+    ("ratings", ["--ratings", "1"], "--ratings of at least two finite labels, each once, got 1."),
+    ("ratings", ["--ratings", "1", "1"], "each once, got 1 1."),
+    ("most", ["--most", "0"], "--most of at least 1"),
+    ("top", ["--top", "0"], "--top of at least 1"),
+    ("port", ["--port", "65536"], "--port of at least 0 and below 65536, got 65536"),
+    ("host", ["--host", "none.invalid"], "expected a free --port on --host none.invalid"),
+    *READING,
+]
+
+
+@pytest.mark.parametrize(("name", "wrong", "match"), PLAY, ids=lambda value: str(value))
+def test_play(place, name, wrong, match, capsys, monkeypatch):
+    # As where Dash is installed, which is asked for before anything is loaded.
+    monkeypatch.setattr(first_checks.importlib.util, "find_spec", lambda name: name)
+    words = ["play", "--saved-model", "@run/saved_model", "--port", "0", *wrong]
+    assert_it_changes_nothing(place, words, match, capsys)
+
+
+def test_play_needs_dash(place, capsys, monkeypatch):
+    monkeypatch.setattr(first_checks.importlib.util, "find_spec", lambda name: None)
+    words = ["play", "--saved-model", "@run/saved_model"]
+    assert_it_changes_nothing(place, words, "pip install 'gmeta_tf[play]'", capsys)
+
+
+def test_every_option_of_play_has_a_wrong_value():
+    assert not options_without(options.PlayOptions, cases=PLAY, any_value={"null_words"})
 
 
 PREDICT = [

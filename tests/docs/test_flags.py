@@ -29,6 +29,7 @@ OF_OTHERS = {
     "--master",  # spark-submit
     *("--dir", "--tag_set", "--signature_def", "--input_exprs"),  # saved_model_cli
     "--fix",  # ruff
+    "--strict",  # mkdocs
 }
 # Names that stand for any flag.
 ANY_FLAG = {"--like-this", "--yes", "--no-yes"}

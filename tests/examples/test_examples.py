@@ -4,10 +4,12 @@ import json
 import pathlib
 import re
 import runpy
+import shutil
 import sys
 
 import pytest
 from made_log import SCHEMA, write_log
+from made_tables import write_tables
 
 import gmeta_tf as gm
 
@@ -75,13 +77,50 @@ def test_random_search(run, records):
     assert json.loads(best.removeprefix("best:")) == max(found, key=lambda one: one["auc"])
 
 
+def test_optuna_search(run, records):
+    optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    (last,) = run("optuna_search.py", records, 1)
+    assert re.match(r"best of 1: 0\.\d{4} with \{'width': [48], 'inner_rate': 0\.", last)
+
+
+def test_side_tables(run, tmp_path):
+    rows = write_tables(tmp_path)
+    log = "\n".join(f"{row['user']},{row['item']},{row['stars']}" for row in rows)
+    (tmp_path / "log.csv").write_text(f"user,item,stars\n{log}\n")
+    of_items = {row["item"]: row for row in rows if row["item"] and row["year"]}
+    lines = [f"{key},{row['year']},{'|'.join(row['genre'])}" for key, row in of_items.items()]
+    (tmp_path / "items.csv").write_text("\n".join(["item,year,genre", *lines]))
+    words = (tmp_path / name for name in ("log.csv", "items.csv", "records"))
+    *fields, last = run("side_tables.py", *words)
+    assert fields == ["item: categorical", "year: dense", "genre: multi"]
+    assert re.match(r"test loss \d+\.\d{4}$", last)
+
+
+def test_playground(capsys):
+    """By its cells, one after the other, as a kernel would."""
+    notebook = json.loads((FOLDER / "playground.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(one["source"]) for one in notebook["cells"] if one["cell_type"] == "code"]
+    assert sum(len(cell.splitlines()) for cell in cells) < 80
+    assert not any(one.get("outputs") for one in notebook["cells"])
+    names = {}
+    for cell in cells:
+        exec(compile(cell, "playground.ipynb", "exec"), names)
+    nobody, after_one, after_two = capsys.readouterr().out.splitlines()[-3:]
+    assert [line[0] for line in (nobody, after_one, after_two)] == ["0", "1", "2"]
+    # What there is to learn: a user has a genre.
+    assert after_two.count("Drama") >= 4
+    shutil.rmtree(names["folder"])
+
+
 def test_examples_are_short_and_listed():
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
-    named = re.findall(r"\]\((\w+\.py)\)", page)
-    assert sorted(named) == [path.name for path in EXAMPLES]
+    named = re.findall(r"\]\((\w+\.(?:py|ipynb))\)", page)
+    assert sorted(named) == sorted([*(path.name for path in EXAMPLES), "playground.ipynb"])
     tests = pathlib.Path(__file__).read_text(encoding="utf-8")
     for path in EXAMPLES:
         lines = path.read_text(encoding="utf-8").splitlines()
         assert len(lines) < 80
         assert f"def test_{path.stem}(" in tests
-    assert len((FOLDER / "random_search.py").read_text(encoding="utf-8").splitlines()) <= 40
+    for name in ("random_search.py", "optuna_search.py"):
+        assert len((FOLDER / name).read_text(encoding="utf-8").splitlines()) <= 40

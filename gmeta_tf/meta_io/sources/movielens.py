@@ -17,7 +17,7 @@ from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.sources.sources import Source, source_files
 from gmeta_tf.schema import Field, Schema
 
-__all__ = ["movielens_100k", "movielens_schema", "movielens_source"]
+__all__ = ["movielens_100k", "movielens_items", "movielens_schema", "movielens_source"]
 
 _PACKAGE = "recbole==1.2.1"
 _SHA256 = "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407"
@@ -120,19 +120,45 @@ def movielens_source(directory: str | os.PathLike[str]) -> Source:
         ValueError: the folder is in none of these layouts.
     """
     folder = pathlib.Path(directory)
-    layouts: tuple[tuple[Sequence[str], Callable[[pathlib.Path], Sequence[str]]], ...] = (
+    names, queries = _layout_of(folder)
+    return Source(
+        f"MovieLens in {folder}",
+        _joined(*queries),
+        row="row",
+        files=source_files(folder / name for name in names),
+    )
+
+
+def movielens_items(directory: str | os.PathLike[str]) -> Source:
+    """The films of a MovieLens folder, for people to read: item_id, title, genre and year.
+
+    Titles are without the year, and begin with their article ("The Net", not "Net, The").
+
+    Raises:
+        ValueError: the folder is in none of the layouts of `movielens_source`.
+    """
+    folder = pathlib.Path(directory)
+    names, (_, _, items) = _layout_of(folder)
+    articles = "The|A|An|L''|La|Le|Les|Il|Lo|El|Los|Das|Der|Die"
+    title = r"regexp_replace(title, '(\s*\([0-9]{4}\))+\s*$', '')"
+    title = rf"regexp_replace({title}, '^(.*), ({articles})$', '\2 \1')"
+    return Source(
+        f"the films of MovieLens in {folder}",
+        f"SELECT item_id, {title} AS title, genre, year FROM ({items})",
+        files=source_files([folder / names[2]]),
+    )
+
+
+def _layout_of(folder: pathlib.Path) -> tuple[Sequence[str], tuple[str, str, str]]:
+    """The files of a folder, and the queries of its ratings, users and items."""
+    layouts: tuple[tuple[Sequence[str], Callable[[pathlib.Path], tuple[str, str, str]]], ...] = (
         (_RECBOLE_FILES, _recbole),
         (_100K_FILES, _grouplens_100k),
         (_1M_FILES, _grouplens_1m),
     )
     for names, queries_of in layouts:
         if _has(folder, names):
-            return Source(
-                f"MovieLens in {folder}",
-                _joined(*queries_of(folder)),
-                row="row",
-                files=source_files(folder / name for name in names),
-            )
+            return names, queries_of(folder)
     expected = ", or ".join(", ".join(names) for names, _ in layouts)
     found = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     raise ValueError(
@@ -198,7 +224,7 @@ def _recbole(folder: pathlib.Path) -> tuple[str, str, str]:
     return (
         f"SELECT row_number() OVER () AS row, * FROM {table(ratings, _RATING_COLUMNS)}",
         f"SELECT * FROM {table(users, ('user_id', 'age', 'gender', 'occupation', 'zip'))}",
-        "SELECT item_id, year, replace(genres, ' ', '|') AS genre "
+        "SELECT item_id, title, year, replace(genres, ' ', '|') AS genre "
         f"FROM {table(items, ('item_id', 'title', 'year', 'genres'))}",
     )
 
@@ -216,7 +242,7 @@ def _grouplens_100k(folder: pathlib.Path) -> tuple[str, str, str]:
     return (
         f"SELECT row_number() OVER () AS row, * FROM {rows}",
         f"SELECT * FROM {_table(users, user_columns, '|')}",
-        f"SELECT item_id, concat_ws('|', {genres}) AS genre, "
+        f"SELECT item_id, title, concat_ws('|', {genres}) AS genre, "
         "nullif(regexp_extract(release_date, '[0-9]{4}$'), '') AS year "
         f"FROM {_table(items, item_columns, '|')}",
     )
@@ -229,7 +255,7 @@ def _grouplens_1m(folder: pathlib.Path) -> tuple[str, str, str]:
     return (
         f"SELECT row_number() OVER () AS row, * FROM {rows}",
         f"SELECT * FROM {_table(users, user_columns, '::')}",
-        "SELECT item_id, genres AS genre, "
+        "SELECT item_id, title, genres AS genre, "
         r"nullif(regexp_extract(title, '\(([0-9]{4})\)\s*$', 1), '') AS year "
         f"FROM {_table(items, ('item_id', 'title', 'genres'), '::')}",
     )

@@ -22,7 +22,12 @@ from gmeta_tf.cli import main as cli
 from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 from gmeta_tf.meta_io.sources import movielens
-from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_schema, movielens_source
+from gmeta_tf.meta_io.sources.movielens import (
+    movielens_100k,
+    movielens_items,
+    movielens_schema,
+    movielens_source,
+)
 from gmeta_tf.meta_io.sources.sources import Source
 
 COLUMNS = (
@@ -67,6 +72,15 @@ class TestLayouts:
         source = movielens_source(write_files(tmp_path / "it's", files, encoding))
         assert rows_of(source) == EXPECTED
         assert source.description == f"MovieLens in {tmp_path}/it's"
+
+    def test_all_give_the_same_films_as_people_call_them(self, files, encoding, tmp_path):
+        source = movielens_items(write_files(tmp_path / "it's", files, encoding))
+        with contextlib.closing(duckdb.connect()) as database:
+            query = f"SELECT item_id, title, genre, year FROM ({source.query}) ORDER BY item_id"
+            first, second = database.execute(query).fetchall()
+        assert first == ("10", "Les Misérables", "Animation|Children's|Comedy", "1995")
+        assert (second[0], second[1].lower(), second[2] or None) == ("20", '"unknown"', None)
+        assert second[3] in (None, "")
 
     def test_a_missing_file_is_named(self, files, encoding, tmp_path):
         present = dict(list(files.items())[:2])
