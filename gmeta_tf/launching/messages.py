@@ -139,9 +139,9 @@ def connect(environment: Mapping[str, str] = os.environ, **about: Any) -> socket
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """A host that vanishes says nothing: the connection then ends after half a minute."""
+    """A host that vanishes says nothing: the connection then ends after 17 s, before Gloo's 30."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+    for name, value in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 3), ("TCP_KEEPCNT", 4)):
         connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 

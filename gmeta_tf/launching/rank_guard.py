@@ -30,10 +30,13 @@ from gmeta_tf.launching.messages import BEAT_FILE, connect, send
 __all__ = ["main"]
 
 _HELD_SECONDS = 2.0
-_HELD_TRACEBACK_SECONDS = 8.0
+_HELD_LAST_WORDS_SECONDS = 8.0
 _KILLED_AFTER_SECONDS = 3.0
 _LEFT_AFTER_SECONDS = 20.0
 _POLL_SECONDS = 0.1
+_RECENT_LINES = 50
+# After such a line a process often takes more than the usual seconds to end.
+_LAST_WORDS = ("Traceback (most recent call last)", "gmeta-tf ")
 _DIES_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -93,6 +96,7 @@ class _Guard:
     def __init__(self, child: subprocess.Popen[str], connection: socket.socket, beat: str) -> None:
         self._child, self._connection, self._beat = child, connection, beat
         self._held: collections.deque[tuple[float, str]] = collections.deque()
+        self._recent: collections.deque[str] = collections.deque(maxlen=_RECENT_LINES)
         self._lock = threading.Lock()
         self._told_beat = ""
         self._kill_at: float | None = None
@@ -124,7 +128,8 @@ class _Guard:
         if status:
             with self._lock:
                 told = "".join(line for _, line in self._held)
-            send(self._connection, {"exit": status, "stderr": told})
+                recent = "".join(self._recent)
+            send(self._connection, {"exit": status, "stderr": told, "recent": recent})
             self._may_leave.wait(_LEFT_AFTER_SECONDS)
         else:
             self._print_held(all_of_it=True)
@@ -154,15 +159,17 @@ class _Guard:
 
     def _hold(self, stream: IO[str]) -> None:
         for line in stream:
+            whole = line if line.endswith("\n") else f"{line}\n"
             with self._lock:
-                self._held.append((time.monotonic(), line if line.endswith("\n") else f"{line}\n"))
+                self._held.append((time.monotonic(), whole))
+                self._recent.append(whole)
 
     def _print_held(self, *, all_of_it: bool = False) -> None:
         with self._lock:
             while self._held:
                 came, line = self._held[0]
-                is_traceback = line.startswith("Traceback (most recent call last)")
-                limit = _HELD_TRACEBACK_SECONDS if is_traceback else _HELD_SECONDS
+                is_last = line.startswith(_LAST_WORDS)
+                limit = _HELD_LAST_WORDS_SECONDS if is_last else _HELD_SECONDS
                 if not all_of_it and time.monotonic() - came < limit:
                     return
                 sys.stderr.write(line)

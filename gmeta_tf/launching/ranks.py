@@ -150,6 +150,7 @@ class _Rank:
     host: str
     status: int | None = None
     text: str = ""
+    recent: str = ""
     is_lost: bool = False
     beat: dict[str, Any] = dataclasses.field(default_factory=dict)
     failed_at: float = float("inf")
@@ -256,6 +257,7 @@ class _Run:
             self._last_step = time.monotonic()
         elif "exit" in message:
             rank.status, rank.text = message["exit"], message["stderr"]
+            rank.recent = message.get("recent", rank.text)
         if rank.has_failed and rank.failed_at == float("inf"):
             rank.failed_at = time.monotonic()
             self._first_failure = self._first_failure or rank.failed_at
@@ -356,7 +358,9 @@ def _innocence(rank: _Rank) -> tuple[int, float]:
     """Orders ranks that failed, the one first that the others failed because of."""
     if rank.is_lost:
         return 1, rank.failed_at
-    of_others = "because another rank did" in rank.text or is_of_lost_rank(RuntimeError(rank.text))
+    # What it said may have been printed before it ended.
+    said = rank.recent
+    of_others = "because another rank did" in said or is_of_lost_rank(RuntimeError(said))
     if of_others or rank.status == 128 + signal.SIGTERM:
         return 2, rank.failed_at
     return 0, rank.failed_at

@@ -52,6 +52,11 @@ def ended(status, text=""):
         ),
         ([(0, ended(1, OF_ANOTHER)), (1, None)], "rank 1 on b was lost", True),
         ([(0, ended(1, OF_ANOTHER)), (1, ended(143))], "rank 0 on a failed with status 1", True),
+        (
+            [(0, {"exit": 1, "stderr": "", "recent": OF_ANOTHER})],
+            "rank 0 on a failed with status 1",
+            True,
+        ),
         ([(0, ended(134, "terminate called")), (1, ended(0))], "rank 0 on a was ended by", True),
     ],
 )
