@@ -154,6 +154,7 @@ class _Rank:
     is_lost: bool = False
     beat: dict[str, Any] = dataclasses.field(default_factory=dict)
     failed_at: float = float("inf")
+    was_ended: bool = False
 
     @property
     def has_failed(self) -> bool:
@@ -260,6 +261,7 @@ class _Run:
             rank.recent = message.get("recent", rank.text)
         if rank.has_failed and rank.failed_at == float("inf"):
             rank.failed_at = time.monotonic()
+            rank.was_ended = self._ended_at is not None
             self._first_failure = self._first_failure or rank.failed_at
 
     def _look(self) -> None:
@@ -356,6 +358,8 @@ class _Run:
 
 def _innocence(rank: _Rank) -> tuple[int, float]:
     """Orders ranks that failed, the one first that the others failed because of."""
+    if rank.was_ended:  # by the launcher
+        return 3, rank.failed_at
     if rank.is_lost:
         return 1, rank.failed_at
     # What it said may have been printed before it ended.

@@ -95,6 +95,14 @@ def test_a_rank_that_fails_ends_the_others_once_they_have_spoken():
     assert made._control.said == ["end"]
 
 
+def test_a_rank_that_the_launcher_killed_is_not_the_first():
+    made = run((1, None))
+    made._first_failure -= ranks._SETTLE_SECONDS + 1
+    made._look()
+    made._take(0, ended(137))
+    assert made._judged(1).why.startswith("rank 1 on b was lost")
+
+
 def test_others_that_say_nothing_are_not_waited_for(monkeypatch):
     made = run((1, None))
     made._first_failure -= ranks._SETTLE_SECONDS + 1
