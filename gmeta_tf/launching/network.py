@@ -197,7 +197,8 @@ def _interface(machine: Machine) -> Ethernet | None:
         if one.name == machine.default_interface:
             return one
     real = [one for one in there if one.is_device]
-    return max(real, key=lambda one: one.megabits or 0, default=None)
+    # In a container what leads outside is no device.
+    return max(real or there, key=lambda one: one.megabits or 0, default=None)
 
 
 def _hierarchical(machine: Machine, num_hosts: int, local_ranks: int, mpi: bool) -> Choice:

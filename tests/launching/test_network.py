@@ -167,6 +167,11 @@ def test_without_a_default_route_it_is_the_fastest_device_that_is_up(laptop):
     assert link_bytes_per_second(detect(str(laptop.root))) == 125e6
 
 
+def test_in_a_container_without_a_route_it_is_what_there_is(tree):
+    tree.interface("eth0", speed="10000", device=False)
+    assert chosen(tree)[0]["HOROVOD_GLOO_IFACE"] == "eth0"
+
+
 def test_roce_uses_its_fast_ports_by_ipv4(roce_a100):
     values, why = chosen(roce_a100)
     assert values == {
