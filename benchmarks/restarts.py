@@ -83,6 +83,7 @@ def killed(
     *,
     rank: int | None,
     seconds: float = 0.0,
+    once_saved: bool = False,
     ranks: int = 2,
     flags: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -92,6 +93,7 @@ def killed(
         command: what each rank runs.
         rank: which; None kills none.
         seconds: from the moment at which the ranks have begun to step.
+        once_saved: from the first checkpoint instead.
         ranks: W.
         flags: of `gmeta-tf launch`, further ones.
 
@@ -111,7 +113,9 @@ def killed(
             start_new_session=True,
         )
         try:
-            was_killed = rank is not None and _kill(launcher, rank, seconds)
+            was_killed = rank is not None and _kill(
+                launcher, rank, seconds, "saved_steps" if once_saved else "steps"
+            )
             status: int | None = launcher.wait(_LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             launcher.send_signal(signal.SIGINT)
@@ -126,13 +130,13 @@ def killed(
         }
 
 
-def _kill(launcher: subprocess.Popen[Any], rank: int, seconds: float) -> bool:
-    """Kills a rank's training some seconds after it has made its first step."""
+def _kill(launcher: subprocess.Popen[Any], rank: int, seconds: float, since: str) -> bool:
+    """Kills a rank's training some seconds after it has made or saved its first step."""
     while launcher.poll() is None:
         for process in _descendants(launcher.pid):
             environment = _variables(process)
             beat = environment.get("GMETA_HEARTBEAT")
-            if environment.get("HOROVOD_RANK") == str(rank) and _has_stepped(beat):
+            if environment.get("HOROVOD_RANK") == str(rank) and _has(since, beat):
                 time.sleep(seconds)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
@@ -142,9 +146,9 @@ def _kill(launcher: subprocess.Popen[Any], rank: int, seconds: float) -> bool:
     return False
 
 
-def _has_stepped(beat: str | None) -> bool:
+def _has(what: str, beat: str | None) -> bool:
     try:
-        return beat is not None and json.loads(pathlib.Path(beat).read_text())["steps"] > 0
+        return beat is not None and json.loads(pathlib.Path(beat).read_text())[what] > 0
     except (OSError, ValueError):
         return False
 

@@ -87,16 +87,16 @@ def test_a_signal_ends_all_and_leaves_no_orphan(tmp_path):
 def test_a_killed_rank_costs_steps_and_not_the_run(folder, small, tmp_path):
     run = tmp_path / "run"
     command = [str(SCRIPTS / "gmeta-tf"), "train", "--records", str(folder / "records")]
-    command += ["--run", str(run), "--epochs", "12", *small, "--checkpoint-every", "6"]
+    command += ["--run", str(run), "--epochs", "20", *small, "--checkpoint-every", "6"]
     command += ["--checkpoint-every-steps", "3", "--no-validate"]
-    ended = killed(command, rank=1, seconds=0.2)
+    ended = killed(command, rank=1, once_saved=True)
     assert ended["was_killed"]
     assert ended["status"] == 0, ended["said"]
     assert "was ended by SIGKILL" in ended["said"]
     assert re.search(r"lost: \d+ step\(s\) of \d+ since the start", ended["said"])
     assert "gmeta-tf launch: restart 1 of 2: 2 rank(s) on localhost:2" in ended["said"]
     assert re.search(r"resuming after epoch \d+ from", ended["said"])
-    assert read_manifest(latest_checkpoint(run / "checkpoint"))["details"]["epoch"] == 12
+    assert read_manifest(latest_checkpoint(run / "checkpoint"))["details"]["epoch"] == 20
 
 
 @pytest.mark.parametrize(
