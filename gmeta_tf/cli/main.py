@@ -2,8 +2,8 @@
 
 gmeta-tf prepare --movielens download --output records
 gmeta-tf train --records records --run run                     # one process
-horovodrun -np 2 gmeta-tf train --records records --run run    # two ranks on this machine
-horovodrun -np 2 -H host1:1,host2:1 gmeta-tf train --records records --run run
+gmeta-tf launch -np 2 -- gmeta-tf train --records records --run run    # two ranks on this machine
+gmeta-tf launch -H host1:1,host2:1 -- gmeta-tf train --records records --run run
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ _EPILOG = """from raw data to predictions:
   gmeta-tf prepare --movielens download --output records
   gmeta-tf inspect records
   gmeta-tf plan --records records --world-size 2
-  horovodrun -np 2 gmeta-tf train --records records --run run
+  gmeta-tf doctor
+  gmeta-tf launch -np 2 -- gmeta-tf train --records records --run run
   gmeta-tf evaluate --run run
   gmeta-tf report --run run
   gmeta-tf export --run run
@@ -62,7 +63,9 @@ _COMMANDS = {
     "prepare": (options.PrepareOptions, "raw tables to task records"),
     "inspect": (options.InspectOptions, "what a records folder holds, and whether it is damaged"),
     "plan": (options.PlanOptions, "the memory and traffic of a number of ranks"),
-    "train": (options.TrainOptions, "meta-train, alone or under horovodrun"),
+    "train": (options.TrainOptions, "meta-train, alone or under launch or horovodrun"),
+    "launch": (options.LaunchOptions, "start ranks on one host or many, and again if one is lost"),
+    "doctor": (options.DoctorOptions, "what of this machine would slow or stop training"),
     "evaluate": (options.EvaluateOptions, "evaluate a run on unseen tasks"),
     "report": (options.ReportOptions, "a run as a page for the browser"),
     "candidates": (options.CandidatesOptions, "the items to ask a new task about"),
@@ -101,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(arguments: Sequence[str] | None) -> None:
     parser = _parser()
-    words = sys.argv[1:] if arguments is None else arguments
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    words, ranks_command = _without_command(words)
     named = next((word for word in words if word in _COMMANDS), None)
     if named and (problem := wrong_number(words, _COMMANDS[named][0])):
         parser.error(problem)
@@ -110,6 +114,8 @@ def _run(arguments: Sequence[str] | None) -> None:
     try:
         chosen = parsed[name]
         values = {key: value for key, value in vars(chosen).items() if key != "config"}
+        if ranks_command:
+            values["command"] = ranks_command
         command_options = _COMMANDS[name][0](**values)
         if name in _FIRST_CHECKS:
             _FIRST_CHECKS[name](command_options)
@@ -132,6 +138,18 @@ def _run(arguments: Sequence[str] | None) -> None:
             told = str(error).removeprefix(f"{name}: ")
         print(f"gmeta-tf {name}: {told}", file=sys.stderr)
         raise SystemExit(1) from error
+
+
+def _without_command(words: list[str]) -> tuple[list[str], list[str]]:
+    """The words of `gmeta-tf launch`, and behind `--` those that each rank runs.
+
+    >>> _without_command(["launch", "-np", "2", "--", "gmeta-tf", "train"])
+    (['launch', '-np', '2'], ['gmeta-tf', 'train'])
+    """
+    if words[:1] != ["launch"] or "--" not in words:
+        return words, []
+    end = words.index("--")
+    return words[:end], words[end + 1 :]
 
 
 def _parser() -> ArgumentParser:
@@ -177,7 +195,7 @@ def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str])
         else:
             items = [typing.get_args(t)[0] for t in (hint, *typing.get_args(hint)) if _is_list(t)]
             settings |= {"type": items[0], "nargs": "+"} if items else {"type": hint}
-        parser.add_argument(flag, **settings)
+        parser.add_argument(flag, *field.metadata.get("short", ()), **settings)
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:

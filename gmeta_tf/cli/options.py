@@ -13,6 +13,7 @@ from gmeta_tf.cli.data_options import (
     ReaderFlags,
     SchemaOptions,
 )
+from gmeta_tf.cli.launch_options import DoctorOptions, LaunchOptions
 from gmeta_tf.cli.model_options import PlanOptions, StepOptions
 from gmeta_tf.cli.option_fields import description_of, flag_of, help_of
 from gmeta_tf.cli.run_options import (
@@ -31,9 +32,11 @@ __all__ = [
     "ApplyDeltaOptions",
     "CandidatesOptions",
     "CheckOptions",
+    "DoctorOptions",
     "EvaluateOptions",
     "ExportOptions",
     "InspectOptions",
+    "LaunchOptions",
     "PlanOptions",
     "PlayOptions",
     "PredictOptions",

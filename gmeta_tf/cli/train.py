@@ -33,6 +33,7 @@ from gmeta_tf.saving.best_epoch import BestEpoch
 from gmeta_tf.saving.checkpoint import restore_checkpoint
 from gmeta_tf.saving.choice import ChosenCheckpoint, choose_checkpoint, set_aside
 from gmeta_tf.saving.grown_tables import GrownTable, grown_tables
+from gmeta_tf.saving.heartbeat import Heartbeat
 from gmeta_tf.saving.run_lock import RunLock
 from gmeta_tf.saving.writing import named_if_full
 
@@ -89,6 +90,7 @@ def train(options: TrainOptions) -> None:
         checkpoint_every_steps=options.checkpoint_every_steps,
         best=best,
         patience=options.patience,
+        preemptible=True,
         details={"options": options_of_model(options)},
     )
     model.check_data(batches, valid)
@@ -99,6 +101,7 @@ def train(options: TrainOptions) -> None:
     with contextlib.ExitStack() as stack:
         later = () if chosen is None else chosen.later
         on_chief(lambda: _claim(asked, later, stack), world, name="run_folder_claim")
+        Heartbeat().begin()  # from here on a launcher may resume what is in the folder
         _fit(model, batches, valid, folder, options, world)
 
 

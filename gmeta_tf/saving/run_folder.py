@@ -8,6 +8,7 @@ import logging
 import pathlib
 import shlex
 import statistics
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -28,7 +29,9 @@ from gmeta_tf.saving.checkpoint import (
     save_checkpoint,
 )
 from gmeta_tf.saving.exported import exported_checkpoint
+from gmeta_tf.saving.heartbeat import Heartbeat
 from gmeta_tf.saving.manifest import MANIFEST, read_manifest
+from gmeta_tf.saving.preemption import PREEMPTED, Preemption
 from gmeta_tf.saving.run_lock import RunLock
 from gmeta_tf.saving.writing import named_if_full, remove_left_beside, write_whole
 
@@ -62,6 +65,9 @@ class RunFolder(keras.callbacks.Callback):
     checkpoint is kept beside the newest; each checkpoint says which it is, and what counts on when
     the run is resumed. `restore_best` gives the model the best epoch's weights and rows.
 
+    With `preemptible`, SIGTERM or SIGUSR1 at any rank has all ranks save a checkpoint after the
+    same step, about a second later, and end with status 75 (`SystemExit`).
+
     Attributes:
         path: the folder.
         best: the best epoch so far; None where epochs are not compared.
@@ -79,6 +85,7 @@ class RunFolder(keras.callbacks.Callback):
         keep: int = 2,
         best: BestEpoch | None = None,
         patience: int | None = None,
+        preemptible: bool = False,
         details: Mapping[str, Any] | None = None,
     ) -> None:
         """Makes the callback; nothing is written before training begins.
@@ -93,6 +100,7 @@ class RunFolder(keras.callbacks.Callback):
                 `fit` then needs validation data in every epoch. None compares nothing.
             patience: with `best`, the epochs without a better one after which training ends, on
                 all ranks together; None trains all epochs.
+            preemptible: take SIGTERM and SIGUSR1 while training, as the class says.
             details: JSON values to keep in each checkpoint's manifest.
 
         Raises:
@@ -130,6 +138,10 @@ class RunFolder(keras.callbacks.Callback):
         self._epoch = 0
         self._steps = 0
         self._saved: tuple[int, int] | None = None
+        self._heartbeat = Heartbeat()
+        self._preemptible = preemptible
+        self._preemption: Preemption | None = None
+        self._leaves = False
 
     @property
     def samples_per_second(self) -> float:
@@ -139,6 +151,10 @@ class RunFolder(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         on_chief(self._take, self.model.world, name="run_folder_begin")
+        self._heartbeat.begin()
+        if self._preemptible:
+            self._preemption = Preemption(self.model.world)
+            self._preemption.begin()
 
     def _take(self) -> None:
         """Makes the folder this process's; removes or names what a killed one left."""
@@ -169,13 +185,37 @@ class RunFolder(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         before, self._steps = self._steps, batch + 1
+        self._heartbeat.step(self._steps - before)
+        if self._preemption is not None and self._preemption.after_step():
+            self._leaves = True
         every = self._checkpoint_every_steps
         # With several steps an execution Keras calls after the last of them alone.
-        if every and before // every < self._steps // every and self._steps < self._steps_in_epoch:
+        is_due = self._leaves or (every and before // every < self._steps // every)
+        if is_due and self._steps < self._steps_in_epoch:
             progress = self._batches.progress(self._epoch, self._steps)
             # Over all segments, so that names go on growing at another W.
             steps = sum(segment.steps for segment in progress.done)
             self._save(self._epoch, steps, {}, progress=progress.to_json())
+            if self._leaves:
+                self._leave()
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._heartbeat.alive()
+
+    def _leave(self) -> None:
+        """Ends this rank, as all others do here, with a checkpoint that is whole."""
+        assert self._preemption is not None
+        self._preemption.end()
+        if self.model.world.is_chief:
+            print(
+                f"preempted, and saved after {self._steps} steps of epoch {self._epoch + 1}: start "
+                f"it again to go on (`gmeta-tf train --resume`); status {PREEMPTED}",
+                file=sys.stderr,
+                flush=True,
+            )
+        if self._lock is not None:
+            self._lock.release()
+        raise SystemExit(PREEMPTED)
 
     def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         # Validation is not training: the epoch's clock stops where it begins.
@@ -192,8 +232,13 @@ class RunFolder(keras.callbacks.Callback):
             values |= {f"{table}_{name}": float(count) for name, count in counts.items()}
         is_best = self.best is not None and self._compare(epoch + 1, values)
         on_chief(lambda: self._write(epoch, values), self.model.world, name="run_folder_log")
-        if is_best or (epoch + 1) % self._checkpoint_every == 0:
+        if self._preemption is not None:
+            self._leaves = self._preemption.agreed() or self._leaves
+        if is_best or self._leaves or (epoch + 1) % self._checkpoint_every == 0:
             self._save(epoch + 1, 0, values)
+        # A run that is at its end has nothing to go on with.
+        if self._leaves and not self.model.stop_training and epoch + 1 < self.params["epochs"]:
+            self._leave()
 
     def _compare(self, epoch: int, values: dict[str, float]) -> bool:
         """Whether this epoch is the best so far; ends training where none has been for too long."""
@@ -225,6 +270,8 @@ class RunFolder(keras.callbacks.Callback):
             on_chief(self._end_earlier, self.model.world, name="run_folder_metrics")
         if self._lock is not None:
             self._lock.release()
+        if self._preemption is not None:
+            self._preemption.end()
 
     def _end(self, values: dict[str, float]) -> None:
         if self._saved != (self._epoch + 1, 0):
@@ -308,6 +355,7 @@ class RunFolder(keras.callbacks.Callback):
             self.model, folder / name, epoch=epochs, logs=logs, **self._details, **details
         )
         self._saved = (epochs, steps)
+        self._heartbeat.saved()
         on_chief(lambda: self._drop_old(folder), self.model.world, name="run_folder_dropped")
 
     def _check_lock(self) -> None:

@@ -27,6 +27,7 @@ OF_OTHERS = {
         "--timeout",
     ),  # pip
     "--master",  # spark-submit
+    "--network-interfaces",  # horovodrun
     *("--dir", "--tag_set", "--signature_def", "--input_exprs"),  # saved_model_cli
     "--fix",  # ruff
     "--strict",  # mkdocs

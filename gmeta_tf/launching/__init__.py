@@ -1,0 +1,1 @@
+"""Ranks are started, watched, and started again; without TensorFlow."""
