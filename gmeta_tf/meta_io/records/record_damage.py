@@ -120,11 +120,12 @@ def _reasons_of_frames(path: str, entries: np.ndarray) -> dict[int, str]:
             heads[position, : len(head)] = np.frombuffer(head, np.uint8)
     stated, checksums = heads[:, :8].copy().view("<u8")[:, 0], heads[:, 8:].copy().view("<u4")[:, 0]
     is_true = _masked_crc32c(heads[:, :8]) == checksums
-    for position in np.flatnonzero(~is_true | (stated != entries["length"].astype(np.uint64))):
+    is_fault = ~is_true | (stated != entries["length"].astype(np.uint64))
+    for position in np.flatnonzero(is_fault).tolist():
         reason = "the checksum of its length does not match"
         if is_true[position]:
             reason = f"it is {stated[position]} bytes long, the index says {lengths[position]}"
-        reasons.setdefault(int(position), reason)
+        reasons.setdefault(position, reason)
     return reasons
 
 
