@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.made_log import KEY_COLUMNS, MadeLog
 
-__all__ = ["main"]
+__all__ = ["Process", "Sizes", "main", "records_of", "serve_dataset", "serve_prepare"]
 
 # TensorFlow and gmeta_tf are imported in the processes that are measured, not in this one.
 
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
 
     with contextlib.ExitStack() as stack:
         peers = [(name, Process(_serve_peer, name, peer_log, sizes)) for name in PEERS]
-        loaders = {"ours": Process(_serve_ours, _records(log), sizes), **dict(peers)}
+        loaders = {"ours": Process(_serve_ours, records_of(log), sizes), **dict(peers)}
         for loader in loaders.values():
             stack.enter_context(loader)
         epoch = loaders["ours"].ask("epoch")
@@ -85,11 +85,11 @@ def main(arguments: list[str] | None = None) -> dict[str, Any]:
             rates["read"] = _sequential_read(epoch["files"], options.seconds / 4)
             rounds.append(rates)
         memory = {name: loader.ask("memory") for name, loader in loaders.items()}
-    with Process(_serve_ours, _records(small_log), sizes) as loader:
+    with Process(_serve_ours, records_of(small_log), sizes) as loader:
         loader.ask("run", 0.0, options.warm_up + options.rounds * options.seconds)
         small_memory = loader.ask("memory")
 
-    with Process(_serve_training, _records(log)) as process:
+    with Process(_serve_training, records_of(log)) as process:
         training = {name: process.ask("run", name, options.steps) for name in TRAINED}
 
     result = _result(rounds, epoch)
@@ -188,7 +188,7 @@ def _serve_ours(records: pathlib.Path, sizes: Sizes) -> dict[str, Callable[..., 
         "files": files,
         "bytes": sum(os.path.getsize(file) for file in files),
     }
-    return _loader(batches.dataset()) | {"epoch": lambda: epoch}
+    return serve_dataset(batches.dataset()) | {"epoch": lambda: epoch}
 
 
 def _serve_making_of(log: MadeLog) -> dict[str, Callable[..., Any]]:
@@ -206,11 +206,13 @@ def _serve_peer(name: str, log: MadeLog, sizes: Sizes) -> dict[str, Callable[...
 
     sized = dataclasses.asdict(sizes)
     if name == "csv_group_by_window":
-        return _loader(csv_group_by_window.dataset(log.csv_files(), **sized))
-    return _loader(example_per_sample.dataset(example_per_sample.write_examples(log), **sized))
+        return serve_dataset(csv_group_by_window.dataset(log.csv_files(), **sized))
+    return serve_dataset(
+        example_per_sample.dataset(example_per_sample.write_examples(log), **sized)
+    )
 
 
-def _loader(dataset: Any) -> dict[str, Callable[..., Any]]:
+def serve_dataset(dataset: Any) -> dict[str, Callable[..., Any]]:
     """The answers of a process that holds a dataset without end."""
     batches = iter(dataset)
 
@@ -269,7 +271,7 @@ def _serve_training(records: pathlib.Path) -> dict[str, Callable[..., Any]]:
     return {"run": run}
 
 
-def _serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., Any]]:
+def serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., Any]]:
     import gmeta_tf as gm
     from gmeta_tf.meta_io.preparing.prepare import Split, prepare
     from gmeta_tf.meta_io.sources.sources import files_source
@@ -282,7 +284,7 @@ def _serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., A
         prepare(
             files_source(log.parquet_files()),
             schema,
-            _records(log),
+            records_of(log),
             split=Split(test_fraction=0.05),
             overwrite=True,
             memory_limit=memory_limit,
@@ -299,14 +301,14 @@ def _serve_prepare(log: MadeLog, memory_limit: str) -> dict[str, Callable[..., A
 
 
 def _prepare(log: MadeLog, options: argparse.Namespace) -> dict[str, Any]:
-    if options.keep_records and (_records(log) / "schema.json").is_file():
+    if options.keep_records and (records_of(log) / "schema.json").is_file():
         return {}
     log.parquet_files()
-    with Process(_serve_prepare, log, options.memory_limit) as process:
+    with Process(serve_prepare, log, options.memory_limit) as process:
         return process.ask("run") | {"memory_limit": options.memory_limit}
 
 
-def _records(log: MadeLog) -> pathlib.Path:
+def records_of(log: MadeLog) -> pathlib.Path:
     return log.folder / "records"
 
 

@@ -26,6 +26,7 @@ from gmeta_tf.meta_io.records.codec import (
     decode_episode,
     num_planes,
 )
+from gmeta_tf.meta_io.records.frames import frame_contents
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.word_checks import reasons_of_words
 
@@ -61,10 +62,9 @@ def read_episode(records: Records, split: str, position: int) -> np.ndarray:
     """
     entry = records.index(split)[position : position + 1]
     name = records.files(split)[int(entry["file"][0])]
-    files.require(name)
     try:
         num_bytes = int(entry["length"][0]) + TFRECORD_FRAME_BYTES
-        stored = _frames(name, int(entry["offset"][0]), num_bytes, 1)[0]
+        stored = _frame(name, int(entry["offset"][0]), num_bytes)
         content = _unpacked(stored, records.compression, _num_bytes(records, entry)[0])
         _, _, words = decode_episode(content, num_planes(records.schema))
     except (ValueError, zlib.error, IndexError, tf.errors.DataLossError) as error:
@@ -197,6 +197,13 @@ def _stored(
             yield position, _frames(path, offset, length + TFRECORD_FRAME_BYTES, 1)[0]
         except (tf.errors.DataLossError, IndexError):
             yield position, None
+
+
+def _frame(path: str, offset: int, num_bytes: int) -> bytes:
+    """The content of a record, also of a file that TensorFlow cannot open."""
+    if files.is_opened_by_tensorflow(path):
+        return _frames(path, offset, num_bytes, 1)[0]
+    return frame_contents(files.read_range(path, offset, offset + num_bytes), offset)[0]
 
 
 def _frames(path: str, offset: int, num_bytes: int, count: int) -> list[bytes]:
