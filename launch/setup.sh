@@ -118,7 +118,7 @@ pythons_of_stack() { # The versions, and the one to install
 }
 
 find_python() { # Sets python, python_abi, stack, why; with uv's Python if that is asked for
-  local candidate answer found= installed suitable to_install
+  local candidate answer found="" installed suitable to_install
   local candidates=()
   if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); else read -ra candidates <<<"$(default_pythons)"; fi
   for candidate in "${candidates[@]}"; do
