@@ -19,6 +19,15 @@ tensorflow_range = ">=2.16.2,<2.22"  # 2.16 has no wheels for Python 3.13
 x86_linux = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 not_x86_linux = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
+# Remote files by fsspec, and what checks the records that TensorFlow cannot open there.
+checked = "google-crc32c>=1.6"
+remote = {
+    "s3": ["s3fs>=2024.6", checked],
+    "gs": ["gcsfs>=2024.6", checked],
+    "az": ["adlfs>=2024.4", checked],
+    "hdfs": ["fsspec>=2024.6", "pyarrow>=15", checked],
+}
+
 setup(
     name="gmeta_tf",
     version="0.1.0",
@@ -52,8 +61,13 @@ setup(
         # SOK is no extra: PyPI's release does not compile with TensorFlow 2.16 (docs/gpu.md).
         "gpu": ["tensorflow[and-cuda]==2.16.2; python_version < '3.13'"],
         "distributed": ["horovod==0.28.1", "cffi", "cloudpickle", "packaging", "psutil"],
-        # Its last release, which loads its file systems with TensorFlow 2.16 alone.
-        "remote": ["tensorflow-io==0.37.1; python_version < '3.13'"],
+        # For the TensorFlow of this Python's default stack: tensorflow-io's last release fits 2.16
+        # alone. The extras named after schemes fit every TensorFlow.
+        "remote": [
+            "tensorflow-io==0.37.1; python_version < '3.13'",
+            *(f"{package}; python_version >= '3.13'" for package in remote["s3"]),
+        ],
+        **remote,
         "spark": ["pyspark>=3.5,<4"],  # 3.5 runs on Java 17; 4 needs Java 17 or 21
         "report": ["matplotlib>=3.10,<4"],
         # Of the UI libraries the one with the fewest packages, on the Flask that tests have anyway.

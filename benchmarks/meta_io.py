@@ -26,7 +26,7 @@ from benchmarks.made_log import KEY_COLUMNS, MadeLog
 from benchmarks.memory import resident_bytes
 from benchmarks.processes import Process
 
-__all__ = ["main", "records_of", "serve_prepare"]
+__all__ = ["Sizes", "main", "records_of", "serve_dataset", "serve_prepare"]
 
 # TensorFlow and gmeta_tf are imported in the processes that are measured, not in this one.
 
@@ -126,7 +126,7 @@ def _serve_ours(records: pathlib.Path, sizes: Sizes) -> dict[str, Callable[..., 
         "files": files,
         "bytes": sum(os.path.getsize(file) for file in files),
     }
-    return _loader(batches.dataset()) | {"epoch": lambda: epoch}
+    return serve_dataset(batches.dataset()) | {"epoch": lambda: epoch}
 
 
 def _serve_making_of(log: MadeLog) -> dict[str, Callable[..., Any]]:
@@ -144,11 +144,13 @@ def _serve_peer(name: str, log: MadeLog, sizes: Sizes) -> dict[str, Callable[...
 
     sized = dataclasses.asdict(sizes)
     if name == "csv_group_by_window":
-        return _loader(csv_group_by_window.dataset(log.csv_files(), **sized))
-    return _loader(example_per_sample.dataset(example_per_sample.write_examples(log), **sized))
+        return serve_dataset(csv_group_by_window.dataset(log.csv_files(), **sized))
+    return serve_dataset(
+        example_per_sample.dataset(example_per_sample.write_examples(log), **sized)
+    )
 
 
-def _loader(dataset: Any) -> dict[str, Callable[..., Any]]:
+def serve_dataset(dataset: Any) -> dict[str, Callable[..., Any]]:
     """The answers of a process that holds a dataset without end."""
     batches = iter(dataset)
 

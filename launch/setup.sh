@@ -9,7 +9,8 @@
 # .venv only points there, so a second clone is ready in seconds.
 #
 # There are two stacks. The pinned one is TensorFlow 2.16, the last that tensorflow-io gives remote
-# file systems to; the current one is the newest TensorFlow that Horovod was built with.
+# file systems to; the current one is the newest TensorFlow that Horovod was built with, where
+# fsspec reads remote files.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -29,8 +30,8 @@ usage: bash launch/setup.sh [--help | --where | --stack-info | --with-uv]
 Makes .venv with TensorFlow, Horovod (Gloo), the development tools and gmeta_tf (editable). There are
 two stacks:
 
-  pinned    TensorFlow $(pin tensorflow constraints.txt), NumPy 1, on Python 3.10, 3.11 or 3.12; has remote files (s3:// and so on)
-  current   TensorFlow $(pin tensorflow constraints-current.txt), NumPy 2, on Python 3.11, 3.12 or 3.13; local files and gs:// alone
+  pinned    TensorFlow $(pin tensorflow constraints.txt), NumPy 1, on Python 3.10, 3.11 or 3.12; remote files by tensorflow-io
+  current   TensorFlow $(pin tensorflow constraints-current.txt), NumPy 2, on Python 3.11, 3.12 or 3.13; remote files by fsspec (s3fs)
 
 Where \`python3\` is 3.13, or only 3.13 is found, it is the current stack, else the pinned one.
 The first time takes about 5 minutes, a second clone on the same machine seconds, and when nothing
@@ -117,7 +118,7 @@ pythons_of_stack() { # The versions, and the one to install
 }
 
 find_python() { # Sets python, python_abi, stack, why; with uv's Python if that is asked for
-  local candidate answer found= installed suitable to_install
+  local candidate answer found="" installed suitable to_install
   local candidates=()
   if [ -n "${PYTHON:-}" ]; then candidates=("$PYTHON"); else read -ra candidates <<<"$(default_pythons)"; fi
   for candidate in "${candidates[@]}"; do

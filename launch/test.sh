@@ -9,7 +9,7 @@ scratch=
 running=
 
 # What --quick runs: of each room a file that says most of it in the fewest seconds, and the ways of
-# keys, gradients and whole steps between two ranks.
+# keys, gradients and whole steps between ranks.
 quick_files=(
   tests/test_schema.py
   tests/test_allowed.py
@@ -36,6 +36,7 @@ quick_files=(
   tests/saving/test_checkpoint.py
 )
 quick_files_of_ranks="packed_alltoall or exchange or step_parity"
+quick_files_of_3_ranks="packed_alltoall or exchange" # a number of ranks by which nothing divides
 
 usage() {
   cat <<EOF
@@ -46,7 +47,7 @@ Without options, the gate, which stops at the first failure:
   pytest tests, but for tests/parallel; tests/parallel under horovodrun -np 2 and -np 3
 
 With --quick, which is not the gate: the same up to lint-imports, and then a representative part of
-the tests, without those marked slow, on one process and on 2 ranks, in under 3 minutes.
+the tests, without those marked slow, on one process, on 2 ranks and on 3, in some 3 minutes.
 
 With other options, for work on one thing: only the three pytest parts, with these options, such as
   bash launch/test.sh -k exchange
@@ -184,6 +185,7 @@ if [ -n "${GMETA_WITHOUT_HOROVOD:-}" ]; then
   say "tests/parallel was left out (GMETA_WITHOUT_HOROVOD)"
 elif [ -n "$quick" ]; then
   parallel 2 -m "not slow" -k "$quick_files_of_ranks"
+  parallel 3 -m "not slow" -k "$quick_files_of_3_ranks"
 else
   parallel 2 "$@"
   parallel 3 "$@"

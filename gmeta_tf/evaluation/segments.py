@@ -104,11 +104,16 @@ def segments(
             counts[int(key)] = counts.get(int(key), 0) + int(count)
     counts.pop(PADDING_KEY, None)
     common = sorted(counts, key=lambda key: (-counts[key], key))[:most]
-    masks = {key: [(keys == key).any(axis=1) for _, keys in draws] for key in common}
-    others = [~np.isin(keys, common).any(axis=1) for _, keys in draws]
+    masks = {key: [_has_one_of(keys, [key]) for _, keys in draws] for key in common}
+    others = [~_has_one_of(keys, common) for _, keys in draws]
     found = [_segment(key, draws, masks[key], metrics) for key in common]
     rest = [_segment(None, draws, others, metrics)] if any(one.any() for one in others) else []
     return found + rest
+
+
+def _has_one_of(keys: IntArray, wanted: list[int]) -> np.ndarray:
+    """Which rows have one of the wanted keys, bool `[n]`."""
+    return np.logical_or.reduce(np.isin(keys, wanted), axis=1)
 
 
 def _once(keys: IntArray) -> IntArray:

@@ -116,7 +116,7 @@ def after_keras_steps(keras_optimizer, rows):
     variable = keras.Variable(rows)
     for gradients in gradients_of_steps():
         keras_optimizer.apply([tf.constant(gradients)], [variable])
-        yield np.array(variable)
+        yield variable.numpy()
 
 
 # Equal to Keras ------------------------------------------------------------------------------

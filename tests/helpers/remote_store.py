@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import importlib.util
 import multiprocessing
 import os
 import re
@@ -21,6 +20,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 BUCKET = "made"
@@ -37,11 +37,20 @@ server.stop()
 """
 
 
+TENSORFLOW_IO, FSSPEC = "tensorflow-io", "fsspec"
+# The ways to read `s3://` that are installed. tensorflow-io fits the pinned stack alone.
+WAYS = [
+    way for way, name in ((TENSORFLOW_IO, "tensorflow_io"), (FSSPEC, "s3fs")) if find_spec(name)
+]
+# Makes fsspec the way of a process.
+WITHOUT_TENSORFLOW_IO = "import sys; sys.modules['tensorflow_io'] = None\n"
+
+
 def why_not() -> str:
     """What the tests of `s3://` lack here; empty if nothing."""
-    needed = ("moto", "flask", "flask_cors", "tensorflow_io")
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    return f"{', '.join(missing)} missing: pip install 'gmeta_tf[dev,remote]'" if missing else ""
+    missing = [name for name in ("moto", "flask", "flask_cors") if find_spec(name) is None]
+    missing += [] if WAYS else ["tensorflow-io or s3fs"]
+    return f"{', '.join(missing)} missing: pip install 'gmeta_tf[dev,s3]'" if missing else ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,8 @@ class Store:
             "AWS_EC2_METADATA_DISABLED": "true",
             "no_proxy": "127.0.0.1",
             "TF_CPP_MIN_LOG_LEVEL": "2",
+            # TensorFlow 2.21 says on stderr that it is on, whatever the level.
+            "TF_ENABLE_ONEDNN_OPTS": "0",
             "CUDA_VISIBLE_DEVICES": "",
         }
 
@@ -221,16 +232,19 @@ class CuttingProxy:
             return True
 
 
-def set_environment(environment: dict[str, str]) -> None:
-    """Makes this process's environment what `environment` says: a worker's first act."""
+def set_up(environment: dict[str, str], way: str) -> None:
+    """A worker's first act: its environment, and of `WAYS` the one by which it reads `s3://`."""
     os.environ.clear()
     os.environ.update(environment)
+    if way == FSSPEC:
+        exec(WITHOUT_TENSORFLOW_IO)
 
 
 @dataclass(frozen=True)
 class Remote:
     """A store, the proxy before it, and a process that reaches the store through the proxy."""
 
+    way: str
     store: Store
     proxy: CuttingProxy
     worker: concurrent.futures.Executor
@@ -239,21 +253,26 @@ class Remote:
         """What the function gives or raises in that process."""
         return self.worker.submit(function, *args, **options).result(timeout=120)
 
+    def script(self, *lines: str) -> list[str]:
+        """The arguments of a Python that runs lines of code, and reads `s3://` by the same way."""
+        before = WITHOUT_TENSORFLOW_IO if self.way == FSSPEC else ""
+        return [sys.executable, "-c", before + "\n".join(lines)]
+
 
 @contextlib.contextmanager
-def running_remote() -> Iterator[Remote]:
-    """Starts all three, and ends them."""
+def running_remote(way: str) -> Iterator[Remote]:
+    """Starts all three, and ends them; the process reads `s3://` by a way of `WAYS`."""
     with (
         running_store() as store,
         CuttingProxy(store.port) as proxy,
         concurrent.futures.ProcessPoolExecutor(
             1,
             multiprocessing.get_context("spawn"),
-            set_environment,
-            (store.environment(proxy.port),),
+            set_up,
+            (store.environment(proxy.port), way),
         ) as worker,
     ):
-        yield Remote(store, proxy, worker)
+        yield Remote(way, store, proxy, worker)
 
 
 def read_records(path: str) -> list[bytes]:
@@ -262,5 +281,5 @@ def read_records(path: str) -> list[bytes]:
 
     from gmeta_tf.meta_io import files
 
-    files.require(path)
-    return [record.numpy() for record in tf.data.TFRecordDataset(path)]
+    with files.for_tensorflow(path) as opened:
+        return [record.numpy() for record in tf.data.TFRecordDataset(opened)]

@@ -432,7 +432,7 @@ def test_everything_asked_for_is_pinned(monkeypatch, constraints):
         re.match(r"[\w-]+", requirement)[0].lower()
         for group in (
             asked["install_requires"],
-            *map(extras.get, ("cpu", "distributed", "spark", "dev")),
+            *map(extras.get, ("cpu", "distributed", "spark", "dev", "s3")),
         )
         for requirement in group
     }

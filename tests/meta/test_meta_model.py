@@ -80,7 +80,7 @@ def state_of(model):
     shards = model.embedding.shards
     return {
         **{f"dense {v.path}": v.numpy() for v in model.trainable_variables},
-        **{f"optimizer {i}": np.array(v) for i, v in enumerate(model.optimizer.variables)},
+        **{f"optimizer {i}": v.numpy() for i, v in enumerate(model.optimizer.variables)},
         **{f"rows {group}": shard.rows.numpy() for group, shard in shards.items()},
         **{
             f"slot {group} {name}": slot.numpy()

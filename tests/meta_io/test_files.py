@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import subprocess
 import sys
+import types
 
 import pytest
 import tensorflow as tf
-from remote_store import read_records, running_remote, why_not
+from remote_store import FSSPEC, TENSORFLOW_IO, WAYS, read_records, running_remote, why_not
 
 from gmeta_tf.meta_io import files
+from gmeta_tf.meta_io.stores.fsspec_store import FsspecStore
+from gmeta_tf.meta_io.stores.tensorflow_store import TensorFlowStore
 
+needs_s3fs = pytest.mark.skipif(FSSPEC not in WAYS, reason="no s3fs: pip install 'gmeta_tf[s3]'")
 needs_store = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 
-@pytest.fixture(scope="module")
-def remote():
-    with running_remote() as started:
+@pytest.fixture(scope="module", params=WAYS)
+def remote(request):
+    with running_remote(request.param) as started:
         yield started
 
 
@@ -28,6 +33,14 @@ def made_bytes(length):
 @pytest.fixture
 def no_pauses(monkeypatch):
     monkeypatch.setattr(files, "RETRY_PAUSES_SECONDS", (0.0, 0.0))
+
+
+@pytest.fixture
+def no_stores():
+    """No store is open before or after."""
+    files._store.cache_clear()
+    yield
+    files._store.cache_clear()
 
 
 # ---- Paths ---------------------------------------------------------------------------------------
@@ -67,13 +80,30 @@ def test_local_files(tmp_path):
 # ---- What is said when it can not go on ----------------------------------------------------------
 
 
-def test_tensorflow_io_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorflow_io", None)
-    with pytest.raises(ImportError, match=r"hdfs:// needs .* got: .*gmeta_tf\[remote\].*<2\.17"):
-        files.require("hdfs://a/b")
+@pytest.mark.parametrize(
+    ("scheme", "message"),
+    [
+        ("hdfs", r"hdfs:// .*tensorflow_io.*pyarrow.*pip install 'gmeta_tf\[hdfs\]'.*=pinned bash"),
+        ("oss", r"oss:// .*tensorflow_io.*fsspec has no .*oss://.*Install one: TensorFlow 2\.16"),
+    ],
+)
+def test_no_file_system_is_installed(monkeypatch, no_stores, scheme, message):
+    for module in ("tensorflow_io", "pyarrow"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=message):
+        files.require(f"{scheme}://a/b")
 
 
-def test_the_setting_that_crashes_is_refused(monkeypatch):
+@needs_s3fs
+def test_records_on_fsspec_need_their_checksums(monkeypatch, no_stores):
+    for module in ("tensorflow_io", "google_crc32c"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ImportError, match=r"fsspec, got: .*google_crc32c.*'gmeta_tf\[s3\]'"):
+        files.require("s3://a/b")
+
+
+def test_the_setting_that_crashes_is_refused(monkeypatch, no_stores):
+    monkeypatch.setitem(sys.modules, "tensorflow_io", types.ModuleType("tensorflow_io"))
     monkeypatch.setenv("S3_DISABLE_MULTI_PART_DOWNLOAD", "1")
     with pytest.raises(ValueError, match="S3_DISABLE_MULTI_PART_DOWNLOAD not to be set, it is 1"):
         files.require("s3://a/b")
@@ -83,8 +113,8 @@ def test_the_setting_that_crashes_is_refused(monkeypatch):
 def test_transient_errors_are_tried_again(no_pauses, name):
     attempts = []
 
-    def attempt(gfile):
-        attempts.append(gfile)
+    def attempt(store):
+        attempts.append(store)
         if len(attempts) < 3:
             raise getattr(tf.errors, f"{name}Error")(None, None, "made")
         return "done"
@@ -104,8 +134,8 @@ def test_transient_errors_are_tried_again(no_pauses, name):
 def test_other_errors_name_the_file(no_pauses, error, expected, message, tries):
     attempts = []
 
-    def attempt(gfile):
-        attempts.append(gfile)
+    def attempt(store):
+        attempts.append(store)
         raise error(None, None, "made")
 
     with pytest.raises(expected, match=message):
@@ -113,16 +143,46 @@ def test_other_errors_name_the_file(no_pauses, error, expected, message, tries):
     assert len(attempts) == tries
 
 
+@needs_s3fs
+@pytest.mark.parametrize(
+    ("error", "expected", "message", "tries"),
+    [
+        ("aiohttp.ClientPayloadError", OSError, "s3://a/b: .* ClientPayloadError 3 times.*made", 3),
+        ("builtins.TimeoutError", OSError, "s3://a/b: .* TimeoutError 3 times.*made", 3),
+        (
+            "builtins.PermissionError",
+            OSError,
+            "s3://a/b: .* refused with Permission.*made",
+            1,
+        ),
+        ("builtins.FileNotFoundError", FileNotFoundError, "s3://a/b is not there, or .*made", 1),
+        ("builtins.ZeroDivisionError", ZeroDivisionError, "^made$", 1),
+    ],
+)
+def test_errors_of_fsspec(no_pauses, monkeypatch, error, expected, message, tries):
+    module, _, name = error.rpartition(".")
+    attempts, store = [], FsspecStore("s3")
+    monkeypatch.setattr(files, "_store", lambda scheme: store)
+
+    def attempt(given):
+        attempts.append(given)
+        raise getattr(importlib.import_module(module), name)("made")
+
+    with pytest.raises(expected, match=message):
+        files._retried("s3://a/b", attempt)
+    assert attempts == [store] * tries
+
+
 def test_readings_that_never_agree(no_pauses, monkeypatch):
     # The line always breaks after 10 bytes, and the SDK goes on from the beginning of the request.
-    content = made_bytes(100)
+    content, store = made_bytes(100), TensorFlowStore("gs")
 
     def displaced(path, first, last, length):
         return (content[first : first + 10] + content[first:last])[: last - first]
 
     monkeypatch.setattr(files, "size", lambda path: 100)
-    monkeypatch.setattr(files, "require", lambda path: None)
-    monkeypatch.setattr(files, "_read_range", displaced)
+    monkeypatch.setattr(files, "_store", lambda scheme: store)
+    monkeypatch.setattr(store, "_read_once", displaced)
     with pytest.raises(OSError, match=r"s3://a/b: .* 3 times, at last: two readings .* differ"):
         files.read_bytes("s3://a/b")
 
@@ -130,8 +190,7 @@ def test_readings_that_never_agree(no_pauses, monkeypatch):
 def test_a_long_file_comes_piece_by_piece(monkeypatch):
     content = made_bytes(100)
     monkeypatch.setattr(files, "size", lambda path: 100)
-    monkeypatch.setattr(files, "require", lambda path: None)
-    monkeypatch.setattr(files, "_PIECE_BYTES", 30)
+    monkeypatch.setattr(files, "PIECE_BYTES", 30)
     monkeypatch.setattr(files, "_read_range", lambda path, first, last, length: content[first:last])
     assert files.read_bytes("s3://a/b") == content
     assert [len(piece) for piece in files._pieces("s3://a/b")] == [30, 30, 30, 10]
@@ -217,7 +276,7 @@ def test_records_over_a_broken_line(remote, tmp_path):
 
 # ---- The end of the process ----------------------------------------------------------------------
 
-_ENDS = """
+_ENDS_WITH_TENSORFLOW_IO = """
 import ctypes, sys
 import tensorflow as tf
 from gmeta_tf.meta_io import files
@@ -236,13 +295,26 @@ libc.fopen.restype = ctypes.c_void_p
 libc.fputs(b"from C", ctypes.c_void_p(libc.fopen(sys.argv[2].encode(), b"w")))
 sys.exit(7)
 """
+_ENDS_WITH_FSSPEC = """
+import pathlib, sys
+from gmeta_tf.meta_io import files
+files.write_bytes(sys.argv[1], bytes(1000))
+assert files.read_bytes(sys.argv[1]) == bytes(1000)
+print("from Python")
+pathlib.Path(sys.argv[2]).write_text("from C")
+sys.exit(7)
+"""
+_ENDS = {TENSORFLOW_IO: _ENDS_WITH_TENSORFLOW_IO, FSSPEC: _ENDS_WITH_FSSPEC}
 
 
 @pytest.mark.slow
 @needs_store
 def test_the_process_ends_with_its_own_status(remote, tmp_path):
     process = subprocess.run(
-        [sys.executable, "-c", _ENDS, remote.store.url("ends.tfrecord"), str(tmp_path / "c")],
+        [
+            *remote.script(_ENDS[remote.way]),
+            *(remote.store.url("ends.tfrecord"), str(tmp_path / "c")),
+        ],
         env=remote.store.environment(),
         capture_output=True,
         text=True,

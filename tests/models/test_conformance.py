@@ -46,7 +46,7 @@ def model_of(name, *, replicate=False, **inner_options):
 def numbers_of(model):
     """All dense weights and rows."""
     rows = {group: model.embedding.all_rows(group).numpy() for group in model.embedding.groups}
-    return {**{v.path: np.array(v) for v in model.trainable_variables}, **rows}
+    return {**{v.path: v.numpy() for v in model.trainable_variables}, **rows}
 
 
 def evaluated(model):

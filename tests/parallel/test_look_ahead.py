@@ -76,7 +76,7 @@ def changing(model):
 
 
 def numbers(model):
-    return {name: np.array(variable) for name, variable in changing(model).items()}
+    return {name: variable.numpy() for name, variable in changing(model).items()}
 
 
 def assert_equal(found, expected):

@@ -93,7 +93,7 @@ def meta_model(schema, replicate, *, world=WORLD, seed=0, **compiled):
 
 def numbers(model):
     """Weights, and of each group all rows and slots by key, wherever they are."""
-    found = {f"weight {i}": np.array(v) for i, v in enumerate(model.trainable_variables)}
+    found = {f"weight {i}": v.numpy() for i, v in enumerate(model.trainable_variables)}
     for group, shard in model.embedding.shards.items():
         if isinstance(shard, DynamicShard):
             held = model.embedding.all_keys(group, int(model.optimizer.iterations))

@@ -60,7 +60,7 @@ def of_all_ranks(records, size, **options):
 
 def numbers(model):
     """The weights, and this rank's rows of each group."""
-    found = {f"weight {i}": np.array(v) for i, v in enumerate(model.trainable_variables)}
+    found = {f"weight {i}": v.numpy() for i, v in enumerate(model.trainable_variables)}
     for group, shard in model.embedding.shards.items():
         found[f"{group} rows"] = shard.rows.numpy()
     return found

@@ -173,7 +173,7 @@ class Trainee:
             yield from (variable.value for variable in variables)
 
     def numbers(self):
-        weights = {f"weight {i}": np.array(v) for i, v in enumerate(self.model.trainable_variables)}
+        weights = {f"weight {i}": v.numpy() for i, v in enumerate(self.model.trainable_variables)}
         return {**weights, "rows": self.model.embedding.all_rows("embedded").numpy()}
 
     def train(self, split):

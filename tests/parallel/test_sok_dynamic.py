@@ -165,7 +165,7 @@ def own_data():
 
 
 def numbers_of(model):
-    weights = {f"weight {i}": np.array(v) for i, v in enumerate(model.trainable_variables)}
+    weights = {f"weight {i}": v.numpy() for i, v in enumerate(model.trainable_variables)}
     held = model.embedding.all_keys(ITEM)
     rows = {"keys": held.keys, "rows": held.rows}
     return {**weights, "genres": model.embedding.all_rows("embedded").numpy(), **rows}

@@ -125,7 +125,7 @@ class Trainee:
     def numbers(self):
         embedding = self.model.embedding
         return {
-            **{f"weight {i}": np.array(v) for i, v in enumerate(self.model.trainable_variables)},
+            **{f"weight {i}": v.numpy() for i, v in enumerate(self.model.trainable_variables)},
             **{f"rows {g}": embedding.all_rows(g).numpy() for g in embedding.shards},
         }
 

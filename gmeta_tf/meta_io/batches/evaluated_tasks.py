@@ -70,11 +70,10 @@ class EvaluatedTasks:
                 ages.append(np.full(len(wanted), age))
             files += records.files(name)
         episodes = np.concatenate([np.zeros(0, IndexEntry), *found])
-        age = np.concatenate([np.zeros(0, np.int64), *ages])
-        order = np.lexsort([episodes["part"], age, episodes["task"]])
-        return cls._in_order(
-            tuple(files), episodes[order], age[order] == len(names) - 1, most_earlier
-        )
+        episode_ages = np.concatenate([np.zeros(0, np.int64), *ages])
+        order = np.lexsort((episodes["part"], episode_ages, episodes["task"]))
+        is_own = episode_ages[order] == len(names) - 1
+        return cls._in_order(tuple(files), episodes[order], is_own, most_earlier)
 
     @classmethod
     def _in_order(

@@ -16,7 +16,7 @@ from types import FrameType
 
 import tensorflow as tf
 
-__all__ = ["until_shutdown"]
+__all__ = ["until_shutdown", "while_running"]
 
 _LONGEST_WAIT_SECONDS = 30.0
 _PAUSE_SECONDS = 0.05
@@ -26,10 +26,14 @@ _DOOR = "tensorflow/python/ops/script_ops.py"
 
 def until_shutdown() -> tf.data.Dataset:
     """Zeros until interpreter shutdown, for a dataset that calls Python to map."""
+    return while_running(tf.data.Dataset.from_tensors(0).repeat())
+
+
+def while_running(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """The dataset up to interpreter shutdown, for a `map` that calls Python."""
     is_shutting_down = _is_shutting_down()
-    zeros = tf.data.Dataset.from_tensors(0).repeat()
     # TensorFlow evaluates this, without Python, before each call.
-    return zeros.take_while(lambda _: tf.logical_not(is_shutting_down))
+    return dataset.take_while(lambda _: tf.logical_not(is_shutting_down))
 
 
 @functools.cache

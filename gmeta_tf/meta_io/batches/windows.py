@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,8 +15,9 @@ import tensorflow as tf
 
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.batches.plan import EpochPlan, Window
-from gmeta_tf.meta_io.batches.shutdown_guard import until_shutdown
+from gmeta_tf.meta_io.batches.shutdown_guard import until_shutdown, while_running
 from gmeta_tf.meta_io.records.codec import HEADER_WORDS, episode_headers
+from gmeta_tf.meta_io.records.frames import frame_contents
 
 __all__ = ["WindowReader"]
 
@@ -52,8 +54,6 @@ class WindowReader:
             plan_of: the plan of an epoch.
             first_epoch: counted from 0.
         """
-        for path in self.files:
-            files.require(path)
         described = _Described(plan_of, self._described)
         return (
             until_shutdown()
@@ -159,17 +159,41 @@ class WindowReader:
     def _read(self, window: dict[str, Any]) -> tf.data.Dataset:
         """The window and the bytes of its blocks, strings `[G + 1]`."""
         blocks = tf.data.Dataset.from_tensor_slices(window["blocks"])
+        is_in_graph = all(map(files.is_opened_by_tensorflow, self.files))
+        read = self._read_in_graph if is_in_graph else self._read_by_python
         joined = (
-            blocks.interleave(
-                self._read_block,
-                cycle_length=_PARALLEL_READS,
-                num_parallel_calls=_PARALLEL_READS,
-                deterministic=True,
-            )
+            read(blocks)
             .concatenate(tf.data.Dataset.from_tensors(tf.constant(_NOTHING)))
             .batch(tf.shape(window["blocks"], out_type=tf.int64)[0] + 1)
         )
         return tf.data.Dataset.zip((tf.data.Dataset.from_tensors(window), joined))
+
+    def _read_in_graph(self, blocks: tf.data.Dataset) -> tf.data.Dataset:
+        return blocks.interleave(
+            self._read_block,
+            cycle_length=_PARALLEL_READS,
+            num_parallel_calls=_PARALLEL_READS,
+            deterministic=True,
+        )
+
+    def _read_by_python(self, blocks: tf.data.Dataset) -> tf.data.Dataset:
+        """As `_read_in_graph`, of files that TensorFlow cannot open: one Python call a block."""
+        return while_running(blocks).map(
+            lambda block: tf.ensure_shape(tf.numpy_function(self._fetched, [block], tf.string), []),
+            num_parallel_calls=_PARALLEL_READS,
+            deterministic=True,
+        )
+
+    def _fetched(self, block: np.ndarray) -> bytes:
+        file, offset, num_bytes, _ = block.tolist()
+        content = files.read_range(self.files[file], offset, offset + num_bytes)
+        records = frame_contents(content, offset)
+        if self.compression == "zlib":
+            try:
+                records = [zlib.decompress(record) for record in records]
+            except zlib.error as error:
+                raise ValueError(f"inflate() failed: {error}") from error  # as TensorFlow words it
+        return b"".join(records)
 
     def _read_block(self, block: tf.Tensor) -> tf.data.Dataset:
         """The bytes of a block's records, one after the other, as one string."""

@@ -26,6 +26,7 @@ from gmeta_tf.meta_io.records.codec import (
     decode_episode,
     num_planes,
 )
+from gmeta_tf.meta_io.records.frames import frame_contents
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.word_checks import reasons_of_words
 
@@ -61,10 +62,9 @@ def read_episode(records: Records, split: str, position: int) -> np.ndarray:
     """
     entry = records.index(split)[position : position + 1]
     name = records.files(split)[int(entry["file"][0])]
-    files.require(name)
     try:
         num_bytes = int(entry["length"][0]) + TFRECORD_FRAME_BYTES
-        stored = _frames(name, int(entry["offset"][0]), num_bytes, 1)[0]
+        stored = _frame(name, int(entry["offset"][0]), num_bytes)
         content = _unpacked(stored, records.compression, _num_bytes(records, entry)[0])
         _, _, words = decode_episode(content, num_planes(records.schema))
     except (ValueError, zlib.error, IndexError, tf.errors.DataLossError) as error:
@@ -120,11 +120,12 @@ def _reasons_of_frames(path: str, entries: np.ndarray) -> dict[int, str]:
             heads[position, : len(head)] = np.frombuffer(head, np.uint8)
     stated, checksums = heads[:, :8].copy().view("<u8")[:, 0], heads[:, 8:].copy().view("<u4")[:, 0]
     is_true = _masked_crc32c(heads[:, :8]) == checksums
-    for position in np.flatnonzero(~is_true | (stated != entries["length"].astype(np.uint64))):
+    is_fault = ~is_true | (stated != entries["length"].astype(np.uint64))
+    for position in np.flatnonzero(is_fault).tolist():
         reason = "the checksum of its length does not match"
         if is_true[position]:
             reason = f"it is {stated[position]} bytes long, the index says {lengths[position]}"
-        reasons.setdefault(int(position), reason)
+        reasons.setdefault(position, reason)
     return reasons
 
 
@@ -196,6 +197,13 @@ def _stored(
             yield position, _frames(path, offset, length + TFRECORD_FRAME_BYTES, 1)[0]
         except (tf.errors.DataLossError, IndexError):
             yield position, None
+
+
+def _frame(path: str, offset: int, num_bytes: int) -> bytes:
+    """The content of a record, also of a file that TensorFlow cannot open."""
+    if files.is_opened_by_tensorflow(path):
+        return _frames(path, offset, num_bytes, 1)[0]
+    return frame_contents(files.read_range(path, offset, offset + num_bytes), offset)[0]
 
 
 def _frames(path: str, offset: int, num_bytes: int, count: int) -> list[bytes]:

@@ -229,28 +229,28 @@ class Records:
         Raises:
             ValueError: a record is damaged; the message names its file and offset.
         """
-        planes = num_planes(self.schema)
         index = self.index(split)
         for file, name in enumerate(self.files(split)):
-            entries = index[index["file"] == file]
-            files.require(name)
-            stored = iter(tf.data.TFRecordDataset(name))
-            for entry in entries:
-                try:
-                    record = self._unpacked(next(stored).numpy())
-                    task, part, words = decode_episode(record, planes)
-                    if (task, part, words.shape[1]) != (
-                        entry["task"],
-                        entry["part"],
-                        entry["rows"],
-                    ):
-                        raise ValueError("its task, part or rows differ from the index")
-                except (ValueError, zlib.error, tf.errors.OpError, StopIteration) as error:
-                    raise ValueError(
-                        f"{name}: the record at offset {entry['offset']} is damaged: "
-                        f"{_first_line(error)}. Prepare the data again."
-                    ) from error
-                yield task, words
+            with files.for_tensorflow(name) as path:
+                yield from self._read_file(name, path, index[index["file"] == file])
+
+    def _read_file(
+        self, name: str, path: str, entries: np.ndarray
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        planes = num_planes(self.schema)
+        stored = iter(tf.data.TFRecordDataset(path))
+        for entry in entries:
+            try:
+                record = self._unpacked(next(stored).numpy())
+                task, part, words = decode_episode(record, planes)
+                if (task, part, words.shape[1]) != (entry["task"], entry["part"], entry["rows"]):
+                    raise ValueError("its task, part or rows differ from the index")
+            except (ValueError, zlib.error, tf.errors.OpError, StopIteration) as error:
+                raise ValueError(
+                    f"{name}: the record at offset {entry['offset']} is damaged: "
+                    f"{_first_line(error)}. Prepare the data again."
+                ) from error
+            yield task, words
 
     def _unpacked(self, record: bytes) -> bytes:
         return zlib.decompress(record) if self.compression == "zlib" else record

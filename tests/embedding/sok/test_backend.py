@@ -247,7 +247,7 @@ def made_data():
 
 
 def weights_of(model):
-    return [np.array(v) for v in model.trainable_variables] + [
+    return [v.numpy() for v in model.trainable_variables] + [
         model.embedding.all_rows(group).numpy() for group in model.embedding.shards
     ]
 

@@ -404,7 +404,7 @@ def made_data():
 
 
 def numbers_of(model):
-    weights = {f"weight {i}": np.array(v) for i, v in enumerate(model.trainable_variables)}
+    weights = {f"weight {i}": v.numpy() for i, v in enumerate(model.trainable_variables)}
     held = made_sok.held_by_key(model.embedding)[ITEM]
     return {**weights, "genres": model.embedding.all_rows("embedded").numpy(), **held}
 

@@ -1,0 +1,1 @@
+"""Remote stores: one face, and the two ways to reach them."""
