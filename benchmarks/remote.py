@@ -28,7 +28,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.made_log import MadeLog
-from benchmarks.processes import Process, Sizes, records_of, serve_dataset, serve_prepare
+from benchmarks.meta_io import Sizes, records_of, serve_dataset, serve_prepare
+from benchmarks.processes import Process
 
 __all__ = ["main"]
 
