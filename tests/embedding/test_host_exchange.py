@@ -1,34 +1,28 @@
-"""By host, on two hosts of two ranks each."""
+"""By host, on two hosts of two ranks each that are made up."""
 
 import os
 import pathlib
 import subprocess
 import sys
 
+import four_ranks
 import pytest
 
 HOROVODRUN = pathlib.Path(sys.executable).with_name("horovodrun")
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not HOROVODRUN.exists(), reason="needs Horovod: bash launch/setup.sh")
+@pytest.mark.skipif(
+    os.getuid() == 0, reason="as root, tests/launch/test_simcluster.py does it on simulated hosts"
+)
 def test_four_ranks_on_two_hosts(tmp_path):
-    script = ROOT / "tests/helpers/four_ranks.py"
     done = subprocess.run(
-        [HOROVODRUN, "-np", "4", sys.executable, script, tmp_path],
-        env=os.environ
-        | {
-            "GMETA_RANKS_PER_HOST": "2",
-            "HOROVOD_CYCLE_TIME": "2",
-            "OMP_NUM_THREADS": "1",
-            "TF_NUM_INTEROP_THREADS": "1",
-            "TF_NUM_INTRAOP_THREADS": "1",
-            "PYTHONPATH": str(ROOT),
-        },
+        [HOROVODRUN, "-np", "4", sys.executable, four_ranks.__file__, tmp_path],
+        env=os.environ | four_ranks.ENVIRONMENT | {"GMETA_RANKS_PER_HOST": "2"},
         capture_output=True,
         text=True,
         timeout=240,
         check=False,
     )
-    assert sorted(path.name for path in tmp_path.iterdir()) == list("0123"), done.stderr[-3000:]
+    assert four_ranks.ended_well(tmp_path), done.stderr[-3000:]

@@ -1,9 +1,9 @@
-"""Two hosts of two ranks, made up on one machine: by host, training is that of the flat exchange.
+"""Two hosts of two ranks: by host, training is that of the flat exchange, and that of one process.
 
     GMETA_RANKS_PER_HOST=2 horovodrun -np 4 python tests/helpers/four_ranks.py FOLDER
 
-Each rank leaves a file in FOLDER when all is well. Horovod's process sets need four ranks, of which
-the gate has at most three.
+Each rank leaves a file in FOLDER when all is well, and the first another one. Horovod's process
+sets need four ranks, and the gate has at most three.
 """
 
 from __future__ import annotations
@@ -19,6 +19,15 @@ import numpy as np
 import gmeta_tf as gm
 from gmeta_tf.distributed.collectives import barrier
 
+ROOT = pathlib.Path(__file__).parents[2]
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "-1",
+    "HOROVOD_CYCLE_TIME": "2",
+    "OMP_NUM_THREADS": "1",
+    "PYTHONPATH": str(ROOT),
+    "TF_NUM_INTEROP_THREADS": "1",
+    "TF_NUM_INTRAOP_THREADS": "1",
+}
 STEPS = [made_batches.made_tasks(seed) for seed in range(1, 6)]
 SIZES = {1: [[7]], 2: [[1, 6], [7, 0]], 3: [[4, 0, 3], [0, 2, 5]], 4: [[2, 0, 4, 1], [1, 3, 0, 3]]}
 
@@ -61,6 +70,11 @@ def assert_near(found, expected, tolerance=1e-5):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
+def ended_well(folder):
+    """Whether all four ranks found what they should."""
+    return sorted(path.name for path in folder.iterdir()) == [*"0123", "as alone"]
+
+
 def main(folder):
     world = gm.World.detect()
     by_host = made_model(world, "auto")  # the first: Horovod starts with its process sets
@@ -69,8 +83,14 @@ def main(folder):
     before = [np.array(variable) for variable in by_host.trainable_variables]
     found = trained(by_host, world)
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(found, before))
-    assert_near(found, trained(made_model(world, "flat"), world))
+    expected = trained(made_model(world, "flat"), world)
+    assert_near(found, expected)
     pathlib.Path(folder, str(world.rank)).write_text("equal", encoding="utf-8")
+    if world.is_chief:
+        alone = trained(made_model(gm.World(), "flat"), gm.World())
+        dense = len(by_host.trainable_variables)
+        assert_near(found[:dense], alone[:dense])
+        pathlib.Path(folder, "as alone").write_text("equal", encoding="utf-8")
     barrier(world, name="end")
 
 
