@@ -21,6 +21,7 @@ ENCODINGS = ("utf-8", "latin-1", "utf-16")
 
 # Tables.
 BACKENDS = ("auto", "horovod", "sok")
+EXCHANGES = ("auto", "flat", "by-host")
 WIRES = ("float32", "bfloat16", "float16")
 ROW_OPTIMIZERS = ("sgd", "adagrad", "row_wise_adagrad", "lazy_adam", "ftrl")
 WHEN_FULL = ("evict", "default", "error")

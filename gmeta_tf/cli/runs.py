@@ -114,6 +114,7 @@ def build_model(
         scale=options.embedding_scale,
         wire=options.wire,
         replicate=replicate_of(options.replicate),
+        exchange=options.exchange,
         dynamic=gm.DynamicTable(
             capacity=options.capacity,
             when_full=options.when_full,

@@ -32,6 +32,10 @@ class TrainOptions(InnerOptions, StepOptions):
     Attributes:
         run: the folder for what the run leaves: config, log, TensorBoard scalars, checkpoints,
             metrics.
+        exchange: how rows that are not replicated travel: "flat", between all ranks directly;
+            "by-host", within each host first, so that what several of its ranks want crosses hosts
+            once; "auto", by host where there are several hosts of as many ranks each, and more than
+            one, else flat. The results are equal but for rounding.
         look_ahead: on several ranks, send the next step's keys with the gradients of this one.
         epochs: passes over the tasks; None is 20, and of factors 12.
         optimizer: a Keras optimizer, for the dense weights.
@@ -75,6 +79,7 @@ class TrainOptions(InnerOptions, StepOptions):
     """
 
     run: str
+    exchange: str = word("auto", of=allowed.EXCHANGES)
     look_ahead: bool = True
     epochs: int = of_model(AT_LEAST_1)
     optimizer: str = "adam"

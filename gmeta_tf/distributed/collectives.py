@@ -30,9 +30,11 @@ __all__ = [
 
 _XLA_OPS = "HOROVOD_ENABLE_XLA_OPS"
 _CYCLE, _CYCLE_MILLISECONDS = "HOROVOD_CYCLE_TIME", "0.1"
+_process_sets: dict[tuple[int, ...], Any] = {}
+"""The ranks of a part of the run -> Horovod's process set of them."""
 
 
-def start(world: World, *, alone_too: bool = False) -> None:
+def start(world: World, *, alone_too: bool = False, parts: Sequence[tuple[int, ...]] = ()) -> None:
     """Connects the ranks and shares out GPUs and cores; call it before anything else. Idempotent.
 
     Args:
@@ -40,12 +42,16 @@ def start(world: World, *, alone_too: bool = False) -> None:
             `HOROVOD_CYCLE_TIME` is not set, Horovod looks for work every 0.1 ms: a step waits for
             that up to four times.
         alone_too: start Horovod for one rank alone, too.
+        parts: sets of ranks that will exchange among themselves (`World.members`), each of at
+            least two and not of all. Horovod learns of them as it starts: parts that are added
+            later cost it an agreement of all ranks in every cycle.
 
     Raises:
         ImportError: more than one rank and no Horovod with TensorFlow.
-        RuntimeError: Horovod's idea of rank and size is not `world`'s, or a GPU is in use already.
-        ValueError: fewer GPUs than ranks on this host, or `HOROVOD_ENABLE_XLA_OPS` is set and
-            Horovod was built without these operations.
+        RuntimeError: Horovod's idea of rank and size is not `world`'s, a GPU is in use already, or
+            Horovod has been started without these parts.
+        ValueError: the ranks name different parts, fewer GPUs than ranks on this host, or
+            `HOROVOD_ENABLE_XLA_OPS` is set and Horovod was built without these operations.
     """
     pin_gpu(world)
     share_cores(world)
@@ -54,7 +60,7 @@ def start(world: World, *, alone_too: bool = False) -> None:
     os.environ.setdefault(_CYCLE, _CYCLE_MILLISECONDS)
     hvd = _horovod()
     _check_xla_ops()
-    hvd.init()
+    _begin(hvd, parts)
     if (hvd.rank(), hvd.size()) != (world.rank, world.size):
         raise RuntimeError(
             f"expected Horovod to have rank {world.rank} of {world.size}, it has "
@@ -66,6 +72,7 @@ def stop(world: World) -> None:
     """Leaves the ranks, so that those that wait for this one fail at once instead of hanging."""
     if world.is_distributed:
         _horovod().shutdown()
+        _process_sets.clear()
 
 
 def alltoall(
@@ -91,7 +98,9 @@ def alltoall(
     if not world.is_distributed:
         return tensor, splits
     # The name must not depend on where in the graph the AlltoAll is, for instance in a branch.
-    rows, received = _horovod().alltoall(tensor, splits=splits, name=name, ignore_name_scope=True)
+    rows, received = _horovod().alltoall(
+        tensor, splits=splits, name=name, ignore_name_scope=True, **_among(world)
+    )
     return rows, tf.ensure_shape(received, [world.size])
 
 
@@ -111,7 +120,7 @@ def allreduce_sum(tensors: Sequence[tf.Tensor], world: World, *, name: str) -> l
     if not world.is_distributed:
         return list(tensors)
     hvd = _horovod()
-    return hvd.grouped_allreduce(list(tensors), op=hvd.Sum, name=name)
+    return hvd.grouped_allreduce(list(tensors), op=hvd.Sum, name=name, **_among(world))
 
 
 def broadcast(tensor: tf.Tensor, world: World, *, name: str) -> tf.Tensor:
@@ -185,6 +194,42 @@ def _first_difference(first: Any, other: Any, rank: int, path: str = "") -> str:
                 return _first_difference(first.get(key), other.get(key), rank, f"{path}.{key}")
     where = f"{path[1:]} " if path else ""
     return f"{where}is {first!r} on rank 0 and {other!r} on rank {rank}"
+
+
+def _begin(hvd: Any, parts: Sequence[tuple[int, ...]]) -> None:
+    """Initializes Horovod with a process set for each part, or finds that it has them."""
+    if not parts:
+        hvd.init()
+        return
+    if hvd.is_initialized():
+        missing = [part for part in parts if part not in _process_sets]
+        if missing:
+            raise RuntimeError(
+                f"expected Horovod to know the ranks {list(missing[0])} as a part of the run, but "
+                "it was started without it. Make the model that exchanges by host before any other "
+                "in this process, or use exchange='flat'."
+            )
+        return
+    sets = {part: hvd.ProcessSet(list(part)) for part in parts}
+    try:
+        hvd.init(process_sets=list(sets.values()))
+    except ValueError as error:
+        raise ValueError(
+            f"expected every rank to see the same parts of the run, this one has {len(parts)}, and "
+            f"Horovod did not start: {error} Start as many ranks on every host, or use "
+            "exchange='flat'."
+        ) from error
+    _process_sets.update(sets)
+
+
+def _among(world: World) -> dict[str, Any]:
+    """What limits a collective to a part of the run; nothing where that is all of it."""
+    if world.members is None:
+        return {}
+    hvd = _horovod()
+    if len(world.members) == hvd.size():
+        return {}
+    return {"process_set": _process_sets[world.members]}
 
 
 def _check_xla_ops() -> None:

@@ -22,6 +22,8 @@ _LAUNCHERS = (
     ("PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALNRANKS"),
 )
 
+_CROSS_SIZE = "HOROVOD_CROSS_SIZE"
+
 
 @dataclasses.dataclass(frozen=True)
 class World:
@@ -35,6 +37,10 @@ class World:
         size: W, the number of processes that train together.
         local_rank: this process among those of its host; picks the GPU.
         local_size: the number of processes on this host.
+        cross_size: the number of hosts that have a process of this local rank; None where the
+            launcher does not say.
+        members: of a part of a run, the ranks in it: `rank` and `size` then count within them.
+            None is all.
 
     Raises:
         ValueError: a rank is outside its size.
@@ -52,6 +58,8 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    cross_size: int | None = dataclasses.field(default=None, repr=False, compare=False)
+    members: tuple[int, ...] | None = dataclasses.field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for name, rank, size in (
@@ -96,6 +104,7 @@ class World:
                     local_size=_number(
                         environment, local_size, 1 + _number(environment, local_rank, 0)
                     ),
+                    cross_size=_number(environment, _CROSS_SIZE, 0) or None,
                 )
         return cls()
 

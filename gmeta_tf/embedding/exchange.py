@@ -57,6 +57,11 @@ class Arrival(NamedTuple):
     owned: tf.Tensor
     owned_of: tf.Tensor
 
+    @staticmethod
+    def dtypes() -> dict[str, tf.DType]:
+        """Of the attributes, for those who keep an arrival."""
+        return {"received": tf.int32, "owned": tf.int64, "owned_of": tf.int32}
+
 
 class Route(NamedTuple):
     """The way of a step's keys, which its rows and gradients take too.

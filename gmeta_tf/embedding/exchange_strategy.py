@@ -16,7 +16,8 @@ __all__ = ["Arrivals", "Departures", "ExchangeStrategy", "Located", "Returned", 
 Keys = Mapping[str, tf.Tensor]
 """Group of tables -> int64 `[U]`, a step's distinct keys; or int32 `[W]`, their counts by owner."""
 Departures = dict[str, Departure]
-Arrivals = dict[str, Arrival | None]
+Arrivals = dict[str, Any]
+"""Group -> the `Arrival` of its keys, or what `ExchangeStrategy.arrival_type` names; or None."""
 Routes = dict[str, Any]
 """Group -> the way of its keys: a `Route`, or the `SokRoute` that stands for it over SOK."""
 Updates = dict[str, tuple[tf.Tensor, tf.Tensor]]
@@ -68,10 +69,12 @@ class ExchangeStrategy(abc.ABC):
         groups: the groups of tables whose rows travel.
         sends_keys: whether keys travel in a message of their own, which can go a step ahead
             (`look_ahead`).
+        arrival_type: of `arrivals`; a NamedTuple of tensors `[N]` with their `dtypes()`.
     """
 
     groups: tuple[str, ...]
     sends_keys: bool
+    arrival_type: Any = Arrival
 
     def departures(self, keys: Keys, counts: Keys | None = None) -> Departures:
         """A step's distinct keys, made ready for their owners. No collective.

@@ -5,13 +5,10 @@ from __future__ import annotations
 import tensorflow as tf
 
 from gmeta_tf.batch import Batch
-from gmeta_tf.embedding.exchange import Arrival
 from gmeta_tf.embedding.exchange_strategy import Arrivals, Departures, Routes
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 
 __all__ = ["LookAhead"]
-
-_KEPT = {"keys": tf.int64, "received": tf.int32, "owned": tf.int64, "owned_of": tf.int32}
 
 
 class LookAhead:
@@ -45,13 +42,14 @@ class LookAhead:
                 "look_ahead=False."
             )
         self._embedding = embedding
+        kept = {"keys": tf.int64, **embedding.arrival_type.dtypes()}
         self._known = tf.Variable(False, trainable=False, name="next_keys_known")
         self._kept = {
             group: {
                 name: tf.Variable(
                     tf.zeros([0], kind), shape=[None], trainable=False, name=f"{group}_next_{name}"
                 )
-                for name, kind in _KEPT.items()
+                for name, kind in kept.items()
             }
             for group in embedding.exchanged
         }
@@ -108,7 +106,8 @@ class LookAhead:
         ]
         return [*kept, self._known.assign(batch["next"]["known"])]
 
-    def _kept_arrivals(self, departures: Departures) -> dict[str, Arrival]:
+    def _kept_arrivals(self, departures: Departures) -> Arrivals:
+        arrival_type = self._embedding.arrival_type
         kept = tf.nest.map_structure(lambda variable: variable.read_value(), self._kept)
         same = [_are_same(one.keys, kept[group]["keys"]) for group, one in departures.items()]
         announced = tf.debugging.Assert(
@@ -120,7 +119,7 @@ class LookAhead:
         )
         with tf.control_dependencies([announced] if announced is not None else []):
             return {
-                group: Arrival(*(tf.identity(one[name]) for name in Arrival._fields))
+                group: arrival_type(*(tf.identity(one[name]) for name in arrival_type._fields))
                 for group, one in kept.items()
             }
 

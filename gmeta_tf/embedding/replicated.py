@@ -121,6 +121,7 @@ class ReplicatedExchange(ExchangeStrategy):
         self.others = others
         self.groups = others.groups
         self.sends_keys = others.sends_keys
+        self.arrival_type = others.arrival_type
 
     def departures(self, keys: Keys, counts: Keys | None = None) -> Departures:
         return self.others.departures(keys, counts)

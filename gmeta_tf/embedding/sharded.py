@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from gmeta_tf import _moved
-from gmeta_tf.allowed import WIRES, check_word
+from gmeta_tf.allowed import EXCHANGES, WIRES, check_word
 from gmeta_tf.batch import Rows
 from gmeta_tf.distributed.collectives import agree, start
 from gmeta_tf.distributed.world import World
@@ -24,6 +24,7 @@ from gmeta_tf.embedding.exchange_strategy import (
     Routes,
     Updates,
 )
+from gmeta_tf.embedding.layout_choice import agreed_layout, possible_layout
 from gmeta_tf.embedding.replication_rule import Replicate, as_json, choose_replicated
 from gmeta_tf.embedding.row_optimizers import RowOptimizer
 from gmeta_tf.embedding.shards import IndexedShard, TableSettings, make_shards
@@ -54,6 +55,7 @@ class ShardedEmbedding(tf.Module):
         world: the ranks.
         replicate: which tables to replicate.
         backend: `"horovod"` or `"sok"`.
+        exchange: `"flat"` or `"by-host"`, as chosen.
         replicated: the groups of tables that every rank holds in full.
         indexed: group (see `key_groups`) -> this rank's rows of tables of known size.
         keyed: group -> this rank's rows of a dynamic table.
@@ -71,6 +73,7 @@ class ShardedEmbedding(tf.Module):
         world: World | None = None,
         backend: str = "auto",
         replicate: Replicate = "auto",
+        exchange: str = "auto",
     ) -> None:
         """Builds this rank's shards with their initial rows.
 
@@ -94,18 +97,26 @@ class ShardedEmbedding(tf.Module):
                 `"auto"`, all where that shortens a step (`replication_rule.choose_replicated`),
                 else none, and none with SOK; or names of tables, such as `{"genre"}`: all those of
                 one width. Results are equal but for rounding. `wire` does not affect them.
+            exchange: how what is not replicated travels. `"flat"`: every rank with every other;
+                `"by-host"`: within each host first, so that what several of its ranks want crosses
+                hosts once, and with equal results but for the rounding of sums (`host_routes`);
+                `"auto"`: by host where there are several hosts with as many ranks each, and more
+                than one, else flat.
 
         Raises:
-            ValueError: a vocabulary without `num_rows`, a width below 1, another `wire` or
-                `replicate`, rules of a table that is not dynamic, an unknown backend, something
-                that SOK cannot do (widths not divisible by 4, a `wire` of 16 bits, a rule of
-                `sok.dynamic.unkept_rule`), or ranks with different tables (on every rank).
+            ValueError: a vocabulary without `num_rows`, a width below 1, another `wire`,
+                `exchange` or `replicate`, rules of a table that is not dynamic, an unknown
+                backend, something that SOK cannot do (widths not divisible by 4, a `wire` of 16
+                bits, `"by-host"`, a rule of `sok.dynamic.unkept_rule`), `"by-host"` where hosts
+                have different numbers of ranks or with `wire="float16"`, or ranks with different
+                tables (on every rank).
             RuntimeError: `"sok"`, and a rank has no GPU or no merlin-sok (on every rank).
         """
         super().__init__(name="embedding")
         if width < 1:
             raise ValueError(f"ShardedEmbedding: expected a width of at least 1, got {width}.")
         check_word("ShardedEmbedding: wire", wire, WIRES)
+        check_word("ShardedEmbedding: exchange", exchange, EXCHANGES)
         unsized = [t.name for t in schema.tables if t.num_rows is None and not t.is_dynamic]
         if unsized:
             raise ValueError(
@@ -121,8 +132,15 @@ class ShardedEmbedding(tf.Module):
         self.world = World.detect() if world is None else world
         self.replicate = replicate
         replicated = choose_replicated(schema, width, self.world.size, replicate).groups
-        start(self.world)
-        agree({**self.describe(), "backend": backend}, self.world, name="the embedding tables")
+        layout = possible_layout(exchange, self.world, wire)
+        start(self.world, parts=layout.parts if layout else ())
+        chosen = {
+            "backend": backend,
+            "exchange": exchange,
+            "ranks_per_host": layout.ranks_per_host if layout else None,
+        }
+        agree({**self.describe(), **chosen}, self.world, name="the embedding tables")
+        layout = agreed_layout(exchange, layout, self.world)
         made = make_shards(
             schema,
             TableSettings(width, seed, scale, wire, self.dynamic),
@@ -130,12 +148,15 @@ class ShardedEmbedding(tf.Module):
             backend=backend,
             replicated=replicated,
             keep_with_sok=replicate != "auto",
+            layout=layout,
+            needs_layout=exchange == "by-host",
         )
         self.backend = made.backend
         self.replicated = made.replicated
         self.indexed: dict[str, IndexedShard] = made.indexed
         self.keyed: dict[str, KeyedShard] = made.keyed
         self._exchange = made.exchange
+        self.exchange = made.exchange_name
 
     def describe(self) -> dict[str, Any]:
         """What must be the same on every rank, as JSON values."""
@@ -179,6 +200,11 @@ class ShardedEmbedding(tf.Module):
     def sends_keys(self) -> bool:
         """Whether keys travel in a message of their own, which can go a step ahead."""
         return self._exchange.sends_keys
+
+    @property
+    def arrival_type(self) -> Any:
+        """The type of `arrivals`: see `ExchangeStrategy`."""
+        return self._exchange.arrival_type
 
     def departures(self, keys: Keys, counts: Keys | None = None) -> Departures:
         """A step's distinct keys, made ready for their owners: see `ExchangeStrategy.departures`.

@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from gmeta_tf.distributed.host_layout import HostLayout
 from gmeta_tf.distributed.world import World
 from gmeta_tf.embedding.dynamic.rules import DynamicTable
 from gmeta_tf.embedding.dynamic.shard import DynamicShard
 from gmeta_tf.embedding.dynamic.state import KeyedShard
 from gmeta_tf.embedding.exchange_strategy import ExchangeStrategy
 from gmeta_tf.embedding.horovod_exchange import HorovodExchange
+from gmeta_tf.embedding.host_exchange import HostExchange
 from gmeta_tf.embedding.replicated import ReplicatedExchange, ReplicatedShard
 from gmeta_tf.embedding.sok.backend import choose_backend
 from gmeta_tf.embedding.sok.dynamic import SokDynamicShard, unkept_rule
@@ -22,6 +24,11 @@ from gmeta_tf.schema import Schema
 from gmeta_tf.table_groups import key_groups
 
 __all__ = ["Shards", "TableSettings", "make_shards"]
+
+_NO_HOSTS_OVER_SOK = (
+    "expected exchange='flat' or 'auto', got 'by-host': SOK makes the AlltoAlls itself, among all "
+    "ranks. State that, or use backend='horovod'."
+)
 
 IndexedShard = StaticShard | SokStaticShard
 
@@ -55,6 +62,7 @@ class Shards:
         keyed: group -> the rows of a dynamic table, which come with their keys.
         replicated: the groups in `indexed` whose rows every rank holds in full.
         exchange: how rows and gradients travel.
+        exchange_name: `"flat"` or `"by-host"`.
     """
 
     backend: str
@@ -62,6 +70,7 @@ class Shards:
     keyed: dict[str, KeyedShard]
     replicated: tuple[str, ...]
     exchange: ExchangeStrategy
+    exchange_name: str
 
 
 def make_shards(
@@ -72,6 +81,8 @@ def make_shards(
     backend: str,
     replicated: tuple[str, ...],
     keep_with_sok: bool,
+    layout: HostLayout | None = None,
+    needs_layout: bool = False,
 ) -> Shards:
     """Builds this rank's shards with their initial rows. Every rank must call it.
 
@@ -83,6 +94,8 @@ def make_shards(
         replicated: the groups to replicate on every rank.
         keep_with_sok: whether to replicate over SOK too. The gain of replication has been measured
             with Horovod's exchange only.
+        layout: which ranks share a host, to exchange by host; None to exchange flat.
+        needs_layout: whether the user asks for that, and it is not a choice of ours.
 
     Raises:
         ValueError: an unknown back-end, or something that SOK cannot do.
@@ -97,17 +110,22 @@ def make_shards(
         "horovod" if backend == "auto" and not exchanged else backend,
         {group: width_of[group] for group in exchanged},
         world,
-        beyond=_unfit_wire(settings.wire) or unkept_rule(settings.dynamic),
+        beyond=_unfit_wire(settings.wire)
+        or unkept_rule(settings.dynamic)
+        or (_NO_HOSTS_OVER_SOK if needs_layout else None),
     )
     over_sok = chosen == "sok"
     replicated = replicated if keep_with_sok or not over_sok else ()
     make_indexed: Callable[..., Any] = SokStaticShard if over_sok else StaticShard
     make_keyed: Callable[..., Any] = SokDynamicShard if over_sok else DynamicShard
-    make_exchange: Callable[..., ExchangeStrategy] = (
-        (lambda shards: SokExchange(shards, world))
-        if over_sok
-        else (lambda shards: HorovodExchange(shards, world, settings.wire))
-    )
+
+    def make_exchange(shards: Mapping[str, Any]) -> ExchangeStrategy:
+        if over_sok:
+            return SokExchange(shards, world)
+        # Without keys there are only totals, for which see `host_routes.return_gradients`.
+        if layout is None or not shards:
+            return HorovodExchange(shards, world, settings.wire)
+        return HostExchange(shards, layout, settings.wire)
 
     def ranges(group: str) -> tuple[TableRange, ...]:
         sizes = {name: schema.table(name).num_rows or 0 for name in groups[group]}
@@ -137,8 +155,10 @@ def make_shards(
             sharded[group] = indexed[group] = make_indexed(
                 ranges(group), width, world, scale=scale, name=group
             )
-    exchange = ReplicatedExchange(replicas, make_exchange(sharded))
-    return Shards(chosen, indexed, keyed, tuple(replicas), exchange)
+    others = make_exchange(sharded)
+    name = "by-host" if isinstance(others, HostExchange) else "flat"
+    exchange = ReplicatedExchange(replicas, others)
+    return Shards(chosen, indexed, keyed, tuple(replicas), exchange, name)
 
 
 def _unfit_wire(wire: str) -> str | None:

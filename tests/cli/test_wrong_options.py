@@ -91,6 +91,7 @@ TRAIN = [
     ("task_fields", ["--task-fields", "item"], "expected --model factors with --task-fields"),
     ("wire", ["--wire", "float8"], "--wire to be one of float32, bfloat16, float16, got 'float8'"),
     ("replicate", ["--replicate", "nowhere"], "got 'nowhere'"),
+    ("exchange", ["--exchange", "near"], "--exchange to be one of auto, flat, by-host, got 'near'"),
     ("tasks", ["--tasks", "0"], "--tasks of at least 1"),
     ("tasks", ["--tasks", "1000"], "Lower tasks to"),
     ("support", ["--support", "0"], "--support of at least 1"),

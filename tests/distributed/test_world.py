@@ -9,7 +9,8 @@ from gmeta_tf.distributed.world import World
 
 def test_one_process_alone():
     world = World()
-    assert dataclasses.astuple(world) == (0, 1, 0, 1)
+    assert world == World(0, 1, 0, 1)
+    assert (world.rank, world.size, world.local_rank, world.local_size) == (0, 1, 0, 1)
     assert world.is_chief
     assert not world.is_distributed
 

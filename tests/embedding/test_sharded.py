@@ -325,6 +325,11 @@ def test_field_slots_follow_the_fields_of_each_group():
     assert field_slots(TWO_WIDTHS) == {"embedded": (1, 2), "embedded_2": (3,)}
 
 
+def test_an_exchange_that_is_not_known():
+    with pytest.raises(ValueError, match="exchange to be one of auto, flat, by-host, got 'near'"):
+        gm.ShardedEmbedding(SCHEMA, 4, exchange="near", world=ONE)
+
+
 def test_a_wire_that_is_not_known():
     message = "expected wire to be one of float32, bfloat16, float16, got 'int8'"
     with pytest.raises(ValueError, match=message):

@@ -321,6 +321,12 @@ def test_sixteen_bits_on_the_wire_are_refused(sok, sok_log, wire):
     assert re.match(rf"embedding back-end: horovod \({expected}", sok_log.records[-1].message)
 
 
+def test_an_exchange_by_host_is_refused(sok):
+    with pytest.raises(ValueError, match=r"^backend='sok': expected exchange='flat' or "):
+        made_sok.embedding("sok", ONE, exchange="by-host")
+    assert made_sok.embedding("auto", ONE, exchange="by-host").backend == "horovod"
+
+
 def test_looking_ahead_is_refused(sok):
     tables = gm.ShardedEmbedding(made_batches.SCHEMA, 4, world=ONE, backend="sok")
     with pytest.raises(
