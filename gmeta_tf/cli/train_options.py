@@ -79,7 +79,7 @@ class TrainOptions(InnerOptions, StepOptions):
     """
 
     run: str
-    exchange: str = word("auto", of=allowed.EXCHANGES)
+    exchange: str = word("flat", of=allowed.EXCHANGES)
     look_ahead: bool = True
     epochs: int = of_model(AT_LEAST_1)
     optimizer: str = "adam"

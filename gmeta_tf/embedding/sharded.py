@@ -73,7 +73,7 @@ class ShardedEmbedding(tf.Module):
         world: World | None = None,
         backend: str = "auto",
         replicate: Replicate = "auto",
-        exchange: str = "auto",
+        exchange: str = "flat",
     ) -> None:
         """Builds this rank's shards with their initial rows.
 
