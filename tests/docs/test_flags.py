@@ -27,7 +27,8 @@ OF_OTHERS = {
         "--timeout",
     ),  # pip
     "--master",  # spark-submit
-    "--network-interfaces",  # horovodrun
+    *("--network-interfaces", "--gloo", "--ssh-identity-file"),  # horovodrun
+    "--shm-size",  # docker
     *("--dir", "--tag_set", "--signature_def", "--input_exprs"),  # saved_model_cli
     "--fix",  # ruff
     "--strict",  # mkdocs
@@ -113,7 +114,9 @@ def unknown_in_module(module):
         owner = OWNER.match(text)
         if owner and owner[1] in COMMANDS:
             flags = COMMANDS[owner[1]]
-            found += [f"{owner[1]} {flag}" for flag in FLAG.findall(text) if flag not in flags]
+            # What follows ` -- ` is another command's.
+            own = FLAG.findall(text.split(" -- ")[0])
+            found += [f"{owner[1]} {flag}" for flag in own if flag not in flags]
     return found
 
 
