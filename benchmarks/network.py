@@ -34,7 +34,15 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["launched", "made_records", "main", "simulated_hosts"]
+__all__ = [
+    "counted",
+    "launched",
+    "made_records",
+    "main",
+    "set_rate",
+    "simulated_hosts",
+    "training",
+]
 
 # TensorFlow and gmeta_tf are imported in the processes that are measured, not in this one.
 
