@@ -22,6 +22,7 @@ quick_files=(
   tests/embedding/test_replicated.py
   tests/evaluation/test_metrics.py
   tests/launch/test_test_script.py
+  tests/launching/test_hosts.py
   tests/meta/test_inner_loop.py
   tests/meta/test_lanes.py
   tests/meta/test_validation.py
@@ -32,6 +33,7 @@ quick_files=(
   tests/meta_io/sources/test_sources.py
   tests/models/test_models.py
   tests/planner/test_placement.py
+  tests/play/test_catalogue.py
   tests/report/test_page.py
   tests/saving/test_checkpoint.py
 )

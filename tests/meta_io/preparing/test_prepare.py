@@ -30,6 +30,7 @@ from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 from gmeta_tf.meta_io.sealed_json import fault_of_seal
 from gmeta_tf.meta_io.sources.sources import Source, files_source
+from gmeta_tf.meta_io.stores import tensorflow_store
 from gmeta_tf.schema import Field, Schema, Table
 
 
@@ -701,7 +702,7 @@ class TestRemote:
     @pytest.fixture
     def folder(self, monkeypatch, request):
         monkeypatch.setattr(files, "SCHEMES", (*files.SCHEMES, "ram"))
-        monkeypatch.setattr(files, "_load", lambda scheme: None)
+        monkeypatch.setattr(tensorflow_store, "_load", lambda scheme: None)
         return f"ram://{request.node.name}/records"
 
     def test_output_is_the_same_and_schema_json_comes_last(self, folder, tmp_path, monkeypatch):
