@@ -57,7 +57,7 @@ def trained(model, world):
         steps.append(tasks[end - sizes[world.rank] : end])
     data = made_batches.dataset(steps, 7, schema=made_batches.TWO_WIDTHS)
     model.fit(data, epochs=1, verbose=0)
-    found = [np.array(variable) for variable in model.trainable_variables]
+    found = [variable.numpy() for variable in model.trainable_variables]
     for shard in model.embedding.shards.values():
         found += [np.array(shard.rows), *map(np.array, shard.slots.values())]
     return found
