@@ -59,7 +59,7 @@ def trained(model, world):
     model.fit(data, epochs=1, verbose=0)
     found = [variable.numpy() for variable in model.trainable_variables]
     for shard in model.embedding.shards.values():
-        found += [np.array(shard.rows), *map(np.array, shard.slots.values())]
+        found += [shard.rows.numpy(), *(slot.numpy() for slot in shard.slots.values())]
     return found
 
 
@@ -80,7 +80,7 @@ def main(folder):
     by_host = made_model(world, "auto")  # the first: Horovod starts with its process sets
     assert by_host.embedding.exchange == "by-host"
     assert by_host.look_ahead is not None
-    before = [np.array(variable) for variable in by_host.trainable_variables]
+    before = [variable.numpy() for variable in by_host.trainable_variables]
     found = trained(by_host, world)
     assert any(np.abs(a - b).max() > 1e-3 for a, b in zip(found, before))
     expected = trained(made_model(world, "flat"), world)
