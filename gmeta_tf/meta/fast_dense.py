@@ -23,14 +23,7 @@ import tensorflow as tf
 
 from gmeta_tf.meta.descent import descended
 
-__all__ = [
-    "DenseMove",
-    "FastDense",
-    "LoopShape",
-    "apply_dense",
-    "apply_shared",
-    "is_low_rank_cheaper",
-]
+__all__ = ["DenseMove", "FastDense", "LoopShape", "apply_dense", "is_low_rank_cheaper"]
 
 # Time of a product (one multiplication and addition) in units of one in the product that all tasks
 # share: of the batched ones in the low-rank form, and of those that make and apply stacked weights.
@@ -83,11 +76,6 @@ class FastDense:
     moves: tuple[DenseMove, ...] = ()
     kernel: tf.Tensor | None = None
     bias: tf.Tensor | None = None
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether all tasks still have the shared weights."""
-        return not self.moves and self.kernel is None and self.bias is None
 
     def moved(self, move: DenseMove) -> FastDense:
         """After one more step, in the low-rank form."""
@@ -165,12 +153,6 @@ class FastDense:
         )
 
 
-def apply_shared(inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None) -> tf.Tensor:
-    """`x W + b` of the rows of all tasks, which share W and b, float `[N, I]` -> `[N, O]`."""
-    outputs = tf.matmul(inputs, kernel)
-    return outputs if bias is None else tf.nn.bias_add(outputs, bias)
-
-
 def apply_dense(
     fast: FastDense, inputs: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None
 ) -> tf.Tensor:
@@ -183,8 +165,9 @@ def apply_dense(
         bias: b, `[O]`, or None.
     """
     if fast.kernel is None:
-        flat = tf.reshape(inputs, [-1, inputs.shape[-1]])
-        outputs = apply_shared(flat, kernel, bias if fast.bias is None else None)
+        outputs = tf.matmul(tf.reshape(inputs, [-1, inputs.shape[-1]]), kernel)
+        if bias is not None and fast.bias is None:
+            outputs = tf.nn.bias_add(outputs, bias)
         shape = tf.shape(inputs)
         outputs = tf.reshape(outputs, [shape[0], shape[1], kernel.shape[-1]])
         outputs = tf.ensure_shape(outputs, [*inputs.shape[:2], kernel.shape[-1]])

@@ -15,7 +15,6 @@ from gmeta_tf.meta.fast_dense import (
     FastDense,
     LoopShape,
     apply_dense,
-    apply_shared,
     is_low_rank_cheaper,
 )
 from gmeta_tf.meta.layer_calls import own_call
@@ -144,20 +143,12 @@ class DenseUnit(Unit):
             num_rows = rows.num_rows
             for size in leading[1:]:
                 num_rows = num_rows * size
-            shape = [rows.num_tasks, num_rows]
-            if fast.is_shared:
-                # One product for all tasks. Its rows stay flat, which spares some ten ops of shapes
-                # in the pass and as many in its gradient.
-                outputs = apply_shared(tf.reshape(inputs, [-1, size_in]), kernel, bias)
-            else:
-                outputs = apply_dense(fast, tf.reshape(inputs, [*shape, size_in]), kernel, bias)
+            inputs = tf.reshape(inputs, [rows.num_tasks, num_rows, size_in])
+            outputs = apply_dense(fast, inputs, kernel, bias)
             watch(outputs)
             record.values.append(outputs)
-            record.inputs.append(tf.reshape(inputs, [*shape, size_in]))
-            if fast.is_shared and len(leading) == 1:
-                outputs = tf.ensure_shape(outputs, [inputs.shape[0], kernel.shape[-1]])
-            else:
-                outputs = tf.reshape(outputs, [*leading, kernel.shape[-1]])
+            record.inputs.append(inputs)
+            outputs = tf.reshape(outputs, [*leading, kernel.shape[-1]])
             activation = self.layer.activation
             return outputs if activation is None else activation(outputs)
 
@@ -173,7 +164,7 @@ class DenseUnit(Unit):
         clip: float | None = None,
     ) -> FastDense:
         moves = []
-        for rows, slopes in _calls(inputs, gradients):
+        for rows, slopes in zip(inputs, gradients, strict=True):
             kernel_rate, bias_rate = (
                 None if index is None else rate_in(slopes.dtype, rates[index])
                 for index in (self._kernel_index, self._bias_index)
@@ -198,7 +189,7 @@ class DenseUnit(Unit):
         return [(i, change) for i, change in pairs if i is not None and change is not None]
 
     def summed(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> Summed:
-        calls = _calls(inputs, gradients)
+        calls = list(zip(inputs, gradients, strict=True))
         found = []
         if self._kernel_index is not None:
             of_calls = [tf.einsum("tmi,tmo->io", rows, slopes) for rows, slopes in calls]
@@ -209,7 +200,7 @@ class DenseUnit(Unit):
         return found
 
     def squares(self, inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]) -> tf.Tensor:
-        calls = _calls(inputs, gradients)
+        calls = list(zip(inputs, gradients, strict=True))
         found = []
         if self._bias_index is not None:
             of_calls = [tf.reduce_sum(slopes, axis=1) for _, slopes in calls]
@@ -384,18 +375,6 @@ def _is_by_parameter(move: DenseMove) -> bool:
     """Whether a rate is one for each parameter."""
     rates = (move.kernel_rate, move.bias_rate)
     return any(rate is not None and rate.shape.rank != 0 for rate in rates)
-
-
-def _calls(
-    inputs: Sequence[tf.Tensor], gradients: Sequence[tf.Tensor]
-) -> list[tuple[tf.Tensor, tf.Tensor]]:
-    """Of each call of a Dense layer its rows `[T, M, I]` and the slopes `[T, M, O]`."""
-    calls = []
-    for rows, slopes in zip(inputs, gradients, strict=True):
-        if slopes.shape.rank == 2:  # of a pass with shared weights
-            slopes = tf.reshape(slopes, [*_sizes(rows)[:2], slopes.shape[-1]])
-        calls.append((rows, slopes))
-    return calls
 
 
 def _total(of_calls: list[tf.Tensor], variable: Any) -> tf.Tensor:

@@ -20,16 +20,8 @@ def _click_loss(label: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     return tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=output)
 
 
-def _click_slope(label: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    return tf.sigmoid(output) - label
-
-
 def _rating_loss(label: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
     return tf.square(label - output)
-
-
-def _rating_slope(label: tf.Tensor, output: tf.Tensor) -> tf.Tensor:
-    return 2.0 * (output - label)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,8 +40,6 @@ class RowLoss:
         takes_values: whether it takes labels as they stand in the data, where the schema's
             `positive_from` makes 0 or 1 of them.
         settings: the numbers that make another loss of that name; all ranks must have the same.
-        slope: `(label, output) -> d loss / d output`, once differentiable in the output, where it
-            takes fewer ops than TensorFlow derives from `loss`; None leaves it to TensorFlow.
 
     Example:
         >>> def absolute(label, output):
@@ -68,7 +58,6 @@ class RowLoss:
     predicts_probabilities: bool | None = None
     takes_values: bool = False
     settings: tuple[float, ...] = ()
-    slope: RowFunction | None = None
 
     def labels_of(self, rows: LabelledRows) -> tf.Tensor:
         """The labels that the loss takes, `[T, R]`."""
@@ -105,7 +94,6 @@ def rating_loss(centre: float = 0.0, scale: float = 1.0) -> RowLoss:
         predicts_probabilities=False,
         takes_values=True,
         settings=(centre, scale),
-        slope=lambda label, output: _rating_slope((label - centre) / scale, output),
     )
 
 
@@ -118,7 +106,6 @@ _BY_NAME = {
         labels=(0.0, 1.0),
         takes_logits=True,
         predicts_probabilities=True,
-        slope=_click_slope,
     ),
     "mean_squared_error": RowLoss(
         "mean_squared_error",
@@ -126,7 +113,6 @@ _BY_NAME = {
         tf.identity,
         metrics=("rmse", "mae"),
         predicts_probabilities=False,
-        slope=_rating_slope,
     ),
     "ratings": rating_loss(),
 }
@@ -164,23 +150,6 @@ def task_losses(loss: RowLoss, label: tf.Tensor, output: tf.Tensor, weight: tf.T
         label: float `[T, R]`.
         output: float `[T, R]`, the learner's.
         weight: float `[T, R]`, 0 where a row is missing.
-
-    Returns:
-        Losses that are differentiable, twice, in the output alone.
     """
-    label, weight = tf.stop_gradient(label), tf.stop_gradient(weight)
-    share = weight / tf.maximum(tf.reduce_sum(weight, axis=1, keepdims=True), 1.0)
-    slope = loss.slope
-    if slope is None:
-        return tf.reduce_sum(share * loss.loss(label, output), axis=1)
-
-    # TensorFlow derives some forty ops for these five, in every inner step: most are of shapes,
-    # and for small batches an op's dispatch is what it costs.
-    @tf.custom_gradient
-    def mean(output: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
-        def gradient(of_losses: tf.Tensor) -> tf.Tensor:
-            return of_losses[:, tf.newaxis] * share * slope(label, output)
-
-        return tf.reduce_sum(share * loss.loss(label, output), axis=1), gradient
-
-    return mean(output)
+    summed = tf.reduce_sum(weight * loss.loss(label, output), axis=1)
+    return summed / tf.maximum(tf.reduce_sum(weight, axis=1), 1.0)
