@@ -11,7 +11,7 @@ __all__ = ["EvictionOrder"]
 _SAMPLED = 1 << 16
 _LEAST_WINDOW = 1 << 14
 _SHARE = 32
-_LONGEST_LIST = 1 << 18
+_LONGEST_LIST = 1 << 16
 
 
 class EvictionOrder:
@@ -26,7 +26,7 @@ class EvictionOrder:
     are taken from its front, and one that was seen since is passed over, since it is among the
     latest now. Meanwhile a hand goes over the rows, a window in each step, and collects those last
     seen after the bound and up to the next one, whose list follows. A bound is drawn from a sample
-    of the rows, so that a list has about a thirty-second of them, or 2^18; where it lies decides
+    of the rows, so that a list has about a thirty-second of them, or 2^16; where it lies decides
     only how long a list is, never the order.
     """
 
