@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import pathlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from typing import Any
 
-__all__ = ["Process"]
+__all__ = ["Process", "descendants"]
 
 
 class Process:
@@ -70,3 +71,15 @@ def _answer(connection: Connection, serve: Callable[..., Any], arguments: Any) -
         except Exception:
             reply = (traceback.format_exc(), None)
         connection.send(reply)
+
+
+def descendants(parent: int) -> Iterator[int]:
+    """The processes that a process started, and those that they did, as far as they still run."""
+    for task in pathlib.Path(f"/proc/{parent}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in task.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            yield child
+            yield from descendants(child)

@@ -22,12 +22,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 import gmeta_tf as gm
+from benchmarks.processes import descendants
 from gmeta_tf.saving.checkpoint import latest_checkpoint
 from gmeta_tf.saving.manifest import read_manifest
 
@@ -133,7 +134,7 @@ def killed(
 def _kill(launcher: subprocess.Popen[Any], rank: int, seconds: float, since: str) -> bool:
     """Kills a rank's training some seconds after it has made or saved its first step."""
     while launcher.poll() is None:
-        for process in _descendants(launcher.pid):
+        for process in descendants(launcher.pid):
             environment = _variables(process)
             beat = environment.get("GMETA_HEARTBEAT")
             if environment.get("HOROVOD_RANK") == str(rank) and _has(since, beat):
@@ -159,17 +160,6 @@ def _variables(process: int) -> dict[str, str]:
     except OSError:
         return {}
     return dict(entry.split("=", 1) for entry in text.split("\0") if "=" in entry)
-
-
-def _descendants(parent: int) -> Iterator[int]:
-    for task in pathlib.Path(f"/proc/{parent}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            yield child
-            yield from _descendants(child)
 
 
 def _auc(run: pathlib.Path) -> float:

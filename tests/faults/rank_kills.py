@@ -15,8 +15,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
+from benchmarks.processes import descendants
 from tests.faults.outcome import Case, Fault, Group, expect
 from tests.faults.place import Place, checkpoints_of, damaged_checkpoints
 
@@ -105,7 +105,7 @@ def _ended(
         except subprocess.TimeoutExpired:
             status = None
         finally:
-            left = [*_descendants(launcher.pid), launcher.pid]
+            left = [*descendants(launcher.pid), launcher.pid]
             for process in left if launcher.poll() is None else []:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process, signal.SIGKILL)
@@ -119,7 +119,7 @@ def _kill_rank(launcher: int, rank: int, seconds: float) -> None:
     wanted = f"HOROVOD_RANK={rank}".encode()
     end = time.monotonic() + 30
     while time.monotonic() < end:
-        for process in _descendants(launcher):
+        for process in descendants(launcher):
             # The shells between have the same environment, and begin with another word.
             is_python = _read(process, "cmdline")[0] == sys.executable.encode()
             if is_python and wanted in _read(process, "environ"):
@@ -136,15 +136,3 @@ def _read(process: int, name: str) -> list[bytes]:
         return pathlib.Path(f"/proc/{process}/{name}").read_bytes().split(b"\0")
     except OSError:
         return [b""]
-
-
-def _descendants(parent: int) -> Iterator[int]:
-    """The processes that a process started, and those that they did."""
-    for task in pathlib.Path(f"/proc/{parent}/task").glob("*/children"):
-        try:
-            children = [int(child) for child in task.read_text().split()]
-        except OSError:
-            continue
-        for child in children:
-            yield child
-            yield from _descendants(child)
