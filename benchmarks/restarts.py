@@ -29,8 +29,8 @@ import numpy as np
 
 import gmeta_tf as gm
 from benchmarks.processes import descendants
-from gmeta_tf.saving.checkpoint import latest_checkpoint
-from gmeta_tf.saving.manifest import read_manifest
+from gmeta_tf.saving.checkpoints.checkpoint import latest_checkpoint
+from gmeta_tf.saving.checkpoints.manifest import read_manifest
 
 __all__ = ["killed", "main", "prepared", "train_words"]
 

@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from gmeta_tf.meta_io.records.records import Records as Records
     from gmeta_tf.meta_io.sources.reader_options import ReaderOptions as ReaderOptions
     from gmeta_tf.meta_io.sources.sources import files_source as files_source
-    from gmeta_tf.saving.apply_delta import apply_delta as apply_delta
-    from gmeta_tf.saving.best_epoch import BestEpoch as BestEpoch
-    from gmeta_tf.saving.checkpoint import latest_checkpoint as latest_checkpoint
-    from gmeta_tf.saving.checkpoint import load_checkpoint as load_checkpoint
-    from gmeta_tf.saving.checkpoint import save_checkpoint as save_checkpoint
-    from gmeta_tf.saving.export import export_saved_model as export_saved_model
-    from gmeta_tf.saving.predictor import Predictor as Predictor
-    from gmeta_tf.saving.run_folder import RunFolder as RunFolder
+    from gmeta_tf.saving.checkpoints.best_epoch import BestEpoch as BestEpoch
+    from gmeta_tf.saving.checkpoints.checkpoint import latest_checkpoint as latest_checkpoint
+    from gmeta_tf.saving.checkpoints.checkpoint import load_checkpoint as load_checkpoint
+    from gmeta_tf.saving.checkpoints.checkpoint import save_checkpoint as save_checkpoint
+    from gmeta_tf.saving.deltas.apply_delta import apply_delta as apply_delta
+    from gmeta_tf.saving.exports.export import export_saved_model as export_saved_model
+    from gmeta_tf.saving.runs.run_folder import RunFolder as RunFolder
+    from gmeta_tf.saving.serving.predictor import Predictor as Predictor
     from gmeta_tf.schema import Field as Field
     from gmeta_tf.schema import Schema as Schema
     from gmeta_tf.schema import SideTable as SideTable
@@ -49,7 +49,7 @@ __version__ = "0.1.0"
 # TensorFlow.
 _HOME = {
     "Adagrad": "gmeta_tf.embedding.row_optimizers",
-    "BestEpoch": "gmeta_tf.saving.best_epoch",
+    "BestEpoch": "gmeta_tf.saving.checkpoints.best_epoch",
     "ClosedForm": "gmeta_tf.meta.closed_form",
     "DynamicTable": "gmeta_tf.embedding.dynamic.rules",
     "Field": "gmeta_tf.schema",
@@ -57,13 +57,13 @@ _HOME = {
     "InnerLoop": "gmeta_tf.meta.inner_loop",
     "LazyAdam": "gmeta_tf.embedding.row_optimizers",
     "MetaModel": "gmeta_tf.meta.meta_model",
-    "Predictor": "gmeta_tf.saving.predictor",
+    "Predictor": "gmeta_tf.saving.serving.predictor",
     "Progress": "gmeta_tf.meta_io.batches.task_batches",
     "ReaderOptions": "gmeta_tf.meta_io.sources.reader_options",
     "Records": "gmeta_tf.meta_io.records.records",
     "RowLoss": "gmeta_tf.meta.losses",
     "RowWiseAdagrad": "gmeta_tf.embedding.row_optimizers",
-    "RunFolder": "gmeta_tf.saving.run_folder",
+    "RunFolder": "gmeta_tf.saving.runs.run_folder",
     "SGD": "gmeta_tf.embedding.row_optimizers",
     "Schema": "gmeta_tf.schema",
     "ShardedEmbedding": "gmeta_tf.embedding.sharded",
@@ -73,17 +73,17 @@ _HOME = {
     "Table": "gmeta_tf.schema",
     "TaskBatches": "gmeta_tf.meta_io.batches.task_batches",
     "World": "gmeta_tf.distributed.world",
-    "apply_delta": "gmeta_tf.saving.apply_delta",
+    "apply_delta": "gmeta_tf.saving.deltas.apply_delta",
     "evidence_candidates": "gmeta_tf.meta.evidence",
-    "export_saved_model": "gmeta_tf.saving.export",
+    "export_saved_model": "gmeta_tf.saving.exports.export",
     "files_source": "gmeta_tf.meta_io.sources.sources",
-    "latest_checkpoint": "gmeta_tf.saving.checkpoint",
-    "load_checkpoint": "gmeta_tf.saving.checkpoint",
+    "latest_checkpoint": "gmeta_tf.saving.checkpoints.checkpoint",
+    "load_checkpoint": "gmeta_tf.saving.checkpoints.checkpoint",
     "load_run": "gmeta_tf.cli.runs",
     "models": "gmeta_tf.models",
     "prepare": "gmeta_tf.meta_io.preparing.prepare",
     "rating_loss": "gmeta_tf.meta.losses",
-    "save_checkpoint": "gmeta_tf.saving.checkpoint",
+    "save_checkpoint": "gmeta_tf.saving.checkpoints.checkpoint",
 }
 
 __all__ = sorted(_HOME)

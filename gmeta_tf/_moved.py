@@ -16,10 +16,10 @@ __all__ = ["MOVED", "install", "renamed", "warn_of"]
 
 MOVED = {
     "gmeta_tf.baseline": "gmeta_tf.evaluation.baseline",
-    "gmeta_tf.callbacks": "gmeta_tf.saving.run_folder",
-    "gmeta_tf.checkpoint": "gmeta_tf.saving.checkpoint",
+    "gmeta_tf.callbacks": "gmeta_tf.saving.runs.run_folder",
+    "gmeta_tf.checkpoint": "gmeta_tf.saving.checkpoints.checkpoint",
     "gmeta_tf.collectives": "gmeta_tf.distributed.collectives",
-    "gmeta_tf.export": "gmeta_tf.saving.export",
+    "gmeta_tf.export": "gmeta_tf.saving.exports.export",
     "gmeta_tf.launch": "gmeta_tf.cli",
     "gmeta_tf.launch.cli": "gmeta_tf.cli.main",
     "gmeta_tf.launch.options": "gmeta_tf.cli.options",
@@ -31,7 +31,13 @@ MOVED = {
     "gmeta_tf.meta_io.prepare": "gmeta_tf.meta_io.preparing.prepare",
     "gmeta_tf.meta_io.taobao": "gmeta_tf.meta_io.sources.taobao",
     "gmeta_tf.metrics": "gmeta_tf.evaluation.metrics",
-    "gmeta_tf.predictor": "gmeta_tf.saving.predictor",
+    "gmeta_tf.predictor": "gmeta_tf.saving.serving.predictor",
+    "gmeta_tf.saving.apply_delta": "gmeta_tf.saving.deltas.apply_delta",
+    "gmeta_tf.saving.best_epoch": "gmeta_tf.saving.checkpoints.best_epoch",
+    "gmeta_tf.saving.checkpoint": "gmeta_tf.saving.checkpoints.checkpoint",
+    "gmeta_tf.saving.export": "gmeta_tf.saving.exports.export",
+    "gmeta_tf.saving.predictor": "gmeta_tf.saving.serving.predictor",
+    "gmeta_tf.saving.run_folder": "gmeta_tf.saving.runs.run_folder",
     "gmeta_tf.world": "gmeta_tf.distributed.world",
 }
 """An earlier name -> today's."""

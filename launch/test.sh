@@ -35,7 +35,7 @@ quick_files=(
   tests/planner/test_placement.py
   tests/play/test_catalogue.py
   tests/report/test_page.py
-  tests/saving/test_checkpoint.py
+  tests/saving/checkpoints/test_checkpoint.py
 )
 quick_files_of_ranks="packed_alltoall or exchange or step_parity"
 quick_files_of_3_ranks="packed_alltoall or exchange" # a number of ranks by which nothing divides

@@ -8,8 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 tried() {
   cat <<'EOT'
 duckdb tests/meta_io/preparing/test_prepare.py tests/meta_io/sources/test_sources.py
-keras tests/meta/test_inner_loop.py tests/models/test_models.py tests/saving/test_checkpoint.py
-safetensors tests/saving/test_checkpoint.py
+keras tests/meta/test_inner_loop.py tests/models/test_models.py tests/saving/checkpoints/test_checkpoint.py
+safetensors tests/saving/checkpoints/test_checkpoint.py
 jsonargparse tests/cli/test_main.py tests/cli/test_run_files.py
 PyYAML tests/cli/test_main.py tests/test_schema.py
 tensorboard tests/cli/test_run_files.py

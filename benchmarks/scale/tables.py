@@ -162,7 +162,7 @@ def _spread(numbers: np.ndarray, num_rows: int, at_least: int) -> np.ndarray:
 
 def _checkpoint(model: Any, folder: pathlib.Path) -> dict[str, float]:
     """Writes and reads a checkpoint, each beside the disk's own rate in the same folder."""
-    from gmeta_tf.saving.checkpoint import load_checkpoint, save_checkpoint
+    from gmeta_tf.saving.checkpoints.checkpoint import load_checkpoint, save_checkpoint
 
     before = resident_bytes("VmRSS")
     forget_peak()

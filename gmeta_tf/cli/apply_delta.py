@@ -5,8 +5,8 @@ from __future__ import annotations
 import pathlib
 
 from gmeta_tf.cli.options import ApplyDeltaOptions
-from gmeta_tf.saving.apply_delta import apply_delta as apply
-from gmeta_tf.saving.version_folders import drop_older, next_version, versions_in
+from gmeta_tf.saving.deltas.apply_delta import apply_delta as apply
+from gmeta_tf.saving.exports.version_folders import drop_older, next_version, versions_in
 
 __all__ = ["apply_delta"]
 

@@ -21,7 +21,7 @@ from gmeta_tf.evaluation.metrics import metric
 from gmeta_tf.evaluation.segments import keys_of_query_rows, segment_field, segments
 from gmeta_tf.evaluation.support_sizes import with_support
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
-from gmeta_tf.saving.checkpoint import CheckedCheckpoint, restore_checkpoint
+from gmeta_tf.saving.checkpoints.checkpoint import CheckedCheckpoint, restore_checkpoint
 from gmeta_tf.schema import UNKNOWN_KEY
 
 __all__ = [

@@ -9,11 +9,11 @@ import pathlib
 import gmeta_tf as gm
 from gmeta_tf.cli.options import ExportOptions
 from gmeta_tf.cli.runs import load_chosen_run, load_earlier
-from gmeta_tf.saving.delta_files import check_delta_output
-from gmeta_tf.saving.export_delta import ServedState, export_delta, served_state
-from gmeta_tf.saving.export_output import check_export_output
-from gmeta_tf.saving.exported import note_exported
-from gmeta_tf.saving.version_folders import drop_older, next_version
+from gmeta_tf.saving.deltas.delta_files import check_delta_output
+from gmeta_tf.saving.deltas.export_delta import ServedState, export_delta, served_state
+from gmeta_tf.saving.exports.export_output import check_export_output
+from gmeta_tf.saving.exports.version_folders import drop_older, next_version
+from gmeta_tf.saving.runs.exported import note_exported
 
 __all__ = ["export"]
 

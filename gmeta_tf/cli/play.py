@@ -20,7 +20,7 @@ from gmeta_tf.meta_io.sql import sql_name
 from gmeta_tf.number_texts import number
 from gmeta_tf.play.catalogue import catalogue_of, item_field
 from gmeta_tf.play.newcomer import Newcomer, person_values
-from gmeta_tf.saving.predictor import Predictor
+from gmeta_tf.saving.serving.predictor import Predictor
 from gmeta_tf.schema import Schema, SideTable
 
 __all__ = ["labels_to_give", "newcomer_of", "play"]

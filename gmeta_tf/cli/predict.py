@@ -24,7 +24,7 @@ from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sources.side_tables import ROW, joined
 from gmeta_tf.meta_io.sources.sources import Source, files_source, missed_column
 from gmeta_tf.meta_io.sql import connect, sql_name
-from gmeta_tf.saving.predictor import Predictor
+from gmeta_tf.saving.serving.predictor import Predictor
 from gmeta_tf.saving.writing import named_if_full
 from gmeta_tf.schema import Schema
 

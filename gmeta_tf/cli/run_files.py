@@ -17,7 +17,7 @@ from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.yaml_file import read_yaml
 from gmeta_tf.meta_io.disk import to_disk
 from gmeta_tf.meta_io.files import is_remote
-from gmeta_tf.saving.run_lock import LOCK, check_unlocked
+from gmeta_tf.saving.runs.run_lock import LOCK, check_unlocked
 
 __all__ = ["check_run_folder", "claim_run_folder", "read_config", "records_path"]
 

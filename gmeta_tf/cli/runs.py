@@ -22,12 +22,12 @@ from gmeta_tf.meta.decay import CosineDecay
 from gmeta_tf.meta_io.records.fingerprint import check_fingerprint, has_other_rows
 from gmeta_tf.meta_io.records.first_look import first_look
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
-from gmeta_tf.saving.checkpoint import (
+from gmeta_tf.saving.checkpoints.checkpoint import (
     CheckedCheckpoint,
     checked_checkpoint,
     restore_checkpoint,
 )
-from gmeta_tf.saving.choice import ChosenCheckpoint, choose_checkpoint
+from gmeta_tf.saving.checkpoints.choice import ChosenCheckpoint, choose_checkpoint
 
 __all__ = [
     "TRAIN_SPLIT",

@@ -7,8 +7,8 @@ import signal
 import threading
 
 from gmeta_tf.cli.options import ServeOptions
-from gmeta_tf.saving.rest_server import RestServer
-from gmeta_tf.saving.served_versions import ServedVersions
+from gmeta_tf.saving.serving.rest_server import RestServer
+from gmeta_tf.saving.serving.served_versions import ServedVersions
 
 __all__ = ["serve"]
 

@@ -29,12 +29,12 @@ from gmeta_tf.cli.runs import (
 )
 from gmeta_tf.distributed.collectives import agree, barrier, start
 from gmeta_tf.distributed.verdicts import on_chief
-from gmeta_tf.saving.best_epoch import BestEpoch
-from gmeta_tf.saving.checkpoint import restore_checkpoint
-from gmeta_tf.saving.choice import ChosenCheckpoint, choose_checkpoint, set_aside
-from gmeta_tf.saving.grown_tables import GrownTable, grown_tables
-from gmeta_tf.saving.heartbeat import Heartbeat
-from gmeta_tf.saving.run_lock import RunLock
+from gmeta_tf.saving.checkpoints.best_epoch import BestEpoch
+from gmeta_tf.saving.checkpoints.checkpoint import restore_checkpoint
+from gmeta_tf.saving.checkpoints.choice import ChosenCheckpoint, choose_checkpoint, set_aside
+from gmeta_tf.saving.checkpoints.grown_tables import GrownTable, grown_tables
+from gmeta_tf.saving.runs.heartbeat import Heartbeat
+from gmeta_tf.saving.runs.run_lock import RunLock
 from gmeta_tf.saving.writing import named_if_full
 
 __all__ = ["check_outcome", "train"]

@@ -15,7 +15,7 @@ __all__ = ["ADDRESS", "BEAT_FILE", "Control", "candidates", "connect", "send"]
 
 # The port, the launcher's addresses and a word that only this launch's guards know.
 ADDRESS = "GMETA_LAUNCHER"
-# The file in which a rank says how far it is (gmeta_tf.saving.heartbeat).
+# The file in which a rank says how far it is (gmeta_tf.saving.runs.heartbeat).
 BEAT_FILE = "GMETA_HEARTBEAT"
 _SECONDS = 10.0
 

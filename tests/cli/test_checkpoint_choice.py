@@ -12,7 +12,7 @@ from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.run_files import read_config
 from gmeta_tf.cli.runs import load_run
 from gmeta_tf.distributed.world import World
-from gmeta_tf.saving.checkpoint import checked_checkpoint, latest_checkpoint
+from gmeta_tf.saving.checkpoints.checkpoint import checked_checkpoint, latest_checkpoint
 
 ONE = World()
 

@@ -8,9 +8,9 @@ import pytest
 from made_log import write_day_2
 
 from gmeta_tf.cli import main as cli
-from gmeta_tf.saving.export_version import read_version
-from gmeta_tf.saving.exported import exported_checkpoint
-from gmeta_tf.saving.served_values import OBJECT_GRAPH, read_values
+from gmeta_tf.saving.exports.export_version import read_version
+from gmeta_tf.saving.exports.served_values import OBJECT_GRAPH, read_values
+from gmeta_tf.saving.runs.exported import exported_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,8 @@ import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.runs import check_validation, evaluation_batches, load_run
-from gmeta_tf.saving import run_folder
-from gmeta_tf.saving.checkpoint import checked_checkpoint, restore_checkpoint
+from gmeta_tf.saving.checkpoints.checkpoint import checked_checkpoint, restore_checkpoint
+from gmeta_tf.saving.runs import run_folder
 
 ONE = gm.World()
 VALUES = [0.5, 0.7, 0.6, 0.6, 0.9]

@@ -12,7 +12,7 @@ from gmeta_tf.cli.options import PlanOptions, TrainOptions
 from gmeta_tf.cli.runs import load_run
 from gmeta_tf.embedding.row_shrinkage import ShrunkRows
 from gmeta_tf.meta.decay import CosineDecay
-from gmeta_tf.saving.predictor import Predictor
+from gmeta_tf.saving.serving.predictor import Predictor
 
 SMALL = [
     *("--model", "factors", "--width", "6", "--heads", "2", "--tasks", "4", "--support", "3"),

@@ -9,7 +9,7 @@ import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.runs import build_model, load_run
-from gmeta_tf.saving.predictor import Predictor
+from gmeta_tf.saving.serving.predictor import Predictor
 
 SCHEMA = gm.Schema(
     (gm.Field("item"), gm.Field("genre"), gm.Field("price", "dense")), "stars", "user"

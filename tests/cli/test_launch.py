@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.restarts import killed
 from gmeta_tf.cli import main as cli
-from gmeta_tf.saving.checkpoint import latest_checkpoint
-from gmeta_tf.saving.manifest import read_manifest
+from gmeta_tf.saving.checkpoints.checkpoint import latest_checkpoint
+from gmeta_tf.saving.checkpoints.manifest import read_manifest
 
 SCRIPTS = pathlib.Path(sys.executable).parent
 

@@ -21,8 +21,8 @@ from gmeta_tf.cli import quickstart_report as report
 from gmeta_tf.cli.first_checks import read_schema
 from gmeta_tf.cli.runs import load_run
 from gmeta_tf.distributed.world import World
-from gmeta_tf.saving.checkpoint import latest_checkpoint
-from gmeta_tf.saving.run_folder import RunFolder
+from gmeta_tf.saving.checkpoints.checkpoint import latest_checkpoint
+from gmeta_tf.saving.runs.run_folder import RunFolder
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from made_log import SCHEMA
 
 from gmeta_tf.cli import first_checks, options
 from gmeta_tf.cli import main as cli
-from gmeta_tf.saving.checkpoint import latest_checkpoint
+from gmeta_tf.saving.checkpoints.checkpoint import latest_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ import yaml
 from made_log import SCHEMA, write_day_2, write_log
 
 from gmeta_tf.cli import main as cli
-from gmeta_tf.saving.export_version import read_version
-from gmeta_tf.saving.rest_server import RestServer
-from gmeta_tf.saving.served_versions import ServedVersions
+from gmeta_tf.saving.exports.export_version import read_version
+from gmeta_tf.saving.serving.rest_server import RestServer
+from gmeta_tf.saving.serving.served_versions import ServedVersions
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8")
 SMALL = ["--width", "4", "--hidden", "6", "--tasks", "4", "--support", "3", "--query", "5"]

@@ -1,8 +1,8 @@
 """What every learner that comes with the library is held to, eagerly and in one process.
 
 Beside this, `tests/meta/test_meta_model.py` trains each at both orders and counts its traces,
-`tests/saving/test_export.py` serves each, and `tests/parallel/test_step_parity.py` trains each on
-several ranks.
+`tests/saving/exports/test_export.py` serves each, and `tests/parallel/test_step_parity.py` trains
+each on several ranks.
 """
 
 import keras

@@ -13,9 +13,9 @@ from made_data import make_records
 
 import gmeta_tf as gm
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, gather_json, start
-from gmeta_tf.saving import tensor_files
-from gmeta_tf.saving.checkpoint import checked_checkpoint
-from gmeta_tf.saving.manifest import DamagedCheckpointError, read_manifest
+from gmeta_tf.saving.checkpoints import tensor_files
+from gmeta_tf.saving.checkpoints.checkpoint import checked_checkpoint
+from gmeta_tf.saving.checkpoints.manifest import DamagedCheckpointError, read_manifest
 
 WORLD = gm.World.detect()
 

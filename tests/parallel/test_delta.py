@@ -10,10 +10,10 @@ from made_data import make_records
 
 import gmeta_tf as gm
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, start
-from gmeta_tf.saving.apply_delta import apply_delta
-from gmeta_tf.saving.export_delta import export_delta, served_state
-from gmeta_tf.saving.export_version import read_version
-from gmeta_tf.saving.served_values import OBJECT_GRAPH, read_values
+from gmeta_tf.saving.deltas.apply_delta import apply_delta
+from gmeta_tf.saving.deltas.export_delta import export_delta, served_state
+from gmeta_tf.saving.exports.export_version import read_version
+from gmeta_tf.saving.exports.served_values import OBJECT_GRAPH, read_values
 
 WORLD = gm.World.detect()
 

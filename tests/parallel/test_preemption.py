@@ -10,8 +10,8 @@ from made_data import make_records
 
 import gmeta_tf as gm
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, gather_json, start
-from gmeta_tf.saving.checkpoint import latest_checkpoint
-from gmeta_tf.saving.manifest import read_manifest
+from gmeta_tf.saving.checkpoints.checkpoint import latest_checkpoint
+from gmeta_tf.saving.checkpoints.manifest import read_manifest
 
 WORLD = gm.World.detect()
 

@@ -16,9 +16,9 @@ from gmeta_tf.cli.options import EvaluateOptions, TrainOptions
 from gmeta_tf.cli.runs import build_model, training_batches
 from gmeta_tf.cli.train import train
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, gather_json, start
-from gmeta_tf.saving.best_epoch import BestEpoch
-from gmeta_tf.saving.checkpoint import latest_checkpoint
-from gmeta_tf.saving.run_lock import LOCK
+from gmeta_tf.saving.checkpoints.best_epoch import BestEpoch
+from gmeta_tf.saving.checkpoints.checkpoint import latest_checkpoint
+from gmeta_tf.saving.runs.run_lock import LOCK
 
 WORLD = gm.World.detect()
 

@@ -12,9 +12,10 @@ from made_data import make_records
 
 import gmeta_tf as gm
 from gmeta_tf.meta_io.preparing import work_folder as work_folder_module
-from gmeta_tf.saving import checkpoint as checkpoint_module
-from gmeta_tf.saving import model_files, run_lock, tensor_files
-from gmeta_tf.saving.checkpoint import checked_checkpoint
+from gmeta_tf.saving.checkpoints import checkpoint as checkpoint_module
+from gmeta_tf.saving.checkpoints import model_files, tensor_files
+from gmeta_tf.saving.checkpoints.checkpoint import checked_checkpoint
+from gmeta_tf.saving.runs import run_lock
 from gmeta_tf.saving.writing import named_if_full, write_whole
 
 ONE = gm.World()

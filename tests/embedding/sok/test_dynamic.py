@@ -22,7 +22,7 @@ from gmeta_tf.embedding.sok.backend import SokRoute
 from gmeta_tf.embedding.sok.dynamic import SokDynamicShard
 from gmeta_tf.embedding.sok.static import SokStaticShard
 from gmeta_tf.embedding.static_shard import initial_rows
-from gmeta_tf.saving.dynamic_files import check_dynamic
+from gmeta_tf.saving.checkpoints.dynamic_files import check_dynamic
 
 ONE = gm.World()
 

@@ -1,0 +1,1 @@
+"""What a training run keeps: its folder, its lock, its beats, its ending."""

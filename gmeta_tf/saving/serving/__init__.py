@@ -1,0 +1,1 @@
+"""A SavedModel at work: by batch and by request."""
