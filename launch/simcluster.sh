@@ -116,7 +116,8 @@ limit() { # limit NAMESPACE DEVICE
   if [ "$rate" = none ]; then
     ip netns exec "$1" tc qdisc del dev "$2" root 2>/dev/null || true
   else
-    ip netns exec "$1" tc qdisc replace dev "$2" root tbf rate "$rate" burst 512kb latency 100ms
+    # What a link has saved up while it was idle passes at once; a step's messages are some 500 KB.
+    ip netns exec "$1" tc qdisc replace dev "$2" root tbf rate "$rate" burst 64kb latency 100ms
   fi
 }
 
