@@ -10,7 +10,6 @@ from gmeta_tf.cli.option_fields import (
     AT_LEAST_1,
     SEED,
     Options,
-    flag_of,
     number,
     of_model,
     required_number,
@@ -72,8 +71,8 @@ class StepOptions(Options):
         model: the learner, "melu", "maml_dlrm", "mmaml", "cbml", "factors", or "dlrm", which does
             not adapt; docs/models.md tells which to choose.
         hidden: the widths of the hidden layers; factors has none.
-        heads: of factors, the models side by side whose predictions are averaged; they share the
-            width evenly. None is 4.
+        heads: the models side by side whose predictions are averaged; they share the width evenly,
+            so that 4 of width 16 are --heads 4 --width 64. None is 1, and of factors 4.
         task_fields: of factors, the fields that describe the task, such as a user's age. None finds
             those that are the same in all rows of each task.
         width: D, the numbers in an embedding row; None is 16, and of factors 24.
@@ -123,12 +122,17 @@ class StepOptions(Options):
                     "hidden layers. Leave it out."
                 )
             return
-        for name, given in (("heads", self.heads != 1), ("task_fields", self.task_fields)):
-            if given:
-                raise ValueError(
-                    f"{self._command()}: expected --model factors with {flag_of(name)}, got "
-                    f"--model {self.model}. Leave {flag_of(name)} out, or train factors."
-                )
+        if self.task_fields:
+            raise ValueError(
+                f"{self._command()}: expected --model factors with --task-fields, got --model "
+                f"{self.model}. Leave --task-fields out, or train factors."
+            )
+        if self.width % self.heads:
+            raise ValueError(
+                f"{self._command()}: expected --width to be a multiple of --heads {self.heads}, "
+                f"which share it evenly, got --width {self.width}. Four heads of width 16 are "
+                "--heads 4 --width 64."
+            )
 
     def _fill_in(self) -> None:
         own = {field.name for field in dataclasses.fields(self)}

@@ -237,7 +237,9 @@ def build_learner(options: StepOptions, schema: gm.Schema) -> Any:
         "maml_dlrm": lambda hidden: gm.models.MamlDLRM(top=hidden),
         "dlrm": lambda hidden: gm.models.DLRM(top=hidden),
     }
-    return makers[options.model](hidden)
+    if options.heads == 1:
+        return makers[options.model](hidden)
+    return gm.models.Heads([makers[options.model](hidden) for _ in range(options.heads)])
 
 
 def build_task_encoder(options: StepOptions, learner: Any) -> Any:
@@ -272,7 +274,8 @@ def _inner_loop(options: TrainOptions, learner: Any) -> gm.InnerLoop | gm.Closed
         closed: gm.ClosedForm = learner.inner_loop(centre=centre, scale=scale)
         return closed
     if options.model == "dlrm":
-        return gm.InnerLoop(0)  # trained on the query rows as they are: no meta-learning
+        # Trained on the query rows as they are: no meta-learning.
+        return gm.InnerLoop(0, heads=options.heads)
     settings: dict[str, Any] = {
         "num_steps": options.inner_steps,
         "learning_rate": options.inner_learning_rate,

@@ -47,8 +47,10 @@ def adapter_of(
                 "support rows that its posterior reads. Use InnerLoop, or leave task_encoder out."
             )
         return ClosedFormAdapter(learner, inner, example, embedding.schema, lanes=lanes)
-    check_one_number(learner, example)
-    tasks = TaskLearner(learner, inner.adapt_dense, example, form=inner.fast_weights)
+    check_one_number(learner, example, inner.heads)
+    tasks = TaskLearner(
+        learner, inner.adapt_dense, example, form=inner.fast_weights, heads=inner.heads
+    )
     return TaskAdapter(
         tasks, inner, embedding.schema, embedding.width, lanes=lanes, encoder=encoder
     )

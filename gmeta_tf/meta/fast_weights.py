@@ -15,7 +15,7 @@ import tensorflow as tf
 from gmeta_tf.allowed import ADAPT_DENSE, FAST_WEIGHTS, check_word
 from gmeta_tf.meta.fast_dense import LoopShape
 from gmeta_tf.meta.fast_layers import ForwardRecord, LayerUnit, TaskRows, Unit, Watch, units_of
-from gmeta_tf.meta.last_layer import last_layer
+from gmeta_tf.meta.last_layer import last_layers
 from gmeta_tf.meta.layer_calls import overridden_calls
 
 __all__ = ["SupportRecord", "TaskLearner", "adapted_variables"]
@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def adapted_variables(
-    learner: keras.Model, adapt: AdaptDense, example: Features | None = None
+    learner: keras.Model, adapt: AdaptDense, example: Features | None = None, heads: int = 1
 ) -> list[bool]:
     """Which of the learner's trainable variables the inner loop moves.
 
@@ -36,6 +36,8 @@ def adapted_variables(
         adapt: `"all"`, `"none"`, `"last_layer"`, a list of the learner's layers or of their names,
             or a predicate of a variable (`lambda variable: "decision" in variable.path`).
         example: the learner's inputs for some rows, for `"last_layer"`.
+        heads: of how many learners it consists, each of which has a last layer and layers of those
+            names; see `InnerLoop`.
 
     Returns:
         One bool for each of `learner.trainable_variables`.
@@ -53,11 +55,15 @@ def adapted_variables(
             )
         if adapt != "last_layer":
             return [adapt == "all"] * len(variables)
-        adapt = [last_layer(learner, example or {})]
+        adapt = last_layers(learner, example or {}, heads)
     if callable(adapt):
         chosen = [bool(adapt(variable)) for variable in variables]
     else:
-        layers = [_layer_of(learner, one) if isinstance(one, str) else one for one in adapt]
+        layers = [
+            layer
+            for one in adapt
+            for layer in (_layers_of(learner, one, heads) if isinstance(one, str) else [one])
+        ]
         owned = {id(variable) for layer in layers for variable in layer.trainable_variables}
         chosen = [id(variable) in owned for variable in variables]
         foreign = len(owned) - sum(chosen)
@@ -75,26 +81,27 @@ def adapted_variables(
     return chosen
 
 
-def _layer_of(learner: keras.Model, name: str) -> keras.layers.Layer:
-    """The learner's layer of a name, at any depth."""
+def _layers_of(learner: keras.Model, name: str, heads: int) -> list[keras.layers.Layer]:
+    """The learner's layer of a name, at any depth; one in each head."""
     weighted = [
         layer for layer in learner._flatten_layers(include_self=False) if layer.trainable_variables
     ]
     found = [layer for layer in weighted if layer.name == name]
-    if len(found) != 1:
+    if len(found) != heads:
         known = ", ".join(layer.name for layer in weighted)
         raise ValueError(
             f"adapt_dense: expected names of the learner's layers with weights ({known}), each of "
-            f"one layer, got {name!r}, of {len(found)}. Give the layers themselves, or a predicate."
+            f"{'one layer' if heads == 1 else f'{heads} layers, one a head'}, got {name!r}, of "
+            f"{len(found)}. Give the layers themselves, or a predicate."
         )
-    return found[0]
+    return found
 
 
 class SupportRecord(NamedTuple):
     """A pass over the support rows of T tasks, and what an inner step needs of it.
 
     Attributes:
-        outputs: `[T, R]`.
+        outputs: `[T, R]`, or `[T, R, H]` of several heads.
         values: of which tensors to take the gradient, a list for each unit.
         inputs: what `TaskLearner.descend` has to know beside it, likewise.
     """
@@ -128,15 +135,17 @@ class TaskLearner:
         example: Features,
         *,
         form: str = "auto",
+        heads: int = 1,
     ) -> None:
         """Splits the learner's variables into adapted and shared ones, and chooses how it runs.
 
         Args:
-            learner: a built model of features -> `[R]` or `[R, 1]`.
+            learner: a built model of features -> `[R]` or `[R, H]`.
             adapt: see `adapted_variables`.
             example: the learner's inputs for some rows; only shapes and types matter.
             form: of Dense layers: `"low_rank"`, `"stacked"`, or `"auto"`, whichever takes less
                 time; `"vectorized"` asks for the vectorized fallback.
+            heads: H, see `InnerLoop`.
 
         Raises:
             ValueError: as `adapted_variables`; a learner with state that training would change in
@@ -151,9 +160,9 @@ class TaskLearner:
                 "BatchNormalization, and unfreeze or drop frozen variables."
             )
         check_word("TaskLearner: form", form, FAST_WEIGHTS)
-        self.learner = learner
+        self.learner, self._heads = learner, heads
         self._takes_training = "training" in inspect.signature(learner.call).parameters
-        chosen = adapted_variables(learner, adapt, example)
+        chosen = adapted_variables(learner, adapt, example, heads)
         self.adapted = [
             variable
             for variable, is_chosen in zip(learner.trainable_variables, chosen, strict=True)
@@ -191,7 +200,7 @@ class TaskLearner:
     def __call__(
         self, fast: Sequence[Any] | None, features: Features, *, training: bool
     ) -> tf.Tensor:
-        """The learner's output for each task's rows, `[T, R]`.
+        """The learner's output for each task's rows, `[T, R]`, or `[T, R, H]` of several heads.
 
         Args:
             fast: what `start` or `descend` gave; None uses the shared weights.
@@ -218,7 +227,7 @@ class TaskLearner:
             own = None if fast is None else list(fast[0])
             watch(own or [])
             outputs = self._vectorized.each_task(own, [features], options)
-            return SupportRecord(_full_precision(tf.reshape(outputs, rows)), [own or []], [[]])
+            return SupportRecord(self._of_rows(outputs, rows), [own or []], [[]])
         records = [ForwardRecord([], []) for _ in self._units]
         overrides = {
             unit.layer: unit.override(own, rows, of_unit, watch)
@@ -230,7 +239,11 @@ class TaskLearner:
             state = [variable.value for variable in self.learner.non_trainable_variables]
             outputs, _ = self.learner.stateless_call(shared, state, flat, **options)
         values, inputs = ([one[member] for one in records] for member in range(2))
-        return SupportRecord(_full_precision(tf.reshape(outputs, rows)), values, inputs)
+        return SupportRecord(self._of_rows(outputs, rows), values, inputs)
+
+    def _of_rows(self, outputs: tf.Tensor, rows: TaskRows) -> tf.Tensor:
+        shape = list(rows) if self._heads == 1 else [*rows, self._heads]
+        return _full_precision(tf.reshape(outputs, shape))
 
     def descend(
         self,
@@ -261,6 +274,8 @@ class TaskLearner:
     def output_norms(self, features: Features) -> tf.Tensor:
         """The norm of the gradient of each task's summed outputs in the adapted variables, `[T]`.
 
+        Of several heads the mean output counts.
+
         Args:
             features: as in a call.
         """
@@ -269,7 +284,7 @@ class TaskLearner:
             record = self.support_forward(
                 self.start(num_tasks), features, training=False, watch=tape.watch
             )
-            total = tf.reduce_sum(record.outputs)
+            total = tf.reduce_sum(record.outputs) / self._heads
         gradients = tape.gradient(total, record.values, **_ZERO)
         squares = [
             unit.squares(inputs, slopes)
@@ -305,7 +320,8 @@ class TaskLearner:
         variables = self.learner.trainable_variables
         shaken = {id(v): v.value + 0.1 * made(v.shape, v.value.dtype) for v in variables}
         own = [shaken[id(variable)] for variable in self.adapted]
-        slopes = made([_TASKS, _ROWS], features[next(iter(features))].dtype)
+        of_rows = [_ROWS] if self._heads == 1 else [_ROWS, self._heads]
+        slopes = made([_TASKS, *of_rows], features[next(iter(features))].dtype)
         with keras.StatelessScope([(v, shaken[id(v)]) for v in variables]):
             with tf.GradientTape() as tape:
                 outputs, values, inputs = self.support_forward(
@@ -317,7 +333,7 @@ class TaskLearner:
                 tape.watch(own)
                 alone = tf.stack(
                     [
-                        tf.reshape(self.learner({n: v[task] for n, v in features.items()}), [-1])
+                        tf.reshape(self.learner({n: v[task] for n, v in features.items()}), of_rows)
                         for task in range(_TASKS)
                     ]
                 )

@@ -63,6 +63,9 @@ class InnerLoop:
             `theta - theta_K`, not divided by alpha, where the K steps are on its support and query
             rows together, as the paper splits none. With plain SGD at rate epsilon outside, this is
             the paper's Algorithm 2. Evaluation and served models adapt on the support alone.
+        heads: H, the learners side by side of a learner that gives `[R, H]` (`models.Heads`): each
+            adapts by its own loss, the outer loss is the mean over them, and predictions are made
+            of the mean of their outputs.
 
     Raises:
         ValueError: a value outside what is said here, options that do not go together, or nothing
@@ -88,6 +91,7 @@ class InnerLoop:
     multi_step_loss: int = 0
     second_order_after: int = 0
     outer_gradient: str = "query_loss"
+    heads: int = 1
 
     def __post_init__(self) -> None:
         if self.fast_weights == "whole":
@@ -137,6 +141,7 @@ class InnerLoop:
             ("clip_gradients", "a finite number above 0", clip is None or 0 < clip < math.inf),
             ("multi_step_loss", "at least 0", self.multi_step_loss >= 0),
             ("second_order_after", "at least 0", self.second_order_after >= 0),
+            ("heads", "at least 1", self.heads >= 1),
         ):
             if not good:
                 value = getattr(self, name)

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from gmeta_tf.meta.layer_calls import overridden_calls, own_call
 
-__all__ = ["last_layer"]
+__all__ = ["last_layer", "last_layers"]
 
 
 def last_layer(learner: keras.Model, example: Any) -> keras.layers.Layer:
@@ -34,17 +34,31 @@ def last_layer(learner: keras.Model, example: Any) -> keras.layers.Layer:
         >>> last_layer(learner, tf.zeros([2, 3])).name
         'score'
     """
+    (layer,) = last_layers(learner, example, 1)
+    return layer
+
+
+def last_layers(learner: keras.Model, example: Any, heads: int) -> list[keras.layers.Layer]:
+    """As `last_layer`, of a learner of several heads: one of each.
+
+    Args:
+        learner: built.
+        example: its inputs for some rows.
+        heads: how many.
+
+    Raises:
+        ValueError: there are more or fewer.
+    """
     found = {id(owner): owner for owner in _last_owners(learner, example)}
-    if len(found) == 1:
-        (layer,) = found.values()
-        if layer is not learner:
-            return layer
+    if len(found) == heads and id(learner) not in found:
+        return list(found.values())
     names = [
         "weights of the learner's own" if one is learner else one.name for one in found.values()
     ]
     raise ValueError(
         f"adapt_dense='last_layer': expected the output of the learner {learner.name!r} to come "
-        f"out of one layer with weights, got {' and '.join(sorted(names)) or 'none'}. Name the "
+        f"out of {'one layer' if heads == 1 else f'{heads} layers'} with weights, got "
+        f"{' and '.join(sorted(names)) or 'none'}. Name the "
         "layers that adapt: adapt_dense=[learner.get_layer(...), ...], or a predicate of a "
         "variable."
     )

@@ -78,12 +78,13 @@ def check_call(learner: keras.Model, example: dict[str, tf.Tensor]) -> None:
         ) from error
 
 
-def check_one_number(learner: keras.Model, example: dict[str, tf.Tensor]) -> None:
-    """Raises where a learner does not give one number a row.
+def check_one_number(learner: keras.Model, example: dict[str, tf.Tensor], heads: int = 1) -> None:
+    """Raises where a learner does not give one number a row and head.
 
     Args:
         learner: built.
         example: its input, of one row.
+        heads: how many learners it is, see `InnerLoop`.
 
     Raises:
         ValueError: the learner has another output.
@@ -91,8 +92,14 @@ def check_one_number(learner: keras.Model, example: dict[str, tf.Tensor]) -> Non
     output = learner(example)
     tensors = tf.nest.flatten(output)
     is_one_number = len(tensors) == 1 and tensors[0].shape.rank and tensors[0].shape[0] == 1
-    if isinstance(output, dict) or not is_one_number or tensors[0].shape.num_elements() != 1:
+    if isinstance(output, dict) or not is_one_number or tensors[0].shape.num_elements() != heads:
         shapes = tf.nest.map_structure(_shape, output)
+        if heads > 1:
+            raise ValueError(
+                f"MetaModel: expected the learner {learner.name!r} to give {heads} numbers a row, "
+                f"[R, {heads}], for InnerLoop(heads={heads}), got for one row {shapes}. "
+                "models.Heads makes such a learner, and its inner_loop."
+            )
         raise ValueError(
             f"MetaModel: expected the learner {learner.name!r} to give one number a row, [R] or "
             f"[R, 1], got for one row {shapes}. Let it return the one output that is trained: "
@@ -260,7 +267,10 @@ def _ends_in_a_sigmoid(learner: keras.Model, example: dict[str, tf.Tensor]) -> b
     outputs = run.get_concrete_function(example).graph.outputs
     if len(outputs) != 1:
         return False
-    op = outputs[0].op
-    while op.type in _HANDS_ON:
-        op = op.inputs[0].op
-    return bool(op.type == "Sigmoid")
+    ops = [outputs[0].op]
+    for op in ops:
+        if op.type in _HANDS_ON:
+            ops.append(op.inputs[0].op)
+        elif op.type == "ConcatV2":  # of heads; its last input is the axis
+            ops += [part.op for part in op.inputs[:-1]]
+    return any(op.type == "Sigmoid" for op in ops)

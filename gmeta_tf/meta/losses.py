@@ -148,8 +148,14 @@ def task_losses(loss: RowLoss, label: tf.Tensor, output: tf.Tensor, weight: tf.T
     Args:
         loss: of a row.
         label: float `[T, R]`.
-        output: float `[T, R]`, the learner's.
+        output: float `[T, R]`, the learner's; or `[T, R, H]` of several heads, whose losses are
+            averaged.
         weight: float `[T, R]`, 0 where a row is missing.
     """
-    summed = tf.reduce_sum(weight * loss.loss(label, output), axis=1)
+    if output.shape.rank == 3:
+        labels = tf.broadcast_to(label[:, :, tf.newaxis], tf.shape(output))
+        of_rows = tf.reduce_mean(loss.loss(labels, output), axis=2)
+    else:
+        of_rows = loss.loss(label, output)
+    summed = tf.reduce_sum(weight * of_rows, axis=1)
     return summed / tf.maximum(tf.reduce_sum(weight, axis=1), 1.0)

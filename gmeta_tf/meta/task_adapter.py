@@ -154,16 +154,16 @@ class TaskAdapter(Adapter):
         losses = self.losses(batch["query"], outputs)
         if training and self.phase.multi_step:
             losses = self._multi_step_losses(losses, steps[1:-1], batch)
-        return QueryPass(outputs, losses)
+        return QueryPass(self._mean_of_heads(outputs), losses)
 
     def unadapted_outputs(self, rows: Rows, batch: Batch) -> tf.Tensor:
         before = rows_of_pairs(rows, batch)
         encoding = self._encoding(before, batch["support"], training=False, blind=True)
         features = self._features(before, before, batch["query"], encoding)
-        return self.tasks(None, features, training=False)
+        return self._mean_of_heads(self.tasks(None, features, training=False))
 
     def query_outputs(self, adapted: AdaptedTasks, batch: Batch, *, training: bool) -> tf.Tensor:
-        """The learner's outputs on the query rows, `[T, Q]`."""
+        """The learner's outputs on the query rows, `[T, Q]`, or `[T, Q, H]` of several heads."""
         features = self._features(adapted.rows, adapted.before, batch["query"], adapted.encoding)
         return self.tasks(adapted.dense, features, training=training)
 
@@ -172,9 +172,17 @@ class TaskAdapter(Adapter):
         return task_losses(self.row_loss, self.row_loss.labels_of(part), outputs, part["weight"])
 
     def support_losses(self, part: LabelledRows, outputs: tf.Tensor) -> tf.Tensor:
-        """Each task's mean inner loss over its present rows, `[T]`."""
+        """Each task's mean inner loss over its present rows, `[T]`, summed over the heads.
+
+        Heads share no values that adapt, so that by the sum each steps as if it were alone.
+        """
         loss = self.inner_loss
-        return task_losses(loss, loss.labels_of(part), outputs, part["weight"])
+        mean = task_losses(loss, loss.labels_of(part), outputs, part["weight"])
+        return mean if self.inner.heads == 1 else self.inner.heads * mean
+
+    def _mean_of_heads(self, outputs: tf.Tensor) -> tf.Tensor:
+        """What predictions are made of, `[T, Q]`."""
+        return outputs if self.inner.heads == 1 else tf.reduce_mean(outputs, axis=2)
 
     def _multi_step_losses(
         self, last: tf.Tensor, earlier: list[AdaptedTasks], batch: Batch
@@ -200,9 +208,8 @@ class TaskAdapter(Adapter):
             *((variable.value, one) for variable, one in self.tasks.displacement(own.dense)),
             *((before[group], before[group] - own.rows[group]) for group in self.groups),
         ]
-        return QueryPass(
-            outputs, with_gradient(self.losses(batch["query"], outputs), displacements)
-        )
+        losses = with_gradient(self.losses(batch["query"], outputs), displacements)
+        return QueryPass(self._mean_of_heads(outputs), losses)
 
     def _encoding(
         self, before: Rows, support: LabelledRows, *, training: bool, blind: bool = False

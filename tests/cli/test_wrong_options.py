@@ -87,7 +87,7 @@ TRAIN = [
     ("width", ["--width", "0"], "--width of at least 1, got 0"),
     ("row_optimizer", ["--row-optimizer", "adam"], "--row-optimizer to be one of sgd"),
     ("heads", ["--heads", "0"], "--heads of at least 1"),
-    ("heads", ["--heads", "2"], "expected --model factors with --heads, got --model melu"),
+    ("heads", ["--heads", "3"], "expected --width to be a multiple of --heads 3"),
     ("task_fields", ["--task-fields", "item"], "expected --model factors with --task-fields"),
     ("wire", ["--wire", "float8"], "--wire to be one of float32, bfloat16, float16, got 'float8'"),
     ("replicate", ["--replicate", "nowhere"], "got 'nowhere'"),

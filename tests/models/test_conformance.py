@@ -24,6 +24,8 @@ LEARNERS = {
     "cbml": lambda: gm.models.CBML((6, 4)),
     "factors": lambda: gm.models.Factors([1], heads=2),
     "dlrm": lambda: gm.models.DLRM(bottom=(4,), top=(6,)),
+    "heads of melu": lambda: gm.models.Heads([gm.models.MeLU((6, 4)) for _ in range(2)]),
+    "heads of mmaml": lambda: gm.models.Heads([gm.models.MMAML((6, 4)) for _ in range(2)]),
 }
 OF_STEPS = [name for name in LEARNERS if name not in ("factors", "dlrm")]
 

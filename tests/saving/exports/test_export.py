@@ -113,8 +113,13 @@ def melu():
     return learner, learner.inner_loop(2, 0.4), None
 
 
+def heads():
+    learner = gm.models.Heads([gm.models.MeLU((6,)) for _ in range(2)])
+    return learner, learner.inner_loop(2, 0.4), None
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [closed_form, cbml, mmaml, melu])
+@pytest.mark.parametrize("make", [closed_form, cbml, mmaml, melu, heads])
 def test_serving_adapts_as_the_model_does(trained, tmp_path, make):
     """The ratings that requests have are ratings there too, and not clicks."""
     _, records, columns, *_ = trained
