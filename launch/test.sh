@@ -11,7 +11,7 @@ running=
 # What --quick runs: of each room a file that says most of it in the fewest seconds, and the ways of
 # keys, gradients and whole steps between ranks.
 quick_files=(
-  tests/test_schema.py
+  tests/schema/test_schema.py
   tests/test_allowed.py
   tests/cli/test_main.py
   tests/distributed/test_world.py

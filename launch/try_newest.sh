@@ -11,7 +11,7 @@ duckdb tests/meta_io/preparing/test_prepare.py tests/meta_io/sources/test_source
 keras tests/meta/test_inner_loop.py tests/models/test_models.py tests/saving/checkpoints/test_checkpoint.py
 safetensors tests/saving/checkpoints/test_checkpoint.py
 jsonargparse tests/cli/test_main.py tests/cli/test_run_files.py
-PyYAML tests/cli/test_main.py tests/test_schema.py
+PyYAML tests/cli/test_main.py tests/schema/test_schema.py
 tensorboard tests/cli/test_run_files.py
 matplotlib tests/report/test_page.py
 pyspark tests/meta_io/preparing/test_spark.py

@@ -22,6 +22,7 @@ class Heads(keras.Model):
     of all: a row of H D numbers is H rows of D.
 
     Example:
+        >>> from gmeta_tf.models.melu import MeLU
         >>> learner = Heads([MeLU((16,)) for _ in range(4)])
         >>> learner({"embedded": keras.ops.zeros([5, 3, 32])}).shape  # each reads 8 of the 32
         TensorShape([5, 4])

@@ -43,7 +43,7 @@ def test_an_import_of_a_higher_layer_breaks_the_contract(tmp_path):
         copied.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
     config = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     (tmp_path / "pyproject.toml").write_text(config, encoding="utf-8")
-    schema = tmp_path / "gmeta_tf" / "schema.py"
+    schema = tmp_path / "gmeta_tf" / "schema" / "table.py"
     schema.write_text(schema.read_text(encoding="utf-8") + "\nimport gmeta_tf.meta.losses\n")
     broken = run_lint_imports(tmp_path)
     assert broken.returncode != 0

@@ -20,7 +20,7 @@ WITH_EXAMPLES = {
     "gmeta_tf.evaluation.metrics",
     "gmeta_tf.models.dlrm",
     "gmeta_tf.models.melu",
-    "gmeta_tf.schema",
+    "gmeta_tf.schema.schema",
     "gmeta_tf.distributed.world",
 }
 
