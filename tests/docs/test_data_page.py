@@ -75,6 +75,14 @@ def test_tables_of_users_and_items(capsys):
     assert set(told_of) == known - {"name"}
 
 
+def test_tables_in_memory():
+    [code] = re.findall(r"^```py\n(.*?)^```$", SECTIONS["Tables in memory"], re.S | re.M)
+    exec(code, names := {})
+    records = names["records"]
+    assert (records.details["rows"], records.details["tasks"]) == (400, 20)
+    assert records.schema.table("film").num_rows == 5
+
+
 def test_every_section_is_in_the_list_at_the_top():
     listed = re.findall(r"^- \[(.+?)\]\(#(.+?)\)", PAGE, re.MULTILINE)
     assert [name for name, _ in listed] == list(SECTIONS)
