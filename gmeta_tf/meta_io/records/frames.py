@@ -28,7 +28,7 @@ def frame(content: bytes) -> bytes:
 
     Example:
         >>> frame(b"row").hex()
-        '0300000000000000183b1fc8726f7757d1b0fb'
+        '0300000000000000b099490e726f775761de72'
         >>> frame_contents(frame(b"row"), 0)
         [b'row']
     """
