@@ -19,13 +19,12 @@ tensorflow_range = ">=2.16.2,<2.22"  # 2.16 has no wheels for Python 3.13
 x86_linux = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 not_x86_linux = "sys_platform != 'linux' or platform_machine != 'x86_64'"
 
-# Remote files by fsspec, and what checks the records that TensorFlow cannot open there.
-checked = "google-crc32c>=1.6"
+# Remote files by fsspec.
 remote = {
-    "s3": ["s3fs>=2024.6", checked],
-    "gs": ["gcsfs>=2024.6", checked],
-    "az": ["adlfs>=2024.4", checked],
-    "hdfs": ["fsspec>=2024.6", "pyarrow>=15", checked],
+    "s3": ["s3fs>=2024.6"],
+    "gs": ["gcsfs>=2024.6"],
+    "az": ["adlfs>=2024.4"],
+    "hdfs": ["fsspec>=2024.6", "pyarrow>=15"],
 }
 
 setup(
@@ -46,6 +45,10 @@ setup(
         "numpy>=1.26,<3",
         "duckdb>=1.2,<2.1",  # run with 1.5.6 and 2.0.0
         "safetensors",
+        # Checksums of records and hashed keys, for which `prepare` need not wait for TensorFlow.
+        "google-crc32c>=1.6",
+        # Where it has wheels; elsewhere TensorFlow's op gives the same keys.
+        "cityhash>=0.4.10; platform_machine in 'x86_64 aarch64 arm64'",
         "jsonargparse[signatures]>=4.38",
         "PyYAML",
         "tensorboard>=2.16,<2.22",  # TensorFlow 2.16 brings it, 2.21 does not
@@ -86,6 +89,10 @@ setup(
             "mypy",
             "import-linter",
             "types-PyYAML",
+            # Tables that `prepare` takes.
+            "pandas>=2.2,<3",
+            "polars>=1.20,<2",
+            "pyarrow>=15",
             "optuna",  # an example's
             "playwright",  # pages in a browser, where there is a Chromium
             # Moto's own extra for a server brings thirty packages that S3 does not need.

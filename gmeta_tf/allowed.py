@@ -17,6 +17,20 @@ MISSING = ("error", "mean", "indicator")
 KEYS = ("vocabulary", "hash", "raw")
 FILE_FORMATS = ("csv", "tsv")
 QUOTINGS = ("minimal", "none")
+LAYOUTS = (
+    "movielens",
+    "movielens-10m",
+    "movielens-csv",
+    "amazon-2023",
+    "amazon-json",
+    "book-crossing",
+    "yelp",
+    "kuairand",
+    "mind",
+    "avazu",
+    "ali-ccp",
+    "taobao-ads",
+)
 ENCODINGS = ("utf-8", "latin-1", "utf-16")
 
 # Tables.

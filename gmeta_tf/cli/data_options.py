@@ -53,11 +53,14 @@ class PrepareOptions(ReaderFlags):
     Attributes:
         output: the records folder to make, or to append to; it may be remote, such as s3://...
         input: CSV, TSV, JSON lines or Parquet files or glob patterns, for data of your own; with
-            schema. They may be remote, and are copied to `spill_folder` then.
+            schema. They may be remote, and are copied to `spill_folder` then. With layout: the
+            folder of a published data set.
         schema: a YAML or JSON file that says what a row is, and under `read` how files are written;
             see docs/architecture.md.
         movielens: a folder with MovieLens 100k or 1M as GroupLens or RecBole lay it out, or
             "download" for the 100k data. Has its own schema.
+        layout: the published data set that lies in `input`; see docs/data.md. Has its own schema,
+            or takes another one.
         test_fraction: the share that is held out for the test, of the tasks or of the rows.
         valid_fraction: the share that is held out for validation.
         seed: of the draw of held-out tasks.
@@ -90,6 +93,7 @@ class PrepareOptions(ReaderFlags):
     input: list[str] | None = None
     schema: str | None = None
     movielens: str | None = None
+    layout: str | None = word(None, of=allowed.LAYOUTS)
     test_fraction: float = number(0.2, of=FRACTION)
     valid_fraction: float = number(0.0, of=FRACTION)
     seed: int = number(0, of=AT_LEAST_0)
@@ -122,6 +126,7 @@ class CheckOptions(ReaderFlags):
         input: CSV, TSV, JSON lines or Parquet files or glob patterns; with schema.
         schema: a YAML or JSON file that says what a row is.
         movielens: a folder with MovieLens, or "download".
+        layout: the published data set that lies in `input`, as `prepare` takes it.
         support: the support rows of a task that training will ask for.
         loss: what training will go down; says which labels it takes.
         rows: look at the first so many rows alone; None looks at all.
@@ -134,6 +139,7 @@ class CheckOptions(ReaderFlags):
     input: list[str] | None = None
     schema: str | None = None
     movielens: str | None = None
+    layout: str | None = word(None, of=allowed.LAYOUTS)
     support: int = number(10, of=AT_LEAST_1)
     loss: str = word("binary_crossentropy", of=allowed.LOSSES)
     rows: int | None = number(None, of=AT_LEAST_1)
@@ -154,7 +160,12 @@ def _check_source(command: str, source: PrepareOptions | CheckOptions) -> None:
             f"{command}: expected either --movielens or --input, got "
             f"{'neither' if source.input is None else 'both'}."
         )
-    if source.input is not None and source.schema is None:
+    if source.layout is not None and (source.input is None or len(source.input) != 1):
+        raise ValueError(
+            f"{command}: --layout {source.layout} needs one --input, the folder of the data set, "
+            f"got {len(source.input or [])}."
+        )
+    if source.input is not None and source.schema is None and source.layout is None:
         raise ValueError(
             f"{command}: --input needs --schema, a YAML file with fields, label and task. "
             "docs/architecture.md shows one, and `gmeta-tf schema init FILE` writes one."
@@ -164,9 +175,10 @@ def _check_source(command: str, source: PrepareOptions | CheckOptions) -> None:
         for field in dataclasses.fields(ReaderFlags)
         if getattr(source, field.name) is not None
     ]
-    if source.movielens is not None and given:
+    known_by = "--movielens" if source.movielens is not None else "--layout"
+    if (source.movielens is not None or source.layout is not None) and given:
         raise ValueError(
-            f"{command}: {', '.join(given)} says how --input is written, and --movielens knows "
+            f"{command}: {', '.join(given)} says how --input is written, and {known_by} knows "
             "how its files are. Leave one of them out."
         )
 

@@ -20,6 +20,7 @@ from gmeta_tf.meta_io.preparing.summary import describe
 from gmeta_tf.meta_io.preparing.work_folder import work_folder
 from gmeta_tf.meta_io.records.findings import findings
 from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_schema, movielens_source
+from gmeta_tf.meta_io.sources.published import read_layout
 from gmeta_tf.meta_io.sources.sources import Source, files_source
 
 __all__ = ["prepare", "raw_rows"]
@@ -72,6 +73,10 @@ def raw_rows(options: PrepareOptions) -> Iterator[tuple[Source, gm.Schema]]:
         yield movielens_source(folder), movielens_schema()
         return
     inputs = options.input or []
+    if options.layout is not None:
+        source, schema = read_layout(options.layout, inputs[0])
+        yield source, schema if options.schema is None else read_schema(options.schema)
+        return
     reading = reader_options(options, options.schema)
     schema = read_schema(options.schema or "")  # before any copying, which may take long
     if not any(is_remote(path) for path in inputs):

@@ -24,10 +24,10 @@ from gmeta_tf.meta_io.stores.tensorflow_store import TensorFlowStore
 
 __all__ = [
     "SCHEMES",
+    "as_local",
     "copy_in",
     "exists",
     "find",
-    "for_tensorflow",
     "is_full_disk",
     "is_opened_by_tensorflow",
     "is_remote",
@@ -120,9 +120,9 @@ def is_opened_by_tensorflow(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def for_tensorflow(path: Path) -> Iterator[str]:
-    """A path that TensorFlow's own ops can be given: the same one, or a copy's until the end."""
-    if is_opened_by_tensorflow(path):
+def as_local(path: Path) -> Iterator[str]:
+    """A local file with a path's content: the same one, or a copy until the end."""
+    if not is_remote(path):
         yield os.fspath(path)
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -167,8 +167,14 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_range(path: Path, first: int, last: int) -> bytes:
-    """Bytes `first` to `last` (not included) of a remote file; otherwise as `read_bytes`."""
-    return _read_range(os.fspath(path), first, last, last)
+    """Bytes `first` to `last` (not included) of a file, or fewer where a local one ends before."""
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            file.seek(first)
+            return file.read(last - first)
+    # What reads by TensorFlow has to know how many bytes there are.
+    length = size(path) if is_opened_by_tensorflow(path) else last
+    return _read_range(os.fspath(path), first, last, length)
 
 
 def read_text(path: Path) -> str:

@@ -75,6 +75,28 @@ def test_tables_of_users_and_items(capsys):
     assert set(told_of) == known - {"name"}
 
 
+def test_published_data(capsys):
+    section = SECTIONS["Published data"]
+    assert run(section) == 2
+    assert "7 rows of 3 tasks" in capsys.readouterr().out
+    fields = gm.Records.open("records").schema.fields
+    assert [(field.name, field.kind) for field in fields] == [
+        ("item", "categorical"),
+        ("genre", "multi"),
+    ]
+    rows = re.findall(r"^\| (`.*?) \|", section, re.MULTILINE)
+    named = [name for row in rows for name in re.findall("`([a-z][a-z0-9-]+)`", row)]
+    assert named == list(allowed.LAYOUTS)
+
+
+def test_tables_in_memory():
+    [code] = re.findall(r"^```py\n(.*?)^```$", SECTIONS["Tables in memory"], re.S | re.M)
+    exec(code, names := {})
+    records = names["records"]
+    assert (records.details["rows"], records.details["tasks"]) == (400, 20)
+    assert records.schema.table("film").num_rows == 5
+
+
 def test_every_section_is_in_the_list_at_the_top():
     listed = re.findall(r"^- \[(.+?)\]\(#(.+?)\)", PAGE, re.MULTILINE)
     assert [name for name, _ in listed] == list(SECTIONS)

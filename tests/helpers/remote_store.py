@@ -281,5 +281,6 @@ def read_records(path: str) -> list[bytes]:
 
     from gmeta_tf.meta_io import files
 
-    with files.for_tensorflow(path) as opened:
+    opens = files.is_opened_by_tensorflow(path)
+    with contextlib.nullcontext(path) if opens else files.as_local(path) as opened:
         return [record.numpy() for record in tf.data.TFRecordDataset(opened)]

@@ -13,6 +13,7 @@ from gmeta_tf.meta_io.preparing.job import Encoded, Job
 from gmeta_tf.meta_io.preparing.raw_rows import load_rows
 from gmeta_tf.meta_io.preparing.task_tables import make_tasks, save_tasks, side_of_row, time_cuts
 from gmeta_tf.meta_io.preparing.vocabularies import KeyMaps, is_mapped
+from gmeta_tf.meta_io.sources.sources import give_table
 from gmeta_tf.meta_io.sql import connect, one_value
 
 __all__ = ["encoded_by_duckdb"]
@@ -27,6 +28,7 @@ def encoded_by_duckdb(job: Job) -> Iterator[Encoded]:
         def done() -> float:
             return database.query_progress() / 100
 
+        give_table(database, job.source)
         rows = load_rows(database, job)
         num_good = one_value(database, "SELECT count(*) FROM loaded")
         with job.progress.stage("numbering tasks", done):

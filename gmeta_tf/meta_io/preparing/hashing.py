@@ -9,10 +9,11 @@ Reference: https://github.com/google/farmhash, `util::Fingerprint64`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import importlib
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import tensorflow as tf
 
 from gmeta_tf.schema import LARGEST_KEY, Table
 
@@ -38,6 +39,29 @@ def hashed_keys(values: Sequence[str] | np.ndarray, table: Table) -> np.ndarray:
         >>> hashed_keys(["shoe", "hat"], Table("item", 100, keys="hash")).tolist()
         [12, 19]
     """
-    texts = tf.constant([str(value) for value in values], tf.string)
+    texts = [str(value).encode("utf-8") for value in values]
+    return 1 + _hash_function()(texts, hash_buckets(table))
+
+
+@functools.cache
+def _hash_function() -> Callable[[list[bytes], int], np.ndarray]:
+    """Texts and a number of buckets -> int64 `[n]`, the remainders of their fingerprints.
+
+    The package `cityhash` has no wheel for every platform that TensorFlow has one for.
+    """
+    try:
+        return functools.partial(_remainders, importlib.import_module("farmhash").Fingerprint64)
+    except ImportError:
+        return _remainders_by_tensorflow
+
+
+def _remainders(
+    fingerprint: Callable[[bytes], int], texts: list[bytes], buckets: int
+) -> np.ndarray:
+    return np.fromiter((fingerprint(text) % buckets for text in texts), np.int64, len(texts))
+
+
+def _remainders_by_tensorflow(texts: list[bytes], buckets: int) -> np.ndarray:
+    tf = importlib.import_module("tensorflow")
     with tf.device("/CPU:0"):
-        return 1 + tf.strings.to_hash_bucket_fast(texts, hash_buckets(table)).numpy()
+        return tf.strings.to_hash_bucket_fast(tf.constant(texts, tf.string), buckets).numpy()

@@ -11,10 +11,9 @@ import os
 import pathlib
 import tempfile
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import tensorflow as tf
 
 from gmeta_tf.allowed import COMPRESSIONS, ENGINES, ON_BAD_ROW, check_word
 from gmeta_tf.meta_io import files
@@ -44,7 +43,8 @@ from gmeta_tf.meta_io.records.records import Records, SplitFiles
 from gmeta_tf.meta_io.records.writer import EpisodeWriter
 from gmeta_tf.meta_io.sealed_json import sealed
 from gmeta_tf.meta_io.sources.side_tables import joined
-from gmeta_tf.meta_io.sources.sources import Source
+from gmeta_tf.meta_io.sources.sources import Source, give_table
+from gmeta_tf.meta_io.sources.tables import as_source
 from gmeta_tf.meta_io.sql import connect
 from gmeta_tf.schema import Schema
 
@@ -57,7 +57,7 @@ _ENGINE_OF: dict[str, Engine] = {"duckdb": encoded_by_duckdb, "spark": encoded_b
 
 
 def prepare(
-    source: Source,
+    source: Source | Any,
     schema: Schema,
     output: str | os.PathLike[str],
     *,
@@ -95,7 +95,8 @@ def prepare(
     process that is killed leaves the folder as it was, and the next appending removes the files.
 
     Args:
-        source: the raw rows.
+        source: the raw rows: a `Source` (`gm.files_source`), a pandas or Polars DataFrame, a
+            pyarrow Table, or a mapping of names to NumPy arrays.
         schema: what a row is; the vocabularies' sizes are filled in, and its `tables_to_join` are
             joined.
         output: the records folder, local or of a remote file system (see `files`).
@@ -133,6 +134,12 @@ def prepare(
         OSError: the disk is full; an older output is as it was.
     """
     _check_arguments(output, engine, overwrite, append, on_bad_row, max_bad_share)
+    source = as_source(source)
+    if source.table is not None and engine != "duckdb":
+        raise ValueError(
+            f"engine {engine!r} reads files: expected a source of files, got {source.description}."
+            " Write it as Parquet, or leave the engine at 'duckdb'."
+        )
     with contextlib.ExitStack() as stack:
         old = _claimed_records(stack, output) if append else None
         if old is not None:
@@ -162,6 +169,7 @@ def prepare(
                 shown.stage("reading side tables"),
                 contextlib.closing(connect(spilled, memory_limit)) as database,
             ):
+                give_table(database, source)
                 tables = spilled.parent / "side-tables"
                 tables.mkdir()
                 source = joined(source, schema, schema.columns, tables, database)
@@ -289,7 +297,7 @@ def _write(writer: EpisodeWriter, chunks: Iterator[tuple[np.ndarray, np.ndarray]
         return writer.close()
     except BaseException:
         # The first error is the one to be told of: a full disk makes closing fail too.
-        with contextlib.suppress(tf.errors.OpError):
+        with contextlib.suppress(OSError):
             writer.abandon()
         raise
 

@@ -7,7 +7,6 @@ where its checksum and the index agree with it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import os
 import tempfile
@@ -15,7 +14,6 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-import tensorflow as tf
 
 from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.inside import check_inside
@@ -26,7 +24,7 @@ from gmeta_tf.meta_io.records.codec import (
     decode_episode,
     num_planes,
 )
-from gmeta_tf.meta_io.records.frames import frame_contents
+from gmeta_tf.meta_io.records.frames import frame_content, stored_frames
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.word_checks import reasons_of_words
 
@@ -63,16 +61,14 @@ def read_episode(records: Records, split: str, position: int) -> np.ndarray:
     entry = records.index(split)[position : position + 1]
     name = records.files(split)[int(entry["file"][0])]
     try:
-        num_bytes = int(entry["length"][0]) + TFRECORD_FRAME_BYTES
-        stored = _frame(name, int(entry["offset"][0]), num_bytes)
+        [(_, stored)] = _stored(name, records.index(split), np.array([position]))
+        if stored is None:
+            raise ValueError("its checksum does not match")
         content = _unpacked(stored, records.compression, _num_bytes(records, entry)[0])
         _, _, words = decode_episode(content, num_planes(records.schema))
-    except (ValueError, zlib.error, IndexError, tf.errors.DataLossError) as error:
-        reason = (
-            error if isinstance(error, ValueError | zlib.error) else "its checksum does not match"
-        )
+    except (ValueError, zlib.error) as error:
         raise ValueError(
-            f"{name}: the record at offset {entry['offset'][0]} is damaged: {reason}."
+            f"{name}: the record at offset {entry['offset'][0]} is damaged: {error}."
         ) from error
     return words
 
@@ -185,46 +181,14 @@ def _stored(
     path: str, entries: np.ndarray, block: np.ndarray
 ) -> Iterator[tuple[int, bytes | None]]:
     """The bytes of each record of a block, None where their checksum does not match."""
-    offsets, lengths = entries["offset"][block].tolist(), entries["length"][block].tolist()
-    with contextlib.suppress(tf.errors.DataLossError):
-        num_bytes = offsets[-1] + lengths[-1] + TFRECORD_FRAME_BYTES - offsets[0]
-        stored = _frames(path, offsets[0], num_bytes, len(block))
-        if len(stored) == len(block):
-            yield from zip(block.tolist(), stored, strict=True)
-            return
-    for position, offset, length in zip(block.tolist(), offsets, lengths, strict=True):
+    frames = stored_frames(path, entries[block])
+    for position, offset, frame in zip(
+        block.tolist(), entries["offset"][block], frames, strict=True
+    ):
         try:
-            yield position, _frames(path, offset, length + TFRECORD_FRAME_BYTES, 1)[0]
-        except (tf.errors.DataLossError, IndexError):
+            yield position, frame_content(frame, int(offset))
+        except ValueError:
             yield position, None
-
-
-def _frame(path: str, offset: int, num_bytes: int) -> bytes:
-    """The content of a record, also of a file that TensorFlow cannot open."""
-    if files.is_opened_by_tensorflow(path):
-        return _frames(path, offset, num_bytes, 1)[0]
-    return frame_contents(files.read_range(path, offset, offset + num_bytes), offset)[0]
-
-
-def _frames(path: str, offset: int, num_bytes: int, count: int) -> list[bytes]:
-    """The contents of adjacent records.
-
-    Raises:
-        tf.errors.DataLossError: a checksum does not match, or the file ends.
-    """
-    # In a function: tf.data's optimizer (TensorFlow 2.16) loses the offset of an eager one.
-    records = tf.data.Dataset.from_tensors(tf.constant([offset, num_bytes], tf.int64)).flat_map(
-        lambda where: tf.data.experimental.from_variant(
-            tf.raw_ops.TFRecordDatasetV2(
-                filenames=[path],
-                compression_type="",
-                buffer_size=where[1],
-                byte_offsets=where[:1],
-            ),
-            tf.TensorSpec([], tf.string),
-        )
-    )
-    return [one for part in records.take(count).batch(count) for one in part.numpy().tolist()]
 
 
 def _unpacked(stored: bytes, compression: str, num_bytes: int) -> bytes:

@@ -5,17 +5,14 @@ docs/meta_io.md describes the folder, `codec` one record.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from gmeta_tf.allowed import COMPRESSIONS, check_word
 from gmeta_tf.meta_io import files
@@ -28,6 +25,7 @@ from gmeta_tf.meta_io.records.codec import (
     decode_episode,
     num_planes,
 )
+from gmeta_tf.meta_io.records.frames import frame_content, stored_frames
 from gmeta_tf.meta_io.records.index_checks import index_chunks, index_faults
 from gmeta_tf.schema import Schema
 
@@ -205,8 +203,7 @@ class Records:
         path = files.join(self.path, name)
         try:
             # A mapped file stays readable when its name is gone.
-            with tempfile.TemporaryDirectory() if files.is_remote(path) else _nothing() as folder:
-                local = files.local_copy(path, folder) if folder else path
+            with files.as_local(path) as local:
                 index = np.lib.format.open_memmap(local, mode="r")
         except Exception as error:  # on a damaged header NumPy raises nearly anything
             raise ValueError(
@@ -231,21 +228,17 @@ class Records:
         """
         index = self.index(split)
         for file, name in enumerate(self.files(split)):
-            with files.for_tensorflow(name) as path:
-                yield from self._read_file(name, path, index[index["file"] == file])
+            yield from self._read_file(name, index[index["file"] == file])
 
-    def _read_file(
-        self, name: str, path: str, entries: np.ndarray
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    def _read_file(self, name: str, entries: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         planes = num_planes(self.schema)
-        stored = iter(tf.data.TFRecordDataset(path))
-        for entry in entries:
+        for entry, stored in zip(entries, stored_frames(name, entries), strict=True):
             try:
-                record = self._unpacked(next(stored).numpy())
+                record = self._unpacked(frame_content(stored, int(entry["offset"])))
                 task, part, words = decode_episode(record, planes)
                 if (task, part, words.shape[1]) != (entry["task"], entry["part"], entry["rows"]):
                     raise ValueError("its task, part or rows differ from the index")
-            except (ValueError, zlib.error, tf.errors.OpError, StopIteration) as error:
+            except (ValueError, zlib.error) as error:
                 raise ValueError(
                     f"{name}: the record at offset {entry['offset']} is damaged: "
                     f"{_first_line(error)}. Prepare the data again."
@@ -294,11 +287,6 @@ class Records:
 
 
 _DESCRIBED = ("vocabularies", "tasks", "compression", "episode_rows", "generation", "details")
-
-
-@contextlib.contextmanager
-def _nothing() -> Iterator[None]:
-    yield None
 
 
 def _check_kinds(contents: Mapping[str, SplitFiles], described: Mapping[str, Any]) -> None:

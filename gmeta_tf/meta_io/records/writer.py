@@ -8,7 +8,6 @@ import pathlib
 import zlib
 
 import numpy as np
-import tensorflow as tf
 
 from gmeta_tf.allowed import COMPRESSIONS, check_word
 from gmeta_tf.meta_io.records.codec import (
@@ -18,10 +17,13 @@ from gmeta_tf.meta_io.records.codec import (
     episode_headers,
     num_planes,
 )
+from gmeta_tf.meta_io.records.frames import frame
 from gmeta_tf.meta_io.records.records import SplitFiles
 from gmeta_tf.schema import Schema
 
 __all__ = ["EpisodeWriter", "episode_sizes"]
+
+_BUFFER_BYTES = 1 << 18
 
 
 def episode_sizes(num_rows: int, episode_rows: int) -> list[int]:
@@ -94,7 +96,7 @@ class EpisodeWriter:
         self._episode_rows = episode_rows
         self._compression = compression
         self._planes = num_planes(schema)
-        self._writers = [tf.io.TFRecordWriter(str(self._folder / name)) for name in self._names]
+        self._writers = [(self._folder / name).open("wb", _BUFFER_BYTES) for name in self._names]
         self._offsets = [0] * num_files
         self._rows_of = np.zeros(num_files, np.int64)
         self._entries: list[np.ndarray] = []
@@ -230,7 +232,7 @@ class EpisodeWriter:
             if self._compression == "zlib":
                 record = zlib.compress(record, 1)
             file = int(np.argmin(self._rows_of))
-            self._writers[file].write(record)
+            self._writers[file].write(frame(record))
             placed.append((file, self._offsets[file], len(record)))
             self._offsets[file] += len(record) + TFRECORD_FRAME_BYTES
             self._rows_of[file] += rows[number]

@@ -166,7 +166,7 @@ def _header(
         )
     cells = _cells_of_header(texts, delimiter_of(format_name, options), options)
     columns = tuple(cell or f"column{position}" for position, cell in enumerate(cells))
-    _no_column_twice(f"the header of {file}", columns)
+    no_column_twice(f"the header of {file}", columns)
     return columns
 
 
@@ -222,7 +222,7 @@ def read_json(
         f"SELECT DISTINCT key FROM (SELECT unnest(json_keys(json)) AS key FROM {reader})"
     ).fetchall()
     columns = tuple(sorted(key for (key,) in found))
-    _no_column_twice(shown(files), columns)
+    no_column_twice(shown(files), columns)
     other = database.execute(
         f"SELECT filename, json_type(json) FROM {reader} "
         "WHERE len(json_keys(json)) = 0 AND json_type(json) <> 'OBJECT' LIMIT 1"
@@ -309,7 +309,7 @@ def _sql_columns(columns: Iterable[str]) -> str:
     return ", ".join(sql_name(column) for column in columns)
 
 
-def _no_column_twice(place: str, columns: Sequence[str]) -> None:
+def no_column_twice(place: str, columns: Sequence[str]) -> None:
     counts = collections.Counter(column.lower() for column in columns)
     twice = [column for column in columns if counts[column.lower()] > 1]
     if twice:

@@ -9,6 +9,7 @@ import pathlib
 import re
 import tempfile
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import duckdb
 
@@ -27,12 +28,14 @@ from gmeta_tf.meta_io.sql import sql_name, sql_parquet, sql_text, trimmed_text
 from gmeta_tf.side_threads import side_by_side
 
 __all__ = [
+    "TABLE",
     "Join",
     "Source",
     "SourceFile",
     "check_unchanged",
     "files_source",
     "first_rows",
+    "give_table",
     "joined_query",
     "matching_files",
     "materialised",
@@ -57,6 +60,10 @@ _ENDINGS = {
     },
     ".parquet": "parquet",
 }
+TABLE = "gmeta_tf table"
+"""What the query of a table in memory calls it."""
+
+_ALL_ROWS = 2**62
 _NO_QUOTING = "say --quoting none (ReaderOptions(quoting='none'))"
 _SHOWN_LETTERS = 300  # of what DuckDB says, which holds the whole line
 
@@ -114,6 +121,8 @@ class Source:
         options: how "csv" and "tsv" files are written.
         joins: the tables that the query joins to its rows; see `side_tables`.
         unjoined: the SELECT of the rows before anything was joined; empty without a join.
+        table: what the query reads under the name `TABLE`, a table in memory (see `tables`); a
+            connection that runs the query needs `give_table` first.
     """
 
     description: str
@@ -126,6 +135,16 @@ class Source:
     options: ReaderOptions = ReaderOptions()  # noqa: RUF009, frozen
     joins: tuple[Join, ...] = ()
     unjoined: str = ""
+    table: Any = dataclasses.field(default=None, repr=False, compare=False)
+
+
+def give_table(database: duckdb.DuckDBPyConnection, source: Source) -> None:
+    """Lets a connection run the query of a source of a table in memory; others need nothing."""
+    if source.table is None:
+        return
+    # Else DuckDB tells the type of a column of Python objects from 1,000 of them.
+    database.execute(f"SET pandas_analyze_sample={_ALL_ROWS}")
+    database.register(TABLE, source.table)
 
 
 def joined_query(query: str, joins: Sequence[Join], row: str | None) -> str:
@@ -326,6 +345,7 @@ def materialised(
         database.execute(f"SET temp_directory={sql_text(spilled)}")
         if memory_limit is not None:
             database.execute(f"SET memory_limit={sql_text(memory_limit)}")
+        give_table(database, source)
         try:
             database.execute(
                 f"COPY (SELECT * FROM ({source.query}){order}) TO {sql_text(os.fspath(path))} "
@@ -346,6 +366,7 @@ def first_rows(source: Source, num_rows: int) -> Source:
         f"the first {num_rows:,} rows of {source.description}",
         f"SELECT * FROM ({source.query}){order} LIMIT {num_rows}",
         row=source.row,
+        table=source.table,
     )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import tensorflow as tf
 
-pytest.importorskip("google_crc32c", reason="pip install 'gmeta_tf[s3]'")
-from gmeta_tf.meta_io.records.frames import frame_contents
+from gmeta_tf.meta_io.records.frames import frame, frame_content, frame_contents
 
 RECORDS = [b"", b"a", bytes(range(256)) * 40, b"last"]
 PLACES = [0, 16, 33, 33 + 16 + 10240]  # where each record's frame begins
@@ -44,6 +45,25 @@ def test_damage_is_named_as_tensorflow_names_it(block, tmp_path, changed, record
         frame_contents(bytes(damaged), 0)
     with pytest.raises(ValueError, match=f"^corrupted record at {100 + PLACES[record]}$"):
         frame_contents(bytes(damaged), 100)
+
+
+@hypothesis.given(st.lists(st.binary(max_size=300), max_size=4))
+@hypothesis.settings(deadline=None, max_examples=40)
+def test_frames_are_those_of_tensorflow(tmp_path_factory, records):
+    path = tmp_path_factory.getbasetemp() / "by-tensorflow"
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for record in records:
+            writer.write(record)
+    assert b"".join(map(frame, records)) == path.read_bytes()
+    assert frame_contents(path.read_bytes(), 0) == records
+
+
+def test_one_frame(block):
+    assert frame_content(block[PLACES[1] : PLACES[2]], 16) == b"a"
+    with pytest.raises(ValueError, match="truncated record at 16"):
+        frame_content(b"", 16)
+    with pytest.raises(ValueError, match="corrupted record at 16"):
+        frame_content(block[PLACES[1] :], 16)
 
 
 @pytest.mark.parametrize("length", [5, 12, 20, PLACES[3] + 19])

@@ -13,6 +13,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gmeta_tf.meta_io.records import frames
 from gmeta_tf.meta_io.records.codec import (
     IndexEntry,
     decode_episode,
@@ -362,7 +363,8 @@ class TestDamage:
         with pytest.raises(ValueError, match=rf"{path}: the record at offset {size} is damaged"):
             list(Records.open(tmp_path).read("train"))
 
-    def test_a_file_that_shrinks_while_it_is_read(self, tmp_path):
+    def test_a_file_that_shrinks_while_it_is_read(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(frames, "_BLOCK_BYTES", 10_000)
         made_records(tmp_path, [400] * 30, num_files=1)
         path = next(tmp_path.glob("*.tfrecord"))
         content = path.read_bytes()
