@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import tensorflow as tf
 
@@ -12,7 +14,7 @@ from gmeta_tf.meta_io.records.codec import slot_ranges
 from gmeta_tf.schema import PADDING_KEY, Schema
 from gmeta_tf.table_groups import key_groups, num_keys_of, num_rows_of
 
-__all__ = ["assemble_batch", "distinct_keys"]
+__all__ = ["assemble_batch", "assemble_keys", "distinct_keys"]
 
 _LARGEST_STRIDE = 1 << 40
 _MOST_SMALL = (1 << 31) - 1
@@ -38,34 +40,99 @@ def assemble_batch(
     if isinstance(most_rows, tf.Tensor):
         num_support = tf.minimum(num_support, most_rows - 1)
     present = _is_present(episodes, num_support, most_rows)
-    label = tf.where(present, tf.bitcast(words[:, :, 0], tf.float32), 0.0)
+    label = tf.bitcast(words[:, :, 0], tf.float32)
     dense = tf.bitcast(words[:, :, words.shape[2] - len(schema.dense_fields) :], tf.float32)
-    dense = dense_columns(dense, schema)
+    of_groups = {
+        group: _group_keys(words, schema, tables) for group, tables in key_groups(schema).items()
+    }
+    batch = _batch_of(
+        episodes["task"],
+        {group: (keys, there) for group, (keys, there, _) in of_groups.items()},
+        _labelled(present, label, dense, schema),
+        schema,
+        num_support,
+        num_ranks,
+    )
+    batch["out_of_range"] = tf.concat([largest for _, _, largest in of_groups.values()], axis=0)
+    return batch
+
+
+def assemble_keys(
+    keys: Mapping[str, tf.Tensor],
+    present: tf.Tensor,
+    label: tf.Tensor,
+    dense: tf.Tensor,
+    schema: Schema,
+    num_support: int | tf.Tensor,
+) -> Batch:
+    """The batch that `assemble_batch` makes of the same rows as records, in fewer ops.
+
+    Serving has keys and no records: it need not make int32 words of them and keys of those again.
+
+    Args:
+        keys: group -> int64 `[T, S + Q, slots]`, the slots in the schema's order of fields, -1
+            where a slot is empty; each below its table's size.
+        present: which rows there are, bool `[T, S + Q]`.
+        label: float `[T, S + Q]`, any number where a row is missing.
+        dense: float `[T, S + Q, dense fields]`, likewise.
+        schema: what a row is.
+        num_support: S.
+    """
+    of_groups = {}
+    for group, tables in key_groups(schema).items():
+        there = (keys[group] > PADDING_KEY) & present[:, :, tf.newaxis]
+        numbered = keys[group]
+        if len(tables) > 1:
+            numbered += _first_rows(schema, tables, _tables_of_slots(schema, tables))
+        of_groups[group] = (numbered, there)
+    task = tf.range(tf.shape(label)[0], dtype=tf.int64)
+    rows = _labelled(present, label, dense, schema)
+    batch = _batch_of(task, of_groups, rows, schema, num_support, 1)
+    batch["out_of_range"] = tf.fill([len(schema.tables)], tf.constant(-1, tf.int64))
+    return batch
+
+
+def _labelled(
+    present: tf.Tensor, label: tf.Tensor, dense: tf.Tensor, schema: Schema
+) -> LabelledRows:
+    """All rows of the tasks, still without keys; those that are missing hold zeros."""
+    label = tf.where(present, label, 0.0)
     rows: LabelledRows = {
         "pairs": {},
         "label": label,
         "weight": tf.cast(present, tf.float32),
-        "dense": tf.where(present[:, :, tf.newaxis], dense, 0.0),
+        "dense": tf.where(present[:, :, tf.newaxis], dense_columns(dense, schema), 0.0),
     }
     if schema.positive_from is not None:
         is_positive = present & (label >= schema.positive_from)
         rows |= {"label": tf.cast(is_positive, tf.float32), "value": label}
-    keys_of, pair_to_keys, counts_of, out_of_range = {}, {}, {}, []
-    for group, tables in key_groups(schema).items():
-        keys, there, largest = _group_keys(words, schema, tables)
-        distinct = distinct_keys(keys, there, num_keys_of(schema, tables))
+    return rows
+
+
+def _batch_of(
+    task: tf.Tensor,
+    of_groups: Mapping[str, tuple[tf.Tensor, tf.Tensor]],
+    rows: LabelledRows,
+    schema: Schema,
+    num_support: int | tf.Tensor,
+    num_ranks: int,
+) -> Batch:
+    """A batch but for `out_of_range`, of the groups' keys and of where they have a row."""
+    tables_of = key_groups(schema)
+    keys_of, pair_to_keys, counts_of = {}, {}, {}
+    for group, (keys, there) in of_groups.items():
+        distinct = distinct_keys(keys, there, num_keys_of(schema, tables_of[group]))
         keys, pair_to_key, rows["pairs"][group] = distinct
         if num_ranks > 1:
             keys, pair_to_key, counts_of[group] = _by_owner(keys, pair_to_key, num_ranks)
         keys_of[group], pair_to_keys[group] = keys, pair_to_key
-        out_of_range.append(largest)
     batch: Batch = {
-        "task": episodes["task"],
+        "task": task,
         "keys": keys_of,
         "pair_to_key": pair_to_keys,
         "support": columns_of(rows, slice(num_support)),
         "query": columns_of(rows, slice(num_support, None)),
-        "out_of_range": tf.concat(out_of_range, axis=0),
+        "out_of_range": tf.zeros([0], tf.int64),
     }
     if num_ranks > 1:
         batch["keys_of_rank"] = counts_of
@@ -180,7 +247,7 @@ def _group_keys(
         return keys, keys > PADDING_KEY, tf.reshape(wrong, [1])
     sizes = [num_rows_of(schema, name) for name in tables]
     limits = np.array(sizes, keys.dtype.as_numpy_dtype)[table_of_slot]
-    first_rows = np.cumsum([0, *sizes[:-1]]).astype(limits.dtype)[table_of_slot]
+    first_rows = _first_rows(schema, tables, table_of_slot).astype(limits.dtype)
     by_slot = tf.reshape(keys, [-1, len(slots)])
     least, most = (
         tf.cast(bound(by_slot, axis=0), tf.int64) for bound in (tf.reduce_min, tf.reduce_max)
@@ -197,6 +264,24 @@ def _group_keys(
         (keys > PADDING_KEY) & (keys < limits),
         tf.math.unsorted_segment_max(largest, table_of_slot, len(tables)),
     )
+
+
+def _tables_of_slots(schema: Schema, tables: tuple[str, ...]) -> np.ndarray:
+    """The index among a group's tables of what each of its slots reads, `[slots]`."""
+    return np.array(
+        [
+            tables.index(field.table_name)
+            for field in schema.key_fields
+            if field.table_name in tables
+            for _ in range(field.num_slots)
+        ]
+    )
+
+
+def _first_rows(schema: Schema, tables: tuple[str, ...], table_of_slot: np.ndarray) -> np.ndarray:
+    """Where the rows of each slot's table start in those of the group, int64 `[slots]`."""
+    sizes = [num_rows_of(schema, name) for name in tables]
+    return np.cumsum([0, *sizes[:-1]], dtype=np.int64)[table_of_slot]
 
 
 def _planes(words: tf.Tensor, planes: np.ndarray) -> tf.Tensor:

@@ -49,6 +49,17 @@ def export_saved_model(
                               prediction, where tasks adapt in closed form
         predict_unadapted
             query_<field>     -> prediction, from the shared values
+        predict_integers, where a field has integers (raw keys, or a vocabulary of nothing else)
+            as predict; int64 [T, R] for those fields
+        predict_keys
+            as predict; int64 [T, R] for a key field and [T, R, L] for a multi-valued one, -1 after
+            the last: the keys that `prepare` makes
+        predict_examples
+            examples          string [T], a `tf.train.Example` for each task with the inputs of
+                              predict but support_count, which the number of labels tells
+            -> as predict
+
+    A field whose value is the same in all of a task's rows may be given once, [T, 1].
 
     Values become keys as in `prepare`. A value outside the vocabulary, or that is not a key of a
     table with raw keys, reads row 0. The values of a multi-valued field share one string, with the

@@ -11,7 +11,7 @@ import tensorflow as tf
 from gmeta_tf.meta_io.preparing.hashing import hash_buckets
 from gmeta_tf.schema import LARGEST_KEY, PADDING_KEY, UNKNOWN_KEY, Field, Schema, Table
 
-__all__ = ["ServedKeys", "first_distinct", "raw_keys"]
+__all__ = ["ServedKeys", "first_distinct", "given_keys", "raw_keys"]
 
 _LOW_DIGITS = 18  # every number of so many digits is an int64
 _HIGH, _LOW = divmod(LARGEST_KEY, 10**_LOW_DIGITS)
@@ -59,7 +59,9 @@ class ServedKeys(tf.Module):
         table = self._schema.table(field.table_name)
         if field.kind == "categorical":
             keys, is_known = self._looked_up(table, tf.strings.strip(text))
-            return tf.where(is_known, keys, UNKNOWN_KEY)[:, :, tf.newaxis]
+            # What a vocabulary does not have is key 0 already.
+            known = keys if table.keys == "vocabulary" else tf.where(is_known, keys, UNKNOWN_KEY)
+            return known[:, :, tf.newaxis]
         parts = tf.strings.split(tf.reshape(text, [-1]), field.separator)
         parts = tf.strings.strip(parts).to_tensor("")
         keys, is_known = self._looked_up(table, parts)
@@ -67,6 +69,38 @@ class ServedKeys(tf.Module):
         values = keys if table.keys == "vocabulary" else parts
         keys = first_distinct(values, keys, is_known, field.num_slots)
         return tf.reshape(keys, [tf.shape(text)[0], tf.shape(text)[1], field.num_slots])
+
+    def of_integers(self, field: Field, value: tf.Tensor) -> tf.Tensor:
+        """The keys of a field's integers: those that their texts have.
+
+        Args:
+            field: categorical.
+            value: int64 `[T, R]`.
+
+        Returns:
+            int64 `[T, R, 1]`.
+        """
+        table = self._schema.table(field.table_name)
+        if table.keys != "raw":
+            return self(field, tf.strings.as_string(value))
+        largest = LARGEST_KEY if table.num_rows is None else table.num_rows - 1
+        is_key = (value >= 0) & (value <= largest)
+        return tf.where(is_key, value, UNKNOWN_KEY)[:, :, tf.newaxis]
+
+    def takes_integers(self, field: Field) -> bool:
+        """Whether all values of a field are integers, as far as its table tells.
+
+        That is so of raw keys, and of a vocabulary of nothing else, each written as Python writes
+        an integer of 64 bits. Of hashed keys nobody knows.
+        """
+        table = self._schema.table(field.table_name)
+        if field.kind != "categorical" or table.keys == "hash":
+            return False
+        if table.keys == "raw":
+            return True
+        looked_up = [one.name for one in self._schema.tables if one.keys == "vocabulary"]
+        values = self.values[looked_up.index(table.name)].numpy().tolist()
+        return all(_is_integer(value) for value in values)
 
     def _looked_up(self, table: Table, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The keys of single stripped values, int64, and which of the values have one."""
@@ -76,6 +110,25 @@ class ServedKeys(tf.Module):
         if table.keys == "hash":
             return 1 + tf.strings.to_hash_bucket_fast(value, hash_buckets(table)), value != ""
         return raw_keys(value, LARGEST_KEY if table.num_rows is None else table.num_rows - 1)
+
+
+def given_keys(keys: tf.Tensor, largest: int) -> tf.Tensor:
+    """Keys as a server gives them, with what is none in its place.
+
+        largest 9, of a multi-valued field: [3 12 -1] -> [3 0 -1];  [-1 -1 -1] -> [0 -1 -1]
+
+    Args:
+        keys: int64 `[T, R, L]`, -1 after the last.
+        largest: the table's largest key.
+
+    Returns:
+        The same, with the key 0 (the unknown value's) for a key that the table does not have, and
+        for the first of a row without any.
+    """
+    is_first = tf.constant([[[True] + [False] * (keys.shape[2] - 1)]])
+    nothing = tf.where(is_first, tf.constant(UNKNOWN_KEY, tf.int64), PADDING_KEY)
+    known = tf.where(keys <= largest, keys, UNKNOWN_KEY)
+    return tf.where(keys >= 0, known, nothing)
 
 
 def raw_keys(value: tf.Tensor, largest: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -144,6 +197,14 @@ class _KeysOf(tf.lookup.KeyValueTensorInitializer):
         return tf.raw_ops.InitializeTableV2(
             table_handle=table.resource_handle, keys=self._texts, values=keys
         )
+
+
+def _is_integer(value: bytes) -> bool:
+    digits = value.removeprefix(b"-")
+    if not digits.isdigit() or len(digits) > _LOW_DIGITS + 1:
+        return False
+    number = int(value)
+    return str(number).encode() == value and -(2**63) <= number <= LARGEST_KEY
 
 
 def _texts(values: np.ndarray) -> tf.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,11 +14,13 @@ from gmeta_tf.batch import Batch
 from gmeta_tf.distributed.ownership import owner_of
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.meta.meta_model import MetaModel
-from gmeta_tf.meta_io.batches.assembly import assemble_batch
+from gmeta_tf.meta_io.batches.assembly import assemble_keys
 from gmeta_tf.saving.exports.input_names import input_names
 from gmeta_tf.saving.exports.served_keys import ServedKeys
 from gmeta_tf.saving.exports.served_values import Values, variable_name
+from gmeta_tf.saving.exports.wire_forms import WireForm, as_integers, as_keys, as_texts
 from gmeta_tf.schema import Schema
+from gmeta_tf.table_groups import key_groups
 
 __all__ = ["ServingGraph", "served_tables"]
 
@@ -97,6 +100,8 @@ class _Untracked:
     """What a SavedModel is not to have: a model has optimizers and this rank's shards, too."""
 
     model: MetaModel
+    adapted: Any
+    unadapted: Any
 
 
 class ServingGraph(tf.Module):
@@ -109,7 +114,9 @@ class ServingGraph(tf.Module):
         vocabularies: Mapping[str, np.ndarray],
     ) -> None:
         super().__init__(name="gmeta_tf")
-        self._untracked = _Untracked(model)
+        # Traced once, and called by all signatures.
+        functions = (tf.function(one, autograph=False) for one in (self._adapted, self._unadapted))
+        self._untracked = _Untracked(model, *functions)
         # Keras variables wrap TensorFlow ones, and a SavedModel tracks only the latter.
         self.weights = [variable.value for variable in model.variables]
         # By their order: a table's name may hold anything.
@@ -141,23 +148,76 @@ class ServingGraph(tf.Module):
 
     def signatures(self) -> dict[str, Any]:
         """The concrete functions to serve."""
-        query = self._specs("query")
-        support = {
-            **self._specs("support"),
-            f"support_{self._names.label}": tf.TensorSpec([None, None], tf.float32),
-            "support_count": tf.TensorSpec([None], tf.int32),
-        }
-        adapted = tf.function(self._predict, autograph=False)
-        unadapted = tf.function(self._predict_unadapted, autograph=False)
-        predict = adapted.get_concrete_function(**_named({**support, **query}))
-        return {
+        texts = as_texts(self.keys)
+        predict = self._adapted_function(texts)
+        found = {
             "serving_default": predict,
             "predict": predict,
-            "predict_unadapted": unadapted.get_concrete_function(**_named(query)),
+            "predict_unadapted": self._unadapted_function(texts),
+            "predict_keys": self._adapted_function(as_keys(self.schema)),
+            "predict_examples": self._examples_function(texts),
         }
+        integers = [f.name for f in self.schema.key_fields if self.keys.takes_integers(f)]
+        if integers:
+            found["predict_integers"] = self._adapted_function(as_integers(self.keys, integers))
+        return found
 
-    def _predict(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = self._batch(inputs)
+    def _adapted_function(self, form: WireForm) -> Any:
+        """Of support and query rows."""
+        predict = tf.function(functools.partial(self._predict, form), autograph=False)
+        return predict.get_concrete_function(**_named(self._task_specs(form)))
+
+    def _unadapted_function(self, form: WireForm) -> Any:
+        """Of query rows."""
+
+        def predict(**inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+            keys, dense = self._rows(form, inputs, "query")
+            return {"prediction": self._untracked.unadapted(keys, dense)}
+
+        specs = self._specs(form, "query")
+        return tf.function(predict, autograph=False).get_concrete_function(**_named(specs))
+
+    def _examples_function(self, form: WireForm) -> Any:
+        """Of serialized `tf.train.Example`, one a task, each input a feature of its values."""
+        specs = self._task_specs(form)
+        del specs["support_count"]
+        label = f"support_{self._names.label}"
+
+        def predict(**given: tf.Tensor) -> dict[str, tf.Tensor]:
+            features: dict[str, Any] = {
+                name: tf.io.FixedLenSequenceFeature([], spec.dtype, allow_missing=True)
+                for name, spec in specs.items()
+            }
+            # A task's labels tell how many support rows it has.
+            features[label] = tf.io.RaggedFeature(tf.float32, row_splits_dtype=tf.int64)
+            inputs = dict(tf.io.parse_example(given["examples"], features))
+            labels = inputs[label]
+            inputs["support_count"] = tf.cast(labels.row_lengths(), tf.int32)
+            inputs[label] = labels.to_tensor()
+            return self._predict(form, **inputs)
+
+        spec = tf.TensorSpec([None], tf.string, name="examples")
+        return tf.function(predict, autograph=False).get_concrete_function(examples=spec)
+
+    def _predict(self, form: WireForm, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
+        label = inputs[f"support_{self._names.label}"]
+        of_support, dense_of_support = self._rows(form, inputs, "support", tf.shape(label))
+        of_query, dense_of_query = self._rows(form, inputs, "query")
+        keys = {
+            group: tf.concat([of_support[group], of_query[group]], axis=1) for group in self._groups
+        }
+        dense = tf.concat([dense_of_support, dense_of_query], axis=1)
+        return self._untracked.adapted(keys, dense, label, inputs["support_count"])
+
+    def _adapted(
+        self, keys: Inputs, dense: tf.Tensor, label: tf.Tensor, count: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
+        """The predictions of the query rows, which are those after the label's S."""
+        num_support, num_rows = tf.shape(label)[1], tf.shape(dense)[1]
+        place = tf.range(num_rows)
+        present = (place < count[:, tf.newaxis]) | (place >= num_support)
+        label = tf.pad(label, [[0, 0], [0, num_rows - num_support]])
+        batch = assemble_keys(keys, present, label, dense, self.schema, num_support)
         # In one lane: lanes suit the cores of the training machine, and this serves on any other.
         passed = self._model.adapter.query_pass_in_one_lane(
             self._fetch(batch), batch, training=False
@@ -167,21 +227,13 @@ class ServingGraph(tf.Module):
             prediction if passed.deviation is None else prediction | {"deviation": passed.deviation}
         )
 
-    def _predict_unadapted(self, **inputs: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = self._batch({**inputs, **self._no_support(inputs)})
+    def _unadapted(self, keys: Inputs, dense: tf.Tensor) -> tf.Tensor:
+        shape = tf.shape(dense)[:2]
+        batch = assemble_keys(
+            keys, tf.fill(shape, True), tf.zeros(shape), dense, self.schema, num_support=0
+        )
         outputs = self._model.adapter.unadapted_outputs(self._fetch(batch), batch)
-        return {"prediction": self._model.row_loss.predict(outputs)}
-
-    def _no_support(self, query: Inputs) -> Inputs:
-        num_tasks = tf.shape(next(iter(query.values())))[0]
-        nothing = {
-            name.replace("query_", "support_", 1): tf.zeros([num_tasks, 0], value.dtype)
-            if value.dtype != tf.string
-            else tf.fill([num_tasks, 0], "")
-            for name, value in query.items()
-        }
-        label = {f"support_{self._names.label}": tf.zeros([num_tasks, 0])}
-        return {**nothing, **label, "support_count": tf.zeros([num_tasks], tf.int32)}
+        return self._model.row_loss.predict(outputs)
 
     def _fetch(self, batch: Batch) -> dict[str, tf.Tensor]:
         return {
@@ -189,46 +241,69 @@ class ServingGraph(tf.Module):
             for group, table in zip(self._groups, self.tables, strict=True)
         }
 
-    def _batch(self, inputs: Inputs) -> Batch:
-        """Raw values as int32 words of records, so that serving reads as training does."""
-        label = inputs[f"support_{self._names.label}"]
-        num_tasks, num_support = tf.shape(label)[0], tf.shape(label)[1]
-        support, query = (self._words(inputs, part, label) for part in ("support", "query"))
-        there = tf.sequence_mask(inputs["support_count"], num_support)[:, :, tf.newaxis]
-        episodes = {
-            "task": tf.range(num_tasks, dtype=tf.int64),
-            "words": tf.concat([tf.where(there, support, -1), query], axis=1),
-            "num_support": inputs["support_count"],
-            "num_query": tf.fill([num_tasks], tf.shape(query)[1]),
-        }
-        return assemble_batch(episodes, self.schema, num_support)
+    def _rows(
+        self, form: WireForm, inputs: Inputs, part: str, shape: tf.Tensor | None = None
+    ) -> tuple[Inputs, tf.Tensor]:
+        """What a signature is given of the support rows or of the query rows.
 
-    def _words(self, inputs: Inputs, part: str, label: tf.Tensor) -> tf.Tensor:
-        """int32 `[T, R, C]`, see `records`."""
+        Args:
+            form: of the signature.
+            inputs: what it is given.
+            part: `"support"` or `"query"`.
+            shape: `[T, R]`; None finds it. A value that is given once, `[T, 1]`, is that of all
+                R rows.
+
+        Returns:
+            group -> int64 `[T, R, slots]`; and float32 `[T, R, dense fields]`.
+        """
         values = {
             field.name: inputs[f"{part}_{self._names.fields[field.name]}"]
             for field in self.schema.fields
         }
-        first = values[self.schema.fields[0].name]
-        labels = label if part == "support" else tf.zeros(tf.shape(first))
-        words = [tf.bitcast(labels, tf.int32)[:, :, tf.newaxis]]
-        for field in self.schema.key_fields:
-            keys = self.keys(field, values[field.name])
-            if self.schema.table(field.table_name).words_per_key == 2:
-                words += tf.unstack(tf.bitcast(keys, tf.int32), axis=3)
-            else:
-                words.append(tf.cast(keys, tf.int32))
-        for field in self.schema.dense_fields:
-            words.append(tf.bitcast(values[field.name], tf.int32)[:, :, tf.newaxis])
-        return tf.concat(words, axis=2)
+        if shape is None:
+            shape = _common_shape(list(values.values()))
+        keys: Inputs = {}
+        for group, tables in key_groups(self.schema).items():
+            of_fields = [
+                tf.broadcast_to(
+                    form.keys(field, values[field.name]), tf.concat([shape, [field.num_slots]], 0)
+                )
+                for field in self.schema.key_fields
+                if field.table_name in tables
+            ]
+            keys[group] = tf.concat(of_fields, axis=2)
+        dense = [tf.broadcast_to(values[f.name], shape) for f in self.schema.dense_fields]
+        if dense:
+            return keys, tf.stack(dense, axis=2)
+        return keys, tf.zeros(tf.concat([shape, [0]], axis=0))
 
-    def _specs(self, part: str) -> dict[str, tf.TensorSpec]:
+    def _task_specs(self, form: WireForm) -> dict[str, tf.TensorSpec]:
+        """The inputs of support and query rows."""
         return {
-            f"{part}_{self._names.fields[field.name]}": tf.TensorSpec(
-                [None, None], tf.float32 if field.kind == "dense" else tf.string
+            **self._specs(form, "support"),
+            f"support_{self._names.label}": tf.TensorSpec([None, None], tf.float32),
+            "support_count": tf.TensorSpec([None], tf.int32),
+            **self._specs(form, "query"),
+        }
+
+    def _specs(self, form: WireForm, part: str) -> dict[str, tf.TensorSpec]:
+        return {
+            f"{part}_{self._names.fields[field.name]}": (
+                tf.TensorSpec([None, None], tf.float32)
+                if field.kind == "dense"
+                else form.spec(field)
             )
             for field in self.schema.fields
         }
+
+
+def _common_shape(values: list[tf.Tensor]) -> tf.Tensor:
+    """`[T, R]` of values `[T, R, ...]` some of which may be given once, `[T, 1, ...]`."""
+    by_type: dict[tf.DType, list[tf.Tensor]] = {}
+    for value in values:
+        by_type.setdefault(value.dtype, []).append(value)
+    shapes = [shape[:2] for alike in by_type.values() for shape in tf.shape_n(alike)]
+    return shapes[0] if len(shapes) == 1 else tf.reduce_max(tf.stack(shapes), axis=0)
 
 
 def _named(specs: Mapping[str, tf.TensorSpec]) -> dict[str, tf.TensorSpec]:

@@ -63,12 +63,12 @@ class ServedVersion:
     def _warm_up(self) -> None:
         """The first call of a function takes long; no request should wait for it."""
         for signature in self.signatures.values():
-            inputs = {
-                name: tf.zeros([1] * spec.shape.rank, spec.dtype)
-                if spec.dtype != tf.string
-                else tf.fill([1] * spec.shape.rank, "")
-                for name, spec in signature.structured_input_signature[1].items()
-            }
+            inputs = {}
+            for name, spec in signature.structured_input_signature[1].items():
+                shape = [size or 1 for size in spec.shape]
+                inputs[name] = (
+                    tf.fill(shape, "") if spec.dtype == tf.string else tf.zeros(shape, spec.dtype)
+                )
             with contextlib.suppress(tf.errors.OpError):  # as of a table that refuses unknown keys
                 signature(**inputs)
 

@@ -94,6 +94,30 @@ def expected_of(path, tasks, signature="predict"):
     return call(**inputs)["prediction"].numpy()
 
 
+def test_integers_examples_and_values_given_once(server):
+    _, expected = ask(server, "POST", PREDICT, {"instances": [TASK]})
+    integers = TASK | {"support_shop": [7, 9], "query_shop": [8, 7, 123]}
+    body = {"signature_name": "predict_integers", "instances": [integers]}
+    assert ask(server, "POST", PREDICT, body) == (200, expected)
+    features = {
+        name: tf.train.Feature(float_list=tf.train.FloatList(value=values))
+        if name == "support_liked"
+        else tf.train.Feature(bytes_list=tf.train.BytesList(value=[v.encode() for v in values]))
+        for name, values in TASK.items()
+        if name != "support_count"
+    }
+    example = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+    encoded = {"b64": base64.b64encode(example).decode()}
+    body = {"signature_name": "predict_examples", "instances": [{"examples": encoded}]}
+    assert ask(server, "POST", PREDICT, body) == (200, expected)
+    once = {"instances": [TASK | {"query_shop": ["8"]}]}
+    repeated = {"instances": [TASK | {"query_shop": ["8"] * 3}]}
+    assert ask(server, "POST", PREDICT, once) == ask(server, "POST", PREDICT, repeated)
+    status, answer = ask(server, "POST", PREDICT, {"instances": [TASK | {"query_shop": ["8"] * 2}]})
+    assert status == 400
+    assert "ncompatible shapes" in answer["error"]
+
+
 def test_predictions_by_task_and_by_input(server, exports):
     tasks = [TASK, TASK | {"support_count": 0}]
     expected = expected_of(exports / "1", tasks)
