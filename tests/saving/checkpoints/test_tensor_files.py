@@ -1,4 +1,4 @@
-"""Files of safetensors written block by block: the library's bytes, and the digest of their parts."""
+"""Files of safetensors written block by block: the bytes of the library, the digest of the parts."""
 
 import numpy as np
 import pytest
@@ -37,6 +37,6 @@ def test_the_bytes_are_the_librarys(part_bytes, tmp_path, monkeypatch):
 
 
 def test_a_type_without_a_name_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="expected c to have one of the types .* got complex64"):
+    with pytest.raises(ValueError, match=r"expected c to have one of the types .* got complex64"):
         save_tensors({"c": np.zeros(2, np.complex64)}, tmp_path / "x", shown=tmp_path / "x")
     assert not list(tmp_path.iterdir())
