@@ -1,4 +1,4 @@
-"""Files of safetensors written block by block: the bytes of the library, the digest of the parts."""
+"""Files of safetensors written in blocks: the bytes of the library, the digest of the parts."""
 
 import numpy as np
 import pytest
