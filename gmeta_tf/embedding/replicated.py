@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import tensorflow as tf
 
 from gmeta_tf.batch import Rows
@@ -95,10 +94,13 @@ class ReplicatedShard(StaticShard):
         row_indices = tf.reshape(tf.where(summed[:, self.width] > 0), [-1])
         return row_indices, tf.gather(summed, row_indices)[:, : self.width]
 
-    def export_state(self) -> dict[str, np.ndarray]:
-        """The rows and slots that this rank would own if the tables were sharded."""
-        own = own_keys(0, num_own_rows(0, self.num_rows, self.ranks), self.ranks).numpy()
-        return {name: values[own] for name, values in super().export_state().items()}
+    @property
+    def num_state_rows(self) -> int:
+        """A checkpoint has the rows that this rank would own if the tables were sharded."""
+        return num_own_rows(0, self.num_rows, self.ranks)
+
+    def _state_rows(self, first: int, last: int) -> tf.Tensor:
+        return own_keys(first, last, self.ranks)
 
 
 class ReplicatedExchange(ExchangeStrategy):

@@ -148,9 +148,7 @@ class StaticShard(tf.Module):
         self.slots: dict[str, tf.Variable] = {}
         self._slots_at_first: dict[str, Slot] = {}
         self._scale = scale
-        for first, rows in self._rows_at_first():
-            row_indices = tf.range(first, first + len(rows), dtype=tf.int64)
-            self.rows.scatter_update(tf.IndexedSlices(rows, row_indices))
+        self.begin_anew()
 
     def _plain_rows(self, num_rows: int) -> tf.Variable:
         own = num_own_rows(0, num_rows, self.world)
@@ -228,23 +226,46 @@ class StaticShard(tf.Module):
         """The shard's part of a checkpoint: `rows`, and each slot as `slot_<name>`."""
         return {"rows": self.rows, **{f"slot_{name}": slot for name, slot in self.slots.items()}}
 
-    def export_state(self) -> dict[str, np.ndarray]:
-        """This rank's own rows and slots, in the order of their keys."""
-        return {name: variable.numpy() for name, variable in self.state_variables.items()}
+    @property
+    def num_state_rows(self) -> int:
+        """How many rows the shard's part of a checkpoint has."""
+        return int(self.rows.shape[0])
 
-    def initial_state(self) -> dict[str, np.ndarray]:
-        """Rows and slots as they are before the first step, in the order of the shard's keys."""
-        own = int(self.rows.shape[0])
-        state = {
-            f"slot_{name}": np.full([own, slot.width], slot.start, np.float32)
-            for name, slot in self._slots_at_first.items()
-        }
-        rows = np.empty([own, self.width], np.float32)
-        for first, some in self._rows_at_first():
-            rows[first : first + len(some)] = some.numpy()
-        return {"rows": rows, **state}
+    def read_state(self, name: str, first: int, last: int) -> np.ndarray:
+        """Some rows or slots of the shard's part of a checkpoint, in the order of their keys.
 
-    def load_state(self, state: Mapping[str, np.ndarray]) -> None:
-        """Sets rows and slots, in the order of the keys that the shard holds."""
-        for name, variable in self.state_variables.items():
-            variable.assign(state[name])
+        Training reads and writes rows in place, so that TensorFlow would copy all of a variable
+        to give its value; what is asked for here alone is copied.
+
+        Args:
+            name: one of `state_variables`.
+            first, last: those wanted, `0 <= first <= row < last <= num_state_rows`.
+
+        Returns:
+            `[last - first, D or 1]`, not to be written to.
+        """
+        rows = tf.gather(self.state_variables[name], self._state_rows(first, last))
+        return np.asarray(memoryview(rows))
+
+    def _state_rows(self, first: int, last: int) -> tf.Tensor:
+        """The row indices of the shard's part of a checkpoint, int64 `[last - first]`."""
+        return tf.range(first, last, dtype=tf.int64)
+
+    def write_state(self, name: str, row_indices: np.ndarray, values: np.ndarray) -> None:
+        """Sets rows or slots.
+
+        Args:
+            name: one of `state_variables`.
+            row_indices: int64 `[N]`, distinct.
+            values: float32 `[N, D or 1]`.
+        """
+        self.state_variables[name].scatter_update(tf.IndexedSlices(values, row_indices))
+
+    def begin_anew(self) -> None:
+        """Sets rows and slots to what they are before the first step."""
+        for first, rows in self._rows_at_first():
+            row_indices = np.arange(first, first + len(rows))
+            self.write_state("rows", row_indices, rows)
+            for name, slot in self._slots_at_first.items():
+                start = np.full([len(rows), slot.width], slot.start, np.float32)
+                self.write_state(f"slot_{name}", row_indices, start)

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import pathlib
+from collections.abc import Sequence
 from typing import TypedDict
 
 from gmeta_tf.side_threads import side_by_side
 
-__all__ = ["FileDigest", "digest_of", "digest_of_parts", "fault_of"]
+__all__ = [
+    "PART_BYTES",
+    "FileDigest",
+    "digest_from_parts",
+    "digest_of",
+    "digest_of_parts",
+    "fault_of",
+]
 
+PART_BYTES = 1 << 26
 _PIECE_BYTES = 1 << 20
-_PART_BYTES = 1 << 26
 _OF_PARTS = "parts of 64 MiB: "
 
 
@@ -45,13 +53,26 @@ def digest_of_parts(path: pathlib.Path) -> FileDigest:
         OSError: it cannot be read.
     """
     size = path.stat().st_size
-    if size <= _PART_BYTES:
+    if size <= PART_BYTES:
         return digest_of(path)
     # Hashing leaves Python's lock.
-    firsts = range(0, size, _PART_BYTES)
-    parts = side_by_side(lambda first: _digest(path, first, _PART_BYTES), firsts)
-    whole = hashlib.sha256(b"".join(digest for digest, _ in parts)).hexdigest()
-    return {"bytes": sum(length for _, length in parts), "sha256": f"{_OF_PARTS}{whole}"}
+    firsts = range(0, size, PART_BYTES)
+    parts = side_by_side(lambda first: _digest(path, first, PART_BYTES), firsts)
+    return digest_from_parts(sum(length for _, length in parts), [digest for digest, _ in parts])
+
+
+def digest_from_parts(num_bytes: int, digests: Sequence[bytes]) -> FileDigest:
+    """What `digest_of_parts` gives, of parts that were hashed elsewhere.
+
+    Args:
+        num_bytes: the file's.
+        digests: SHA-256 of each `PART_BYTES` of it, in order, the last of them shorter; at least
+            one.
+    """
+    if len(digests) == 1:
+        return {"bytes": num_bytes, "sha256": digests[0].hex()}
+    whole = hashlib.sha256(b"".join(digests)).hexdigest()
+    return {"bytes": num_bytes, "sha256": f"{_OF_PARTS}{whole}"}
 
 
 def _digest(path: pathlib.Path, first: int, most: int | None) -> tuple[bytes, int]:

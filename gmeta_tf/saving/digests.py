@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from gmeta_tf.distributed.world import World
-from gmeta_tf.meta_io.digest import FileDigest, digest_of_parts, fault_of
-from gmeta_tf.meta_io.disk import to_disk
-from gmeta_tf.side_threads import Work, begin, side_by_side
+from gmeta_tf.meta_io.digest import FileDigest, fault_of
+from gmeta_tf.side_threads import side_by_side
 
-__all__ = ["check_files", "digests_on_disk", "share_of"]
+__all__ = ["check_files", "share_of"]
 
 # Hashing leaves Python's lock; more threads than this read no faster from one disk.
 _THREADS = 4
@@ -35,25 +34,6 @@ def share_of(files: Mapping[str, FileDigest], world: World) -> list[str]:
         if rank == world.rank:
             own.append(name)
     return own
-
-
-def digests_on_disk(folder: pathlib.Path, names: Sequence[str]) -> dict[str, FileDigest]:
-    """The digests of files that were just written; they are on the disk when this returns.
-
-    The disk writes one file while another is read from memory.
-
-    Raises:
-        OSError: a file cannot be read, or cannot get to the disk.
-    """
-    paths = [folder / name for name in names]
-    writing = Work(lambda: side_by_side(to_disk, paths, _THREADS))
-    begin(writing)
-    try:
-        digests = side_by_side(digest_of_parts, paths, _THREADS)
-        writing.result()
-    finally:
-        writing.drop()
-    return dict(zip(names, digests, strict=True))
 
 
 def check_files(

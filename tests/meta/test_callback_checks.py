@@ -83,7 +83,8 @@ def state_of(model):
     """Every number that training changes; of dynamic tables by key."""
     state = [np.asarray(v) for v in (*model.trainable_variables, *model.optimizer.variables)]
     for shard in model.embedding.indexed.values():
-        state += [value for _, value in sorted(shard.export_state().items())]
+        names, last = sorted(shard.state_variables), shard.num_state_rows
+        state += [shard.read_state(name, 0, last) for name in names]
     for shard in model.embedding.keyed.values():
         for part in shard.export_state(int(model.optimizer.iterations)):
             order = np.argsort(part.keys)

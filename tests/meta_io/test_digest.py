@@ -12,7 +12,7 @@ CONTENT = b"".join(i.to_bytes(2, "big") for i in range(1250))
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    monkeypatch.setattr(digest, "_PART_BYTES", 1000)
+    monkeypatch.setattr(digest, "PART_BYTES", 1000)
     (tmp_path / "file").write_bytes(CONTENT)
     return tmp_path / "file"
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import tempfile
 import types
@@ -13,7 +14,6 @@ from made_data import make_records
 
 import gmeta_tf as gm
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, gather_json, start
-from gmeta_tf.saving.checkpoints import tensor_files
 from gmeta_tf.saving.checkpoints.checkpoint import checked_checkpoint
 from gmeta_tf.saving.checkpoints.manifest import DamagedCheckpointError, read_manifest
 
@@ -126,7 +126,7 @@ def test_a_full_disk_of_one_rank_is_raised_on_all(trained, monkeypatch):
         raise OSError(28, "No space left on device")
 
     if WORLD.rank == WORLD.size - 1:
-        monkeypatch.setattr(tensor_files, "save_file", full)
+        monkeypatch.setattr(os, "pwrite", full)
     with pytest.raises(OSError, match=r"the disk is full: .*rows-.*\.safetensors"):
         gm.save_checkpoint(model, folder / "e", epoch=3)
     monkeypatch.undo()

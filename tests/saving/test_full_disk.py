@@ -62,7 +62,7 @@ def test_of_a_checkpoint(model, tmp_path, files_of_at_most):
 
 
 @pytest.mark.parametrize(
-    ("module", "name"), [(checkpoint_module, "write_manifest"), (model_files, "save_dynamic")]
+    ("module", "name"), [(checkpoint_module, "write_manifest"), (model_files, "save_tensors")]
 )
 def test_of_its_other_files(module, name, model, tmp_path, monkeypatch):
     gm.save_checkpoint(model, tmp_path / "c", epoch=1)

@@ -53,8 +53,8 @@ class SokStaticShard(SokShard):
         self.tables, self.num_rows = tables, self._shard.num_rows
         self.make_slots, self.update = self._shard.make_slots, self._shard.update
         self.gather, self.locate = self._shard.gather, self._shard.locate
-        self.export_state, self.load_state = self._shard.export_state, self._shard.load_state
-        self.initial_state = self._shard.initial_state
+        self.read_state, self.write_state = self._shard.read_state, self._shard.write_state
+        self.begin_anew = self._shard.begin_anew
 
     @property
     def rows(self) -> tf.Variable:
@@ -65,6 +65,11 @@ class SokStaticShard(SokShard):
     def slots(self) -> dict[str, tf.Variable]:
         """The slots of the row optimizer, in plain variables of as many rows."""
         return self._shard.slots
+
+    @property
+    def num_state_rows(self) -> int:
+        """How many rows the shard's part of a checkpoint has."""
+        return self._shard.num_state_rows
 
     @property
     def state_variables(self) -> dict[str, tf.Variable]:

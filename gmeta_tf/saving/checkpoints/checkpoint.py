@@ -25,7 +25,6 @@ from gmeta_tf.distributed.verdicts import on_chief, on_every_rank
 from gmeta_tf.distributed.world import World
 from gmeta_tf.meta.meta_model import MetaModel
 from gmeta_tf.meta_io.preparing.work_folder import replace_folder, work_folder
-from gmeta_tf.saving.checkpoints.dynamic_files import load_dynamic
 from gmeta_tf.saving.checkpoints.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -35,10 +34,11 @@ from gmeta_tf.saving.checkpoints.manifest import (
     write_manifest,
 )
 from gmeta_tf.saving.checkpoints.model_files import (
+    check_fits,
     check_heads,
-    dense_variables,
-    read_own_files,
-    write_own_files,
+    load_files,
+    own_files,
+    write_files,
 )
 from gmeta_tf.saving.digests import check_files, share_of
 from gmeta_tf.saving.writing import named_if_full
@@ -107,7 +107,7 @@ def save_checkpoint(model: MetaModel, path: str | pathlib.Path, **details: Any) 
         built = pathlib.Path(work) / "checkpoint"
         with named_if_full(path):
             files = on_every_rank(
-                lambda: write_own_files(model, built, path),
+                lambda: write_files(own_files(model), built, path),
                 world,
                 name="checkpoint_written",
             )
@@ -196,17 +196,15 @@ def restore_checkpoint(
 ) -> dict[str, Any]:
     """Loads a checkpoint that has been checked; as `load_checkpoint`. Every rank must call it."""
     path, manifest = checkpoint.path, checkpoint.manifest
-    dense, rows = on_every_rank(
-        lambda: read_own_files(model, path, manifest, grow=grow),
+    before = on_every_rank(
+        lambda: check_fits(model, path, manifest, grow=grow),
         model.world,
-        name="checkpoint_read",
+        name="checkpoint_fits",
         kinds=(DamagedCheckpointError,),
     )
-    for name, variable in dense_variables(model).items():
-        variable.assign(dense[name])
-    for group, state in rows.items():
-        model.embedding.indexed[group].load_state(state)
-    load_dynamic(model.embedding, path, manifest["size"])
+    on_every_rank(
+        lambda: load_files(model, path, manifest, before), model.world, name="checkpoint_loaded"
+    )
     return manifest["details"]
 
 

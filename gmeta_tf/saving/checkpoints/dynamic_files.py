@@ -18,10 +18,9 @@ from gmeta_tf.embedding.dynamic.state import DynamicState
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.saving.checkpoints.manifest import damaged
-from gmeta_tf.saving.checkpoints.tensor_files import save_tensors
-from gmeta_tf.saving.writing import named_if_full
+from gmeta_tf.saving.checkpoints.tensor_files import Tensors
 
-__all__ = ["check_dynamic", "load_dynamic", "save_dynamic"]
+__all__ = ["check_dynamic", "dynamic_files", "load_dynamic"]
 
 _ARRAYS = tuple(
     name for name in DynamicState._fields if name not in ("rank", "size", "slots", "bucket_slots")
@@ -29,42 +28,23 @@ _ARRAYS = tuple(
 _SLOTS = ("slots", "bucket_slots")
 
 
-def save_dynamic(
-    embedding: ShardedEmbedding,
-    folder: pathlib.Path,
-    step: int,
-    *,
-    shown: pathlib.Path,
-) -> list[str]:
-    """Writes this rank's parts of the dynamic tables. No collective.
+def dynamic_files(embedding: ShardedEmbedding, step: int) -> Iterator[tuple[str, Tensors | str]]:
+    """This rank's files of the dynamic tables: their names and tensors or text. No collective.
 
     Args:
         embedding: the tables.
-        folder: an existing one.
         step: the training steps done.
-        shown: the folder to name in errors.
-
-    Returns:
-        The names of the files.
-
-    Raises:
-        OSError: a file cannot be written.
     """
     world = embedding.world
-    names = []
     for index, shard in enumerate(embedding.keyed.values()):
         parts = 0
         for part, state in enumerate(shard.export_state(step)):
             arrays = {name: getattr(state, name) for name in _ARRAYS}
             for kind in _SLOTS:
                 arrays |= {f"{kind}/{name}": v for name, v in getattr(state, kind).items()}
-            names.append(_name(world.rank, world.size, index, part))
-            save_tensors(arrays, folder / names[-1], shown=shown / names[-1])
+            yield _name(world.rank, world.size, index, part), arrays
             parts = part + 1
-        names.append(_count_name(world, index))
-        with named_if_full(shown / names[-1]):
-            (folder / names[-1]).write_text(json.dumps({"parts": parts}))
-    return names
+        yield _count_name(world, index), json.dumps({"parts": parts})
 
 
 def check_dynamic(embedding: ShardedEmbedding, folder: pathlib.Path, size: int) -> None:

@@ -254,7 +254,7 @@ def test_a_save_that_was_killed_between_its_renames(model, saved, tmp_path):
         raise Stopped
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint_module, "write_own_files", stop)
+        patch.setattr(checkpoint_module, "write_files", stop)
         with pytest.raises(Stopped):
             gm.save_checkpoint(model, tmp_path / "c")
     assert checked_checkpoint(tmp_path / "c", ONE).details["epoch"] == 3
