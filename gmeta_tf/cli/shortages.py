@@ -44,11 +44,17 @@ def shortage_of(error: Exception) -> str | None:
 
 
 def probable_shortage(error: Exception) -> str | None:
-    """The same of an error that nobody expected, where memory had nearly reached its limit.
+    """The same of an error that nobody expected, where a shortage stands behind it.
 
-    A library whose allocation fails unseen goes on with half a result: TensorFlow then looks for an
-    operation of no name, and raises KeyError.
+    That is one that was being handled when it was raised; or memory that had nearly reached its
+    limit, since a library whose allocation fails unseen goes on with half a result: TensorFlow then
+    looks for an operation of no name, and raises KeyError.
     """
+    behind = error.__cause__ or error.__context__
+    while isinstance(behind, Exception):
+        if told := shortage_of(behind):
+            return told
+        behind = behind.__cause__ or behind.__context__
     left = left_of_address_space()
     if left is None or left > _LITTLE:
         return None

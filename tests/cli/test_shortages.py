@@ -50,6 +50,24 @@ def test_a_shortage_is_one_line_and_status_1(error, monkeypatch, capsys):
     assert remedy in line
 
 
+def test_an_error_while_a_shortage_is_handled_is_that_shortage(monkeypatch, capsys):
+    def short(_):
+        try:
+            raise MemoryError("std::bad_alloc")
+        except MemoryError:
+            try:
+                raise KeyError("no name")
+            except KeyError as error:
+                raise RuntimeError("half a graph") from error
+
+    monkeypatch.setitem(cli._FIRST_CHECKS, "evaluate", short)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["evaluate", "--run", "run"])
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gmeta-tf evaluate: out of memory (std::bad_alloc)")
+
+
 def test_other_errors_are_none():
     assert shortage_of(RuntimeError("a fault of ours")) is None
     told = "the disk is full: No space left on device. Make room, and start again"

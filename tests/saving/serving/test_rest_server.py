@@ -188,9 +188,9 @@ WRONG = {
         "'query_item': expected lists of one length, 2 in one another",
     ),
     "lengths": (
-        {"instances": [TASK | {"query_item": ["i1"]}]},
+        {"instances": [TASK | {"query_item": ["i1", "i2"]}]},
         400,
-        "ConcatOp : Dimension 1 in both shapes must be equal",
+        "Expected lists of one length for all of a task's support rows",
     ),
 }
 
