@@ -245,7 +245,7 @@ class StaticShard(tf.Module):
             `[last - first, D or 1]`, not to be written to.
         """
         rows = tf.gather(self.state_variables[name], self._state_rows(first, last))
-        return np.asarray(memoryview(rows))
+        return np.asarray(rows)
 
     def _state_rows(self, first: int, last: int) -> tf.Tensor:
         """The row indices of the shard's part of a checkpoint, int64 `[last - first]`."""

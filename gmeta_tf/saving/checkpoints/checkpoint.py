@@ -153,6 +153,8 @@ def load_checkpoint(
         FileNotFoundError: no complete checkpoint there.
         ValueError: another format, other tables or other variables, or a damaged file (then a
             `DamagedCheckpointError`). The model is then unchanged.
+        OSError: a file that was whole cannot be read any more; the model is then partly loaded, so
+            load this or another checkpoint again.
     """
     return restore_checkpoint(model, checked_checkpoint(path, model.world), grow=grow)
 
