@@ -39,11 +39,13 @@ class ServedKeys(tf.Module):
             tf.Variable(_texts(values), shape=[len(values)], trainable=False, name="values")
             for values in vocabularies.values()
         ]
+        # TensorFlow makes no table of nothing: of a field without a value in all of the data.
         self.vocabularies = {
             table: tf.lookup.StaticHashTable(
                 _KeysOf(values), UNKNOWN_KEY, name=f"vocabulary_{place}"
             )
             for place, (table, values) in enumerate(zip(vocabularies, self.values, strict=True))
+            if len(vocabularies[table])
         }
 
     def __call__(self, field: Field, text: tf.Tensor) -> tf.Tensor:
@@ -105,7 +107,10 @@ class ServedKeys(tf.Module):
     def _looked_up(self, table: Table, value: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """The keys of single stripped values, int64, and which of the values have one."""
         if table.keys == "vocabulary":
-            keys = self.vocabularies[table.name].lookup(value)
+            if table.name in self.vocabularies:
+                keys = self.vocabularies[table.name].lookup(value)
+            else:
+                keys = tf.fill(tf.shape(value), tf.constant(UNKNOWN_KEY, tf.int64))
             return keys, keys != UNKNOWN_KEY
         if table.keys == "hash":
             return 1 + tf.strings.to_hash_bucket_fast(value, hash_buckets(table)), value != ""

@@ -36,6 +36,7 @@ SCHEMA = gm.Schema(
         gm.Field("ids", "multi", table="id", max_values=4),
         gm.Field("shop", "multi", max_values=3),
         gm.Field("street"),
+        gm.Field("blank"),
     ),
     label="click",
     task="user",
@@ -68,7 +69,7 @@ def log(tmp_path_factory):
             ids = "|".join(draw.choice([*IDS, "", " 7 "], draw.integers(0, 7)))
             shops = "|".join(draw.choice(["a", "b", "c", "d", " a", ""], draw.integers(0, 6)))
             values = [f"u{row % 6}", f"i{draw.integers(9)}", brand, tags, draw.integers(12), far]
-            values += [draw.choice([*IDS, ""]), ids, shops, draw.choice(["", "A st", "B st "])]
+            values += [draw.choice([*IDS, ""]), ids, shops, draw.choice(["", "A st", "B st "]), ""]
             writer.writerow([*values, draw.integers(2), row])
     return path
 
@@ -78,7 +79,10 @@ def test_served_keys_are_those_of_prepare(log, tmp_path):
     with open(log, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     task_of = dict(zip((f"u{i}" for i in range(6)), range(6), strict=True))
-    served = ServedKeys(records.schema, {"item": read_vocabulary(records.path, "item")})
+    looked_up = ("item", "blank")  # of "blank" there is no value
+    served = ServedKeys(
+        records.schema, {table: read_vocabulary(records.path, table) for table in looked_up}
+    )
     compared = 0
     for split in records.splits:
         for task, words in records.read(split):
