@@ -260,6 +260,7 @@ PREPARE = [
     ("max_bad_share", ["--max-bad-share", "0"], "--max-bad-share above 0 and at most 1"),
     ("memory_limit", ["--memory-limit", "much"], "memory_limit to be a size"),
     ("spill_folder", ["--spill-folder", "@file"], "file"),
+    ("layout", ["--layout", "netflix"], "expected --layout to be one of movielens, movielens-10m"),
     *READING,
 ]
 

@@ -16,7 +16,7 @@ __all__ = ["told_of_a_full_disk"]
 
 @contextlib.contextmanager
 def told_of_a_full_disk(output: str | os.PathLike[str]) -> Iterator[None]:
-    """Whatever DuckDB and Python call a full disk is an OSError with ENOSPC."""
+    """Whatever DuckDB, Python or another library calls a full disk is an OSError with ENOSPC."""
     try:
         yield
     except duckdb.OutOfMemoryException as error:
@@ -25,7 +25,7 @@ def told_of_a_full_disk(output: str | os.PathLike[str]) -> Iterator[None]:
                 f"the engine ran out of memory: {str(error).splitlines()[0]} Raise memory_limit."
             ) from error
         raise _full_disk(output, error) from error
-    except (duckdb.Error, OSError) as error:
+    except Exception as error:
         if not is_full_disk(error):
             raise
         raise _full_disk(output, error) from error

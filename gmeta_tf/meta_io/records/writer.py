@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import pathlib
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -148,8 +150,9 @@ class EpisodeWriter:
     def close(self) -> SplitFiles:
         """Finishes the files, writes the index, and says what the folder holds of the split now."""
         self._end_held()
-        for writer in self._writers:
-            writer.close()
+        for file, writer in enumerate(self._writers):
+            with self._named(file):
+                writer.close()
         new = np.concatenate([np.zeros(0, IndexEntry), *self._entries])
         new = new[np.lexsort([new["offset"], new["file"]])]
         new["file"] += len(self._old.files)
@@ -168,7 +171,17 @@ class EpisodeWriter:
     def abandon(self) -> None:
         """Closes the files without an index."""
         for writer in self._writers:
-            writer.close()
+            with contextlib.suppress(OSError):  # of a full disk, which was told
+                writer.close()
+
+    @contextlib.contextmanager
+    def _named(self, file: int) -> Iterator[None]:
+        """An error of writing names the file, as one of opening does."""
+        try:
+            yield
+        except OSError as error:
+            error.filename = error.filename or str(self._folder / self._names[file])
+            raise
 
     def _begin(self, tasks: np.ndarray) -> np.ndarray:
         """The first part of tasks that begin, int64 `[tasks]`; counts those that are new."""
@@ -232,7 +245,8 @@ class EpisodeWriter:
             if self._compression == "zlib":
                 record = zlib.compress(record, 1)
             file = int(np.argmin(self._rows_of))
-            self._writers[file].write(frame(record))
+            with self._named(file):
+                self._writers[file].write(frame(record))
             placed.append((file, self._offsets[file], len(record)))
             self._offsets[file] += len(record) + TFRECORD_FRAME_BYTES
             self._rows_of[file] += rows[number]
