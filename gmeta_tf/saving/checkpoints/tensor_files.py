@@ -54,10 +54,6 @@ class LazyRows(NamedTuple):
     shape: tuple[int, int]
     read: Callable[[int, int], np.ndarray]
 
-    def copied(self) -> np.ndarray:
-        """All of them, as they are now."""
-        return self.read(0, self.shape[0]).copy()
-
     @property
     def dtype(self) -> np.dtype:
         """Of an element."""
