@@ -8,8 +8,9 @@ import select
 import signal
 import sys
 from collections.abc import Iterator
+from typing import NoReturn
 
-__all__ = ["quiet_endings"]
+__all__ = ["leave_at_once", "quiet_endings"]
 
 # What a shell reports of a process that the signal ended.
 _INTERRUPTED = 128 + signal.SIGINT
@@ -38,6 +39,18 @@ def quiet_endings() -> Iterator[None]:
             raise
         print("gmeta-tf: interrupted", file=sys.stderr)
         raise SystemExit(_INTERRUPTED) from None
+
+
+def leave_at_once(status: int) -> NoReturn:
+    """Ends the process without its destructors and exit handlers, after what it has printed.
+
+    Where memory has ended they cannot be relied on: TensorFlow keeps a graph's lock where it runs
+    out of memory as it adds an operation, and whoever frees that graph afterwards, if only with
+    the traceback that led there, waits for ever.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _has_no_reader() -> bool:

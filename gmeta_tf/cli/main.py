@@ -25,10 +25,10 @@ from jsonargparse import (
 )
 
 from gmeta_tf.cli import first_checks, options
-from gmeta_tf.cli.endings import quiet_endings
+from gmeta_tf.cli.endings import leave_at_once, quiet_endings
 from gmeta_tf.cli.gone_files import gone_file
 from gmeta_tf.cli.number_flags import wrong_number
-from gmeta_tf.cli.shortages import probable_shortage, shortage_of
+from gmeta_tf.cli.shortages import is_out_of_memory, probable_shortage, shortage_of
 from gmeta_tf.cli.yaml_file import flags_of
 from gmeta_tf.distributed.lost_ranks import LostRankError, is_of_lost_rank
 from gmeta_tf.distributed.world import World
@@ -92,7 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Parses the command line and runs the subcommand.
 
     Args:
-        arguments: the words after `gmeta-tf`; None takes the process's.
+        arguments: the words after `gmeta-tf`; None takes the process's, which then is this
+            command's alone, and ends at once where memory has ended.
 
     Raises:
         SystemExit: 2 for a wrong command line, 1 for bad input, with the message on stderr; 130
@@ -137,6 +138,8 @@ def _run(arguments: Sequence[str] | None) -> None:
             # Options name their command themselves.
             told = str(error).removeprefix(f"{name}: ")
         print(f"gmeta-tf {name}: {told}", file=sys.stderr)
+        if arguments is None and is_out_of_memory(error):
+            leave_at_once(1)
         raise SystemExit(1) from error
 
 

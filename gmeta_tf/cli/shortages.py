@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import pathlib
 import resource
+from collections.abc import Iterator
 
-__all__ = ["left_of_address_space", "probable_shortage", "shortage_of"]
+__all__ = ["is_out_of_memory", "left_of_address_space", "probable_shortage", "shortage_of"]
 
 # By name: this is asked before TensorFlow and DuckDB are imported, too.
 _OUT_OF_MEMORY = ("MemoryError", "ResourceExhaustedError", "OutOfMemoryException")
@@ -32,11 +33,7 @@ def shortage_of(error: Exception) -> str | None:
         if "the disk is full" in str(error):  # which has been told with the file's name
             return None
         what, remedy = "the disk is full", "Make room"
-    elif (
-        getattr(error, "errno", None) == errno.ENOMEM
-        or any(kind.__name__ in _OUT_OF_MEMORY for kind in type(error).__mro__)
-        or any(text in str(error) for text in _MEMORY_TEXTS)
-    ):
+    elif _is_of_memory(error):
         what, remedy = "out of memory", "Give it more memory, or less work at once"
     else:
         return None
@@ -50,15 +47,24 @@ def probable_shortage(error: Exception) -> str | None:
     limit, since a library whose allocation fails unseen goes on with half a result: TensorFlow then
     looks for an operation of no name, and raises KeyError.
     """
-    behind = error.__cause__ or error.__context__
-    while isinstance(behind, Exception):
+    for behind in _behind(error):
         if told := shortage_of(behind):
             return told
-        behind = behind.__cause__ or behind.__context__
-    left = left_of_address_space()
-    if left is None or left > _LITTLE:
+    if not _is_at_its_limit():
         return None
     return shortage_of(MemoryError(f"probably, since {type(error).__name__}: {error}"))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory had ended, or nearly, by the time that an error was raised.
+
+    Example:
+        >>> is_out_of_memory(MemoryError())
+        True
+        >>> is_out_of_memory(ValueError("expected a number"))
+        False
+    """
+    return any(_is_of_memory(each) for each in (error, *_behind(error))) or _is_at_its_limit()
 
 
 def left_of_address_space() -> int | None:
@@ -70,3 +76,27 @@ def left_of_address_space() -> int | None:
     lines = status.read_text().splitlines()
     peak = next(line for line in lines if line.startswith("VmPeak:"))
     return most - int(peak.split()[1]) * 1024
+
+
+def _is_of_memory(error: Exception) -> bool:
+    text = str(error)
+    if any(words in text for words in ("Too many open files", *_DISK_TEXTS)):
+        return False  # which TensorFlow raises as the same kind of error
+    return (
+        getattr(error, "errno", None) == errno.ENOMEM
+        or any(kind.__name__ in _OUT_OF_MEMORY for kind in type(error).__mro__)
+        or any(words in text for words in _MEMORY_TEXTS)
+    )
+
+
+def _behind(error: Exception) -> Iterator[Exception]:
+    """The errors that were being handled when it was raised, the last one first."""
+    behind = error.__cause__ or error.__context__
+    while isinstance(behind, Exception):
+        yield behind
+        behind = behind.__cause__ or behind.__context__
+
+
+def _is_at_its_limit() -> bool:
+    left = left_of_address_space()
+    return left is not None and left <= _LITTLE

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from gmeta_tf.cli import main as cli
-from gmeta_tf.cli.shortages import left_of_address_space, shortage_of
+from gmeta_tf.cli.shortages import is_out_of_memory, left_of_address_space, shortage_of
 
 MEMORY = [
     MemoryError("std::bad_alloc"),
@@ -66,6 +66,35 @@ def test_an_error_while_a_shortage_is_handled_is_that_shortage(monkeypatch, caps
     assert ended.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("gmeta-tf evaluate: out of memory (std::bad_alloc)")
+
+
+def test_a_command_out_of_memory_waits_for_no_destructor():
+    """TensorFlow's graphs may never be freed again then, and the traceback holds them."""
+    text = (
+        "import atexit, sys, time\n"
+        "from gmeta_tf.cli import main as cli\n"
+        "class Stuck:\n"
+        "    def __del__(self): time.sleep(600)\n"
+        "def short(_):\n"
+        "    stuck = Stuck()\n"
+        "    try: raise MemoryError('std::bad_alloc')\n"
+        "    except MemoryError as error: raise ValueError('query.csv cannot be read') from error\n"
+        "atexit.register(print, 'at exit')\n"
+        "cli._FIRST_CHECKS['evaluate'] = short\n"
+        "sys.argv = ['gmeta-tf', 'evaluate', '--run', 'run']\n"
+        "print('printed before')\n"
+        "cli.main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "printed before\n")
+    assert done.stderr == "gmeta-tf evaluate: query.csv cannot be read\n"
+
+
+@pytest.mark.parametrize("error", MEMORY + FILES + DISK, ids=lambda error: type(error).__name__)
+def test_which_shortages_are_of_memory(error):
+    assert is_out_of_memory(error) == (error in MEMORY)
 
 
 def test_other_errors_are_none():

@@ -212,7 +212,8 @@ def _command(
             before()
         if watch is not None:
             watch.enter()
-        cli.main(list(arguments))
+        sys.argv = ["gmeta-tf", *arguments]
+        cli.main()
         status = 0
     except SystemExit as leaving:
         status = leaving.code if isinstance(leaving.code, int) else 1

@@ -1,7 +1,7 @@
 """Little memory and few open files: one line or success, and never half a result.
 
-Where memory ends within TensorFlow, LLVM or glibc, they abort the process by themselves: that is no
-traceback of ours, and counts as a kill does. What was there is there, and the next run succeeds.
+Where memory ends within TensorFlow, oneDNN, LLVM or glibc, they abort the process by themselves:
+that is no traceback of ours, and counts as a kill does. What was there is there, and the next run succeeds.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ __all__ = ["groups"]
 _MEBIBYTE = 1 << 20
 _FILES = (8, 12, 16, 24, 32, 64)
 _MORE_MEBIBYTES = (1, 4, 16, 64, 256, 1024)
-_ABORTED = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, 127)
+# oneDNN ends in an illegal instruction where its compiler has no memory.
+_ABORTED = (-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, 127)
 _QUICK = {"prepare": 1, "predict": 1}
 
 
