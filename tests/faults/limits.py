@@ -1,7 +1,8 @@
 """Little memory and few open files: one line or success, and never half a result.
 
 Where memory ends within TensorFlow, oneDNN, LLVM or glibc, they abort the process by themselves:
-that is no traceback of ours, and counts as a kill does. What was there is there, and the next run succeeds.
+that is no traceback of ours, and counts as a kill does. What was there is there, and the next run
+succeeds.
 """
 
 from __future__ import annotations
