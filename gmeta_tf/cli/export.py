@@ -7,6 +7,7 @@ import os
 import pathlib
 
 import gmeta_tf as gm
+from gmeta_tf.cli.look_ups import read_look_ups
 from gmeta_tf.cli.options import ExportOptions
 from gmeta_tf.cli.runs import load_chosen_run, load_earlier
 from gmeta_tf.saving.deltas.delta_files import check_delta_output
@@ -41,11 +42,14 @@ def export(options: ExportOptions) -> None:
         fall_back=options.fall_back,
     )
     name = chosen.checked.path.name
+    look_ups = read_look_ups(records.schema, options.look_up or [])
     if before is None:
-        gm.export_saved_model(model, output, records, checkpoint=name)
+        gm.export_saved_model(model, output, records, checkpoint=name, look_ups=look_ups)
         print(output)
     else:
-        version = export_delta(model, output, records, before=before, checkpoint=name)
+        version = export_delta(
+            model, output, records, before=before, checkpoint=name, look_ups=look_ups
+        )
         print(f"{output}: from {before.version.describe()} to {version.describe()}")
     note_exported(run, name)
     if options.versions is not None and options.keep is not None:

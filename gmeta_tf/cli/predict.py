@@ -42,7 +42,7 @@ def predict(options: PredictOptions) -> None:
     check_predict(options)
     predictor = Predictor.load(options.saved_model)
     reading = reader_options(options)
-    schema = _with_tables(predictor.schema, options.tables or [])
+    schema = _with_tables(predictor.request_schema, options.tables or [])
     query, own_columns = _read(options.query, schema, reading)
     support = (
         {name: values[:0] for name, values in query.items()} | {schema.label: np.zeros(0)}

@@ -151,12 +151,15 @@ class ExportOptions(_OfRunOptions):
         versions: write the next version of a folder of versions, as TensorFlow Serving reads them,
             in place of `output`.
         keep: how many versions to keep there; None keeps all.
+        look_up: fields, such as the item: what the schema's tables_to_join give to them goes into
+            the model, and requests do without. None has requests carry every field.
     """
 
     output: str | None = None
     since: str | None = None
     versions: str | None = None
     keep: int | None = number(None, of=AT_LEAST_1)
+    look_up: list[str] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

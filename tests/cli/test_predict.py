@@ -11,7 +11,7 @@ from gmeta_tf.cli.predict import read_rows
 from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 from gmeta_tf.meta_io.sources.sources import files_source
-from gmeta_tf.saving.serving.raw_columns import texts_of
+from gmeta_tf.saving.exports.raw_columns import texts_of
 
 TYPED = """
 SELECT * FROM (VALUES

@@ -362,6 +362,7 @@ EXPORT = [
     ("since", ["--since", "epoch-000001", "--output", "@precious"], "is not a delta"),
     ("versions", ["--versions", "@file"], "to be a folder of versions"),
     ("keep", ["--keep", "0", "--versions", "@none"], "--keep of at least 1, got 0"),
+    ("look_up", ["--look-up", "item"], "joined on (there is none), got 'item'"),
 ]
 
 

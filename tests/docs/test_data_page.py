@@ -66,7 +66,9 @@ def test_dense_values(capsys):
 
 
 def test_tables_of_users_and_items(capsys):
-    assert run(SECTIONS["Tables of users and items"]) == 1
+    assert run(SECTIONS["Tables of users and items"]) == 3
+    inputs = gm.Predictor.load("run/saved_model").predict.structured_input_signature[1]
+    assert {"query_film", "query_age"} == {name for name in inputs if name.startswith("query_")}
     told = capsys.readouterr().out
     assert "joined films: 1 rows found nothing in it" in told  # film e
     assert "joined studios: 2 rows found nothing in it" in told

@@ -6,7 +6,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from gmeta_tf.saving.deltas.delta_files import GRAPH, check_delta_output, write_
 from gmeta_tf.saving.deltas.row_changes import Moved
 from gmeta_tf.saving.exports.export import serving_graph, write_export
 from gmeta_tf.saving.exports.export_version import VERSION, ExportVersion, version_of
+from gmeta_tf.saving.exports.look_ups import LookUp, look_ups_of
 from gmeta_tf.saving.exports.served_values import OBJECT_GRAPH, Values, read_values, variable_name
 from gmeta_tf.saving.exports.serving_graph import ServingGraph
 from gmeta_tf.saving.writing import named_if_full
@@ -66,6 +67,7 @@ def export_delta(
     *,
     before: ServedState,
     checkpoint: str | None = None,
+    look_ups: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ExportVersion:
     """Writes what `apply_delta` makes the model's export of, from that of an earlier state.
 
@@ -80,19 +82,27 @@ def export_delta(
         vocabularies: as for `export_saved_model`.
         before: the earlier state, of the same tables but for grown vocabularies.
         checkpoint: the name of the checkpoint that the model is of.
+        look_ups: as for `export_saved_model`; the delta has them whole, whichever were exported
+            before.
 
     Returns:
         The version that the delta makes.
 
     Raises:
-        ValueError: other tables, a vocabulary that does not begin with its earlier values, or
-            `path` exists and is not a delta (on every rank).
+        ValueError: other tables, a vocabulary that does not begin with its earlier values, a
+            look-up that does not fit, or `path` exists and is not a delta (on every rank).
         OSError: the disk is full (on every rank); an earlier delta is as it was.
     """
     # A link is followed: what it points to is replaced, and the link stays.
     target = pathlib.Path(os.path.realpath(path))
-    on_chief(lambda: check_delta_output(target), model.world, name="delta_output")
-    serving = serving_graph(model, vocabularies)
+    found: list[LookUp] = []
+
+    def check() -> None:
+        check_delta_output(target)
+        found.extend(look_ups_of(model.embedding.schema, look_ups or {}))
+
+    on_chief(check, model.world, name="delta_output")
+    serving = serving_graph(model, vocabularies, found)
     now = _state(model, serving, checkpoint)
 
     def write() -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,7 @@ from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 from gmeta_tf.saving.exports.export_output import check_export_output, commit_export
 from gmeta_tf.saving.exports.export_version import version_of, write_version
+from gmeta_tf.saving.exports.look_ups import LOOKED_UP, LookUp, look_ups_of
 from gmeta_tf.saving.exports.serving_graph import ServingGraph, served_tables
 from gmeta_tf.saving.writing import named_if_full
 from gmeta_tf.schema import Schema
@@ -31,6 +33,7 @@ def export_saved_model(
     vocabularies: Records | Mapping[str, np.ndarray],
     *,
     checkpoint: str | None = None,
+    look_ups: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Writes a SavedModel that adapts to a task's support rows and predicts its query rows.
 
@@ -73,14 +76,25 @@ def export_saved_model(
         vocabularies: the records that the model was trained on; or table -> its values, str
             `[num_rows - 1]`, where value i has the key i + 1, for the tables with a vocabulary.
         checkpoint: the name of the checkpoint that the model is of, for the export's version.
+        look_ups: field -> columns of raw values, a row for each value of that field, such as the
+            genre and year of each film: the graph finds these fields itself, and all signatures but
+            `predict_keys` do without them. A value without a row has missing ones. Only rank 0's
+            are used.
 
     Raises:
-        ValueError: a vocabulary is missing or differs in size from its table; or `path` exists and
-            is not an export (on every rank).
+        ValueError: a vocabulary is missing or differs in size from its table; a look-up does not
+            fit the schema; or `path` exists and is not an export (on every rank).
         OSError: the disk is full (on every rank); an earlier export is as it was.
     """
-    on_chief(lambda: check_export_output(path), model.world, name="export_output")
-    serving, steps = serving_graph(model, vocabularies), int(model.optimizer.iterations)
+    found: list[LookUp] = []
+
+    def check() -> None:
+        check_export_output(path)
+        found.extend(look_ups_of(model.embedding.schema, look_ups or {}))
+
+    on_chief(check, model.world, name="export_output")
+    serving = serving_graph(model, vocabularies, found)
+    steps = int(model.optimizer.iterations)
     # A link is followed: what it points to is replaced, and the link stays.
     target = pathlib.Path(os.path.realpath(path))
 
@@ -106,17 +120,22 @@ def write_export(
     extra = built / "assets.extra"
     extra.mkdir(exist_ok=True)
     (extra / "schema.json").write_text(json.dumps(serving.schema.to_json(), indent=2))
+    if serving.looked_up:
+        (built / LOOKED_UP).write_text(json.dumps(serving.looked_up, indent=2))
     write_version(built, version_of(serving.values(), steps, checkpoint))
 
 
 def serving_graph(
-    model: MetaModel, vocabularies: Records | Mapping[str, np.ndarray]
+    model: MetaModel,
+    vocabularies: Records | Mapping[str, np.ndarray],
+    look_ups: Sequence[LookUp] = (),
 ) -> ServingGraph:
     """The served form of a model; its tables are gathered, so every rank must call it.
 
     Args:
         model: compiled.
         vocabularies: as for `export_saved_model`.
+        look_ups: what the graph finds itself.
 
     Raises:
         ValueError: a vocabulary is missing or differs in size from its table.
@@ -128,7 +147,7 @@ def serving_graph(
         vocabularies = {table: read_vocabulary(folder, table) for table in looked_up}
     _check_vocabularies(schema, vocabularies)
     in_order = {table: vocabularies[table] for table in looked_up}
-    return ServingGraph(model, served_tables(model), in_order)
+    return ServingGraph(model, served_tables(model), in_order, look_ups)
 
 
 def _forget_custom_gradients(file: pathlib.Path) -> None:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from gmeta_tf.meta_io.preparing.hashing import hash_buckets
 from gmeta_tf.schema import LARGEST_KEY, PADDING_KEY, UNKNOWN_KEY, Field, Schema, Table
 
-__all__ = ["ServedKeys", "first_distinct", "given_keys", "raw_keys"]
+__all__ = ["KeysOf", "ServedKeys", "first_distinct", "given_keys", "raw_keys"]
 
 _LOW_DIGITS = 18  # every number of so many digits is an int64
 _HIGH, _LOW = divmod(LARGEST_KEY, 10**_LOW_DIGITS)
@@ -42,7 +42,7 @@ class ServedKeys(tf.Module):
         # TensorFlow makes no table of nothing: of a field without a value in all of the data.
         self.vocabularies = {
             table: tf.lookup.StaticHashTable(
-                _KeysOf(values), UNKNOWN_KEY, name=f"vocabulary_{place}"
+                KeysOf(values), UNKNOWN_KEY, name=f"vocabulary_{place}"
             )
             for place, (table, values) in enumerate(zip(vocabularies, self.values, strict=True))
             if len(vocabularies[table])
@@ -190,7 +190,7 @@ def first_distinct(
     return tf.where(none, only_unknown, picked)
 
 
-class _KeysOf(tf.lookup.KeyValueTensorInitializer):
+class KeysOf(tf.lookup.KeyValueTensorInitializer):
     """Fills a hash table from a variable of texts, whenever the model is loaded."""
 
     def __init__(self, values: tf.Variable) -> None:

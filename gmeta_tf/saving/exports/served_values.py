@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 __all__ = [
+    "LOOK_UPS",
     "OBJECT_GRAPH",
     "Values",
     "content_digest",
@@ -25,6 +26,7 @@ __all__ = [
 Values = dict[str, np.ndarray]
 
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
+LOOK_UPS = "look_ups/"
 _PREFIX = "variables/variables"
 _ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"
 
@@ -68,7 +70,8 @@ def write_values(folder: pathlib.Path, values: Mapping[str, np.ndarray]) -> None
 def content_digest(values: Mapping[str, np.ndarray]) -> str:
     """SHA-256 of all values by name: equal for two exports of the same model, whoever wrote them.
 
-    The description of the objects is left out: TensorFlow numbers them anew.
+    The description of the objects is left out: TensorFlow numbers them anew. So is what is looked
+    up, which is no part of the model: it may be of another day.
 
     >>> a = {"x": np.zeros(2, np.float32)}
     >>> content_digest(a) == content_digest({"x": np.zeros(2, np.float32)})
@@ -78,7 +81,7 @@ def content_digest(values: Mapping[str, np.ndarray]) -> str:
     """
     digest = hashlib.sha256()
     for name in sorted(values):
-        if name == OBJECT_GRAPH:
+        if name == OBJECT_GRAPH or name.startswith(LOOK_UPS):
             continue
         value = np.ascontiguousarray(values[name])
         kind = "text" if value.dtype == object else value.dtype.str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.meta.meta_model import MetaModel
 from gmeta_tf.meta_io.batches.assembly import assemble_keys
 from gmeta_tf.saving.exports.input_names import input_names
+from gmeta_tf.saving.exports.look_ups import LookUp, LookUpTable
 from gmeta_tf.saving.exports.served_keys import ServedKeys
-from gmeta_tf.saving.exports.served_values import Values, variable_name
+from gmeta_tf.saving.exports.served_values import LOOK_UPS, Values, variable_name
 from gmeta_tf.saving.exports.wire_forms import WireForm, as_integers, as_keys, as_texts
-from gmeta_tf.schema import Schema
+from gmeta_tf.schema import Field, Schema
 from gmeta_tf.table_groups import key_groups
 
 __all__ = ["ServingGraph", "served_tables"]
@@ -112,6 +113,7 @@ class ServingGraph(tf.Module):
         model: MetaModel,
         tables: Mapping[str, ServedTable],
         vocabularies: Mapping[str, np.ndarray],
+        look_ups: Sequence[LookUp] = (),
     ) -> None:
         super().__init__(name="gmeta_tf")
         # Traced once, and called by all signatures.
@@ -124,6 +126,9 @@ class ServingGraph(tf.Module):
         self._groups = tuple(tables)
         self.keys = ServedKeys(self.schema, vocabularies)
         self._names = input_names(self.schema)
+        self.look_ups = [LookUpTable(one, self.keys, self.schema.fields) for one in look_ups]
+        self._looked_up_by = tuple(one.by for one in look_ups)
+        self.looked_up = {one.by.name: list(one.values) for one in look_ups}
 
     @property
     def _model(self) -> MetaModel:
@@ -139,6 +144,10 @@ class ServingGraph(tf.Module):
             variables[f"tables/{place}/rows"] = table.rows
             if isinstance(table, _DynamicTable):
                 variables[f"tables/{place}/keys"] = table.keys
+        for place, look_up in enumerate(self.look_ups):
+            variables[f"{LOOK_UPS}{place}/texts"] = look_up.texts
+            for number, column in enumerate(look_up.columns):
+                variables[f"{LOOK_UPS}{place}/columns/{number}"] = column
         return {variable_name(path): value.numpy() for path, value in variables.items()}
 
     @property
@@ -258,21 +267,26 @@ class ServingGraph(tf.Module):
         """
         values = {
             field.name: inputs[f"{part}_{self._names.fields[field.name]}"]
-            for field in self.schema.fields
+            for field in self._given(form)
         }
         if shape is None:
             shape = _common_shape(list(values.values()))
+        found = self._found(form, values)
         keys: Inputs = {}
         for group, tables in key_groups(self.schema).items():
             of_fields = [
                 tf.broadcast_to(
-                    form.keys(field, values[field.name]), tf.concat([shape, [field.num_slots]], 0)
+                    found[field.name]
+                    if field.name in found
+                    else form.keys(field, values[field.name]),
+                    tf.concat([shape, [field.num_slots]], 0),
                 )
                 for field in self.schema.key_fields
                 if field.table_name in tables
             ]
             keys[group] = tf.concat(of_fields, axis=2)
-        dense = [tf.broadcast_to(values[f.name], shape) for f in self.schema.dense_fields]
+        numbers = values | found
+        dense = [tf.broadcast_to(numbers[f.name], shape) for f in self.schema.dense_fields]
         if dense:
             return keys, tf.stack(dense, axis=2)
         return keys, tf.zeros(tf.concat([shape, [0]], axis=0))
@@ -293,8 +307,21 @@ class ServingGraph(tf.Module):
                 if field.kind == "dense"
                 else form.spec(field)
             )
-            for field in self.schema.fields
+            for field in self._given(form)
         }
+
+    def _given(self, form: WireForm) -> list[Field]:
+        """The fields that a request has, apart from those that are looked up."""
+        found = {name for names in self.looked_up.values() for name in names}
+        return [f for f in self.schema.fields if form.text is None or f.name not in found]
+
+    def _found(self, form: WireForm, values: Inputs) -> Inputs:
+        """Field -> its keys or numbers, of those that are looked up."""
+        found: Inputs = {}
+        if form.text is not None:
+            for by, table in zip(self._looked_up_by, self.look_ups, strict=True):
+                found |= table(form.text(by, values[by.name]))
+        return found
 
 
 def _common_shape(values: list[tf.Tensor]) -> tf.Tensor:

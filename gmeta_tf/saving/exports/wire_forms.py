@@ -20,15 +20,17 @@ class WireForm:
     Attributes:
         spec: of a field's input, `[T, R]`, or `[T, R, L]`.
         keys: a field and its input -> int64 `[T, R, L]`, -1 after the last.
+        text: a field and its input -> string `[T, R]`; None where a signature has no texts.
     """
 
     spec: Callable[[Field], tf.TensorSpec]
     keys: Callable[[Field, tf.Tensor], tf.Tensor]
+    text: Callable[[Field, tf.Tensor], tf.Tensor] | None
 
 
 def as_texts(keys: ServedKeys) -> WireForm:
     """Values as `prepare` reads them from text files."""
-    return WireForm(lambda _: tf.TensorSpec([None, None], tf.string), keys)
+    return WireForm(lambda _: tf.TensorSpec([None, None], tf.string), keys, lambda _, value: value)
 
 
 def as_integers(keys: ServedKeys, fields: Collection[str]) -> WireForm:
@@ -45,7 +47,10 @@ def as_integers(keys: ServedKeys, fields: Collection[str]) -> WireForm:
     def keys_of(field: Field, value: tf.Tensor) -> tf.Tensor:
         return keys.of_integers(field, value) if field.name in fields else keys(field, value)
 
-    return WireForm(spec, keys_of)
+    def text_of(field: Field, value: tf.Tensor) -> tf.Tensor:
+        return tf.strings.as_string(value) if field.name in fields else value
+
+    return WireForm(spec, keys_of, text_of)
 
 
 def as_keys(schema: Schema) -> WireForm:
@@ -60,4 +65,4 @@ def as_keys(schema: Schema) -> WireForm:
         largest = LARGEST_KEY if num_rows is None else num_rows - 1
         return given_keys(value if field.kind == "multi" else value[:, :, tf.newaxis], largest)
 
-    return WireForm(spec, keys_of)
+    return WireForm(spec, keys_of, None)

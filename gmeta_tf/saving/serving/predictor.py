@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,9 @@ import tensorflow as tf
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.saving.exports.export_digests import check_export
 from gmeta_tf.saving.exports.input_names import input_names
-from gmeta_tf.saving.serving.raw_columns import numbers_of, tasks_of, texts_of
-from gmeta_tf.schema import Schema
+from gmeta_tf.saving.exports.look_ups import LOOKED_UP
+from gmeta_tf.saving.exports.raw_columns import numbers_of, tasks_of, texts_of
+from gmeta_tf.schema import Field, Schema
 
 __all__ = ["Predictor", "Rows"]
 
@@ -29,6 +30,7 @@ class Predictor:
     Attributes:
         schema: what a row is.
         predict: the SavedModel's signature `predict`.
+        looked_up: field -> the fields that the model finds by it, so that rows need not have them.
 
     Example (docs/training.md has it as a whole):
         predictor = gm.Predictor.load("run/saved_model")
@@ -39,6 +41,7 @@ class Predictor:
 
     schema: Schema
     predict: Any
+    looked_up: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def load(cls, path: str | pathlib.Path) -> Predictor:
@@ -55,7 +58,7 @@ class Predictor:
                 f"{path} is not an exported model: expected {description}. "
                 "Make one with `gmeta-tf export`."
             )
-        for name in ("assets.extra/schema.json", "saved_model.pb"):
+        for name in ("assets.extra/schema.json", LOOKED_UP, "saved_model.pb"):
             check_inside(path, name)
         check_export(path)
         schema = Schema.from_json(json.loads(description.read_text()))
@@ -63,7 +66,10 @@ class Predictor:
         # The function keeps no hold of the loaded object, whose variables it reads.
         predict = loaded.signatures["predict"]
         predict.keep_alive = loaded
-        return cls(schema, predict)
+        has_look_ups = (path / LOOKED_UP).exists()
+        return cls(
+            schema, predict, json.loads((path / LOOKED_UP).read_text()) if has_look_ups else {}
+        )
 
     def __call__(
         self,
@@ -95,6 +101,24 @@ class Predictor:
                 know. It names the row.
         """
         return self._outputs(query, support, tasks, names)["prediction"]
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields that rows have to have: all but those that the model looks up itself."""
+        found = {name for names in self.looked_up.values() for name in names}
+        return tuple(field for field in self.schema.fields if field.name not in found)
+
+    @property
+    def request_schema(self) -> Schema:
+        """What rows have to have: the schema without what the model looks up itself."""
+        read = {field.table_name for field in self.fields if field.kind != "dense"}
+        by = {field.column_name for field in self.fields if field.name in self.looked_up}
+        return dataclasses.replace(
+            self.schema,
+            fields=self.fields,
+            tables=tuple(table for table in self.schema.tables if table.name in read),
+            tables_to_join=tuple(one for one in self.schema.tables_to_join if one.on not in by),
+        )
 
     @property
     def tells_deviation(self) -> bool:
@@ -179,12 +203,13 @@ class Predictor:
         """The task of each row, and the values of each input: texts or float32, `[n]`."""
         schema = self.schema
         label = [schema.label] if labelled else []
-        columns = [schema.task, *(field.column_name for field in schema.fields), *label]
+        fields = self.fields
+        columns = [schema.task, *(field.column_name for field in fields), *label]
         _check_columns(what, rows, columns)
         place = {column: f"{what}, column {column!r}" for column in columns}
         names = input_names(schema)
         inputs = {}
-        for field in schema.fields:
+        for field in fields:
             values, where = rows[field.column_name], place[field.column_name]
             inputs[names.fields[field.name]] = (
                 numbers_of(values, where, may_miss=field.missing != "error")

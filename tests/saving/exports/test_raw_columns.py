@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gmeta_tf.saving.serving.raw_columns import numbers_of, tasks_of, texts_of
+from gmeta_tf.saving.exports.raw_columns import numbers_of, tasks_of, texts_of
 
 
 @pytest.mark.parametrize(
