@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from gmeta_tf.allowed import TIME_UNITS, check_word
 from gmeta_tf.schema.field import OF_DENSE_FIELDS, Field, Fitted
 from gmeta_tf.schema.side_table import SideTable
 from gmeta_tf.schema.table import Table
@@ -29,6 +30,10 @@ class Schema:
         tables: the tables. Those that fields name and that are not listed are added.
         tables_to_join: further files that give columns to the rows; in JSON and YAML a mapping of
             names.
+        time_unit: what the time's numbers count since 1970: `"seconds"`, `"milliseconds"`,
+            `"microseconds"`, `"nanoseconds"`, or `"none"` for numbers that count something else.
+            None leaves it to `prepare` to tell. It says what is shown, and what other numbers are
+            taken for a mistake; rows are in the order of the numbers in any case.
 
     Raises:
         ValueError: a value of another type, no field, a name that stands twice, a table that no
@@ -50,6 +55,7 @@ class Schema:
     positive_from: float | None = None
     tables: tuple[Table, ...] = ()
     tables_to_join: tuple[SideTable, ...] = ()
+    time_unit: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -63,6 +69,7 @@ class Schema:
                     )
         if not self.fields:
             raise ValueError("Schema: expected at least one field, got none.")
+        self._check_time_unit()
         no_twice("field", [field.name for field in self.fields])
         no_twice("table", [table.name for table in self.tables])
         no_twice("table to join", [table.name for table in self.tables_to_join])
@@ -76,6 +83,16 @@ class Schema:
             )
         tables = tuple(listed.get(name, Table(name)) for name in read)
         object.__setattr__(self, "tables", tables)
+
+    def _check_time_unit(self) -> None:
+        if self.time_unit is None:
+            return
+        check_word("Schema: time_unit", self.time_unit, TIME_UNITS)
+        if self.time is None:
+            raise ValueError(
+                f"Schema: expected a time with time_unit={self.time_unit!r}, got none. Name the "
+                "column (time), or leave time_unit out."
+            )
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -136,6 +153,8 @@ class Schema:
         values["tables_to_join"] = {table.name: table.to_json() for table in self.tables_to_join}
         if not self.tables_to_join:
             del values["tables_to_join"]
+        if self.time_unit is None:
+            del values["time_unit"]
         return json.loads(json.dumps(values))
 
     @classmethod

@@ -56,6 +56,13 @@ def test_a_look_before_training(capsys):
     assert not list(pathlib.Path().glob("records*"))
 
 
+def test_times(capsys):
+    assert run(SECTIONS["Times"]) == 2
+    shown = "time: milliseconds, 1997-09-20 to 1998-04-22"
+    assert shown in SECTIONS["Times"]
+    assert capsys.readouterr().out.count(f"  {shown}\n") == 2
+
+
 def test_dense_values(capsys):
     assert run(SECTIONS["Dense values"]) == 2
     assert "warning: the dense field" not in capsys.readouterr().err

@@ -26,11 +26,22 @@ class TimeCuts:
             or "nanoseconds" since 1970 of dates and times. Empty without a time column.
         valid: the first time of the split "valid", or None.
         test: the first time of the split "test", or None.
+        unit: what the numbers count since 1970: "seconds", "milliseconds", "microseconds",
+            "nanoseconds"; "none" where they tell no unit, and "dates" of dates and times. Empty
+            without a time column, and of records of earlier versions.
+        earliest: the smallest, or None where it is not known.
+        latest: the largest, likewise.
+        others: rows whose number is no likely time of that unit (1973 to 2100), by the unit that
+            it looks like, or "none".
     """
 
     kind: str = ""
     valid: float | int | None = None
     test: float | int | None = None
+    unit: str = ""
+    earliest: float | int | None = None
+    latest: float | int | None = None
+    others: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def first(self) -> float | int | None:
