@@ -85,6 +85,7 @@ class Job:
         memory_limit: what the engine may take, such as "8GB"; None leaves it the choice.
         previous: what is appended to; None begins anew.
         progress: to be told of the stages.
+        with_times: give the times of rows, too.
     """
 
     source: Source
@@ -97,6 +98,7 @@ class Job:
     memory_limit: str | None
     previous: Previous | None
     progress: Progress
+    with_times: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +107,9 @@ class Encoded:
 
     Attributes:
         rows_of: split -> its rows in chunks, `(task int64 [n], words int32 [C, n])`: the planes of
-            a record (see `records`), by task, time and place in the source. Read while the engine
-            is open.
+            a record (see `records`), by task, time and place in the source; with times two further
+            planes, the low and the high words of 64 bits that differ where times differ. Read while
+            the engine is open.
         vocabulary_sizes: table -> its values, for the tables that have a vocabulary.
         time: how the time was read and cut.
         counts: `dropped_rows` by reason, `missed_rows` by the table that they found nothing in (0

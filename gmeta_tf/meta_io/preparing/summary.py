@@ -22,7 +22,11 @@ _BAR = 30
 
 
 def details_of(
-    job: Job, encoded: Encoded, contents: Mapping[str, SplitFiles], old: Records | None
+    job: Job,
+    encoded: Encoded,
+    contents: Mapping[str, SplitFiles],
+    old: Records | None,
+    cut_of_derived: Mapping[str, int],
 ) -> dict[str, Any]:
     """The `details` of the records, as JSON values; counts go on from those of the older ones.
 
@@ -40,6 +44,7 @@ def details_of(
     missed = _sum(before.get("missed_rows", {}), encoded.counts["missed_rows"])
     num_tasks, histogram = _rows_of_tasks(job)
     counts = encoded.counts
+    cut_values = {**counts["cut_values"], **cut_of_derived}
     return {
         "sources": [*before.get("sources", ()), job.source.description],
         "rows": sum(split.rows for split in contents.values()),
@@ -47,7 +52,7 @@ def details_of(
         "rows_of_tasks": histogram,
         "dropped_rows": _sum(before.get("dropped_rows", {}), counts["dropped_rows"]),
         "left_out_rows": before.get("left_out_rows", 0) + counts["left_out_rows"],
-        "cut_values": _sum(before.get("cut_values", {}), counts["cut_values"]),
+        "cut_values": _sum(before.get("cut_values", {}), cut_values),
         "split": dataclasses.asdict(job.split),
         "time": _time(encoded.time),
         **of_first_log,

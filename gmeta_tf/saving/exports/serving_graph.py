@@ -16,7 +16,7 @@ from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.meta.meta_model import MetaModel
 from gmeta_tf.meta_io.batches.assembly import assemble_keys
 from gmeta_tf.saving.exports.input_names import input_names
-from gmeta_tf.saving.exports.served_keys import ServedKeys
+from gmeta_tf.saving.exports.served_keys import ServedKeys, crossed_keys
 from gmeta_tf.saving.exports.served_values import Values, variable_name
 from gmeta_tf.saving.exports.wire_forms import WireForm, as_integers, as_keys, as_texts
 from gmeta_tf.schema import Schema
@@ -157,7 +157,8 @@ class ServingGraph(tf.Module):
             "predict_keys": self._adapted_function(as_keys(self.schema)),
             "predict_examples": self._examples_function(texts),
         }
-        integers = [f.name for f in self.schema.key_fields if self.keys.takes_integers(f)]
+        key_fields = [field for field in self.schema.given_fields if field.kind != "dense"]
+        integers = [field.name for field in key_fields if self.keys.takes_integers(field)]
         if integers:
             found["predict_integers"] = self._adapted_function(as_integers(self.keys, integers))
         return found
@@ -258,24 +259,34 @@ class ServingGraph(tf.Module):
         """
         values = {
             field.name: inputs[f"{part}_{self._names.fields[field.name]}"]
-            for field in self.schema.fields
+            for field in self.schema.given_fields
         }
         if shape is None:
             shape = _common_shape(list(values.values()))
+        of_fields = self._keys_of_fields(form, values, shape)
         keys: Inputs = {}
         for group, tables in key_groups(self.schema).items():
-            of_fields = [
-                tf.broadcast_to(
-                    form.keys(field, values[field.name]), tf.concat([shape, [field.num_slots]], 0)
-                )
-                for field in self.schema.key_fields
-                if field.table_name in tables
-            ]
-            keys[group] = tf.concat(of_fields, axis=2)
+            names = [field.name for field in self.schema.key_fields if field.table_name in tables]
+            keys[group] = tf.concat([of_fields[name] for name in names], axis=2)
         dense = [tf.broadcast_to(values[f.name], shape) for f in self.schema.dense_fields]
         if dense:
             return keys, tf.stack(dense, axis=2)
         return keys, tf.zeros(tf.concat([shape, [0]], axis=0))
+
+    def _keys_of_fields(self, form: WireForm, values: Inputs, shape: tf.Tensor) -> Inputs:
+        """Field -> its keys, int64 `[T, R, slots]`; a cross is made of the keys of its fields."""
+        keys = {}
+        for field in self.schema.key_fields:
+            if not field.cross:
+                slots = tf.concat([shape, [field.num_slots]], 0)
+                keys[field.name] = tf.broadcast_to(form.keys(field, values[field.name]), slots)
+                keys[field.name].set_shape([None, None, field.num_slots])
+        for field in self.schema.key_fields:
+            if field.cross:
+                parts = [keys[name] for name in field.cross]
+                table = self.schema.table(field.table_name)
+                keys[field.name] = crossed_keys(parts, table, field.num_slots)
+        return keys
 
     def _task_specs(self, form: WireForm) -> dict[str, tf.TensorSpec]:
         """The inputs of support and query rows."""
@@ -293,7 +304,7 @@ class ServingGraph(tf.Module):
                 if field.kind == "dense"
                 else form.spec(field)
             )
-            for field in self.schema.fields
+            for field in self.schema.given_fields
         }
 
 

@@ -179,12 +179,12 @@ class Predictor:
         """The task of each row, and the values of each input: texts or float32, `[n]`."""
         schema = self.schema
         label = [schema.label] if labelled else []
-        columns = [schema.task, *(field.column_name for field in schema.fields), *label]
+        columns = [schema.task, *(field.column_name for field in schema.given_fields), *label]
         _check_columns(what, rows, columns)
         place = {column: f"{what}, column {column!r}" for column in columns}
         names = input_names(schema)
         inputs = {}
-        for field in schema.fields:
+        for field in schema.given_fields:
             values, where = rows[field.column_name], place[field.column_name]
             inputs[names.fields[field.name]] = (
                 numbers_of(values, where, may_miss=field.missing != "error")
