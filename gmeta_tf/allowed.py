@@ -15,6 +15,7 @@ FIELD_KINDS = ("categorical", "multi", "dense")
 DENSE_TRANSFORMS = ("none", "standardize", "log1p", "minmax", "bucketize")
 MISSING = ("error", "mean", "indicator")
 KEYS = ("vocabulary", "hash", "raw")
+TIME_UNITS = ("seconds", "milliseconds", "microseconds", "nanoseconds", "none")
 FILE_FORMATS = ("csv", "tsv")
 QUOTINGS = ("minimal", "none")
 LAYOUTS = (

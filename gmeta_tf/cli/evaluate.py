@@ -180,7 +180,7 @@ def _baseline_items(options: EvaluateOptions, records: gm.Records) -> list[str]:
     Raises:
         ValueError: no such field, or no split to count on.
     """
-    items = [field.name for field in records.schema.fields if field.kind == "categorical"]
+    items = [field.name for field in records.schema.given_fields if field.kind == "categorical"]
     if options.train_split not in records.splits:
         raise ValueError(
             f"expected --train-split to be one of {', '.join(records.splits)}, "

@@ -59,6 +59,7 @@ _KNOWN: dict[tuple[type, str], Facts] = {
             {"type": "null"},
         ]
     },
+    (Schema, "time_unit"): {"anyOf": [{"enum": list(allowed.TIME_UNITS)}, {"type": "null"}]},
     (ReaderOptions, "quoting"): {"anyOf": [{"enum": list(allowed.QUOTINGS)}, {"type": "null"}]},
     (ReaderOptions, "encoding"): {"anyOf": [{"enum": list(allowed.ENCODINGS)}, {"type": "null"}]},
     (ReaderOptions, "format"): {"anyOf": [{"enum": list(allowed.FILE_FORMATS)}, {"type": "null"}]},

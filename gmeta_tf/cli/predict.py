@@ -109,8 +109,9 @@ def _read(
 def _read_source(
     source: Source, schema: Schema, further: Sequence[str] = ()
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    wanted = [schema.task, *(field.column_name for field in schema.fields), *further]
-    looked_up = [schema.task, *(field.column_name for field in schema.key_fields)]
+    fields = schema.given_fields
+    wanted = [schema.task, *(field.column_name for field in fields), *further]
+    looked_up = [schema.task, *(field.column_name for field in fields if field.kind != "dense")]
     with (
         tempfile.TemporaryDirectory(prefix="gmeta-tf-predict-") as folder,
         contextlib.closing(connect(pathlib.Path(folder), None)) as database,

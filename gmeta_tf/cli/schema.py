@@ -17,6 +17,7 @@ from gmeta_tf.cli.options import SchemaOptions
 from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sources.sample import ColumnProfile, Sample, profiles_of, sample_of
 from gmeta_tf.meta_io.sql import sql_name, trimmed
+from gmeta_tf.meta_io.time_units import NO_UNIT, TICKS, plausible_span, span_text
 
 __all__ = ["draft", "schema"]
 
@@ -142,7 +143,8 @@ def _roles(profiles: Sequence[ColumnProfile], joined_on: set[str]) -> dict[str, 
 def _role(roles: dict[str, ColumnProfile], role: str, what: str) -> list[str]:
     if role in roles:
         one = roles[role]
-        return [f"{role}: {_name(one.name)}   # {what}. {_told(one)}"]
+        told = _told(one) if role != "time" else _times_told(one)
+        return [f"{role}: {_name(one.name)}   # {what}. {told}"]
     if role == "time":
         return ["# time: COLUMN   # none was found: rows are in the order of the file"]
     return [f"{role}: CHOOSE_A_COLUMN   # {what}; none was found"]
@@ -290,6 +292,20 @@ def _told(one: ColumnProfile) -> str:
     if one.missing:
         values += f", {one.missing / one.rows:.1%} missing"
     return values.replace("\n", " ")
+
+
+def _times_told(one: ColumnProfile) -> str:
+    """The unit of a time and its span, as `prepare` tells them."""
+    if one.first_time is not None and one.last_time is not None and one.times > 0.9:
+        return f"dates, {one.first_time[:10]} to {one.last_time[:10]}"
+    if one.smallest is None or one.largest is None:
+        return _told(one)
+    ends = (one.smallest, one.largest)
+    for unit in TICKS:
+        first, last = plausible_span(unit)
+        if first <= ends[0] and ends[1] <= last:
+            return span_text(unit, *ends)
+    return span_text(NO_UNIT, *ends)
 
 
 def _of_options(options: ReaderOptions) -> dict[str, object]:

@@ -59,7 +59,7 @@ def item_field(schema: Schema, rows: Rows | None, asked: str | None = None) -> F
     Raises:
         ValueError: no such field, one that is no single value, or several that it may be.
     """
-    known = [field for field in schema.fields if field.kind == "categorical"]
+    known = [field for field in schema.given_fields if field.kind == "categorical"]
     told = ", ".join(field.name for field in known) or "none"
     if asked is not None:
         for field in known:
@@ -131,14 +131,13 @@ def catalogue_of(
             "Is it the file of this model's items?"
         )
     chosen = order[:most]
-    described = {
-        one.column_name: rows[one.column_name] for one in schema.fields if one.column_name in rows
-    }
+    given = [one for one in schema.given_fields if one.column_name in rows]
+    described = {one.column_name: rows[one.column_name] for one in given}
     columns = {name: _of(values, chosen) for name, values in described.items()}
     # The vocabulary's values have no white space around them, and are what the model looks up.
     columns[field.column_name] = np.array([keys[place] for place in chosen], object)
     names = tuple(_text(rows[title][place]) or keys[place] for place in chosen)
-    others = [one for one in schema.fields if one.column_name in columns and one is not field]
+    others = [one for one in schema.given_fields if one.column_name in columns and one is not field]
     details = tuple(_details(others, columns, place, title) for place in range(len(chosen)))
     return Catalogue(field, names, details, columns, len(set(keys) - {""}) - len(chosen))
 

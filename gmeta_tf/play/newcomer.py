@@ -87,7 +87,9 @@ class Newcomer:
         self.catalogue, self._predictor = catalogue, predictor
         self.schema = predictor.schema
         self.person_fields: tuple[Field, ...] = tuple(
-            field for field in self.schema.fields if field.column_name not in catalogue.columns
+            field
+            for field in self.schema.given_fields
+            if field.column_name not in catalogue.columns
         )
         self.person = dict(person or {})
         known = [field.name for field in self.person_fields]
@@ -182,7 +184,7 @@ def person_values(schema: Schema, texts: list[str]) -> dict[str, Any]:
         ValueError: another form, or a dense field's value that is no number.
     """
     values: dict[str, Any] = {}
-    fields = {field.name: field for field in schema.fields}
+    fields = {field.name: field for field in schema.given_fields}
     for text in texts:
         name, separator, value = text.partition("=")
         if not separator or name not in fields:

@@ -9,7 +9,7 @@ from typing import Any
 from gmeta_tf.allowed import DENSE_TRANSFORMS, FIELD_KINDS, MISSING, check_word
 from gmeta_tf.schema.values import check_names, check_types, described, is_a
 
-__all__ = ["OF_DENSE_FIELDS", "Field", "Fitted"]
+__all__ = ["OF_DENSE_FIELDS", "OF_DERIVED_FIELDS", "Field", "Fitted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,10 +68,20 @@ class Field:
             many rows; equal edges are one.
         edges: the edges themselves, ascending; a value that equals one is in the bucket above.
         fitted: what was learned from the training rows.
+        cross: names of other fields: the field's values are their values together, such as an age
+            group with a genre, and it reads no column. Its table has hashed keys (see
+            `meta_io.preparing.crosses`). Of multi-valued fields it has all pairs, up to
+            `max_values`.
+        of: another categorical field, whose values in the task's rows before each row are this
+            field's, the newest first; it shares that one's table and reads no column (see
+            `meta_io.preparing.histories`). A request to a served model carries them.
+        last: how many rows before are looked at; the field is multi-valued.
 
     Raises:
         ValueError: a value of another type, an empty name, an unknown kind, a dense field with a
-            table, another one with a transform, a count below 1, edges that do not ascend.
+            table, another one with a transform, a count below 1, edges that do not ascend, a cross
+            of less than two fields, `of` without `last`, or a field of others that states what only
+            a column has.
     """
 
     name: str
@@ -86,11 +96,15 @@ class Field:
     buckets: int = 10
     edges: tuple[float, ...] = ()
     fitted: Fitted | None = None
+    cross: tuple[str, ...] = ()
+    of: str | None = None
+    last: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
         check_word(f"Field {self.name!r}: kind", self.kind, FIELD_KINDS)
         self._check_transform()
+        self._check_derived()
         if self.kind == "dense" and self.table is not None:
             raise ValueError(
                 f"Field {self.name!r}: a dense field reads no table, got table={self.table!r}. "
@@ -103,6 +117,49 @@ class Field:
                 )
         if self.kind == "multi" and not self.separator:
             raise ValueError(f"Field {self.name!r}: expected a separator, got an empty one.")
+
+    def _check_derived(self) -> None:
+        where, parts = f"Field {self.name!r}", self._parts_of_cross()
+        if (self.of is None) != (self.last is None) or (parts and self.of is not None):
+            raise ValueError(
+                f"{where}: expected of and last together (the last rows' values of a field), and "
+                f"no cross beside them, got of={self.of!r}, last={self.last!r}, cross={parts!r}."
+            )
+        if parts and (len(parts) < 2 or len(set(parts)) < len(parts) or self.name in parts):
+            raise ValueError(
+                f"{where}: expected cross to name two other fields or more, each once, got "
+                f"{', '.join(parts)}."
+            )
+        if self.last is not None and not 1 <= self.last <= _MOST_LAST:
+            raise ValueError(
+                f"{where}: expected last to be from 1 to {_MOST_LAST:,}, got {self.last}."
+            )
+        if not self.is_derived:
+            return
+        stated = [
+            f"{name}={value!r}"
+            for name, usual in (("column", None), ("min_count", 1))
+            if (value := getattr(self, name)) != usual
+        ]
+        if self.kind == "dense" or stated:
+            what = stated[0] if stated else "kind='dense'"
+            raise ValueError(
+                f"{where}: it has the keys of other fields and reads no column, got {what}. Leave "
+                "it out."
+            )
+        if self.last is not None:
+            object.__setattr__(self, "kind", "multi")
+            object.__setattr__(self, "max_values", self.last)
+
+    def _parts_of_cross(self) -> tuple[str, ...]:
+        parts: Any = self.cross
+        if not isinstance(parts, list | tuple) or not all(is_a(part, str) for part in parts):
+            raise ValueError(
+                f"Field {self.name!r}: expected cross to be a list of names of fields, got "
+                f"{described(parts)}."
+            )
+        object.__setattr__(self, "cross", tuple(parts))
+        return self.cross
 
     def _check_transform(self) -> None:
         where = f"Field {self.name!r}"
@@ -171,6 +228,11 @@ class Field:
             )
 
     @property
+    def is_derived(self) -> bool:
+        """Whether `prepare` makes the field of others, and reads no column for it."""
+        return bool(self.cross) or self.last is not None
+
+    @property
     def table_name(self) -> str:
         """The table that the field reads."""
         return self.table or self.name
@@ -194,6 +256,9 @@ OF_DENSE_FIELDS: dict[str, Any] = {
     "edges": (),
     "fitted": None,
 }
+# Members of derived fields alone, likewise.
+OF_DERIVED_FIELDS: dict[str, Any] = {"cross": (), "of": None, "last": None}
+_MOST_LAST = 1024
 
 
 def _edges_of(where: str, edges: object) -> tuple[float, ...]:

@@ -7,7 +7,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gmeta_tf.schema.field import OF_DENSE_FIELDS, Field, Fitted
+from gmeta_tf.allowed import TIME_UNITS, check_word
+from gmeta_tf.schema.field import OF_DENSE_FIELDS, OF_DERIVED_FIELDS, Field, Fitted
 from gmeta_tf.schema.side_table import SideTable
 from gmeta_tf.schema.table import Table
 from gmeta_tf.schema.values import check_names, check_types, described, no_twice
@@ -29,6 +30,10 @@ class Schema:
         tables: the tables. Those that fields name and that are not listed are added.
         tables_to_join: further files that give columns to the rows; in JSON and YAML a mapping of
             names.
+        time_unit: what the time's numbers count since 1970: `"seconds"`, `"milliseconds"`,
+            `"microseconds"`, `"nanoseconds"`, or `"none"` for numbers that count something else.
+            None leaves it to `prepare` to tell. It says what is shown, and what other numbers are
+            taken for a mistake; rows are in the order of the numbers in any case.
 
     Raises:
         ValueError: a value of another type, no field, a name that stands twice, a table that no
@@ -50,6 +55,7 @@ class Schema:
     positive_from: float | None = None
     tables: tuple[Table, ...] = ()
     tables_to_join: tuple[SideTable, ...] = ()
+    time_unit: str | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -63,6 +69,8 @@ class Schema:
                     )
         if not self.fields:
             raise ValueError("Schema: expected at least one field, got none.")
+        self._check_time_unit()
+        object.__setattr__(self, "fields", tuple(map(self._with_table, self.fields)))
         no_twice("field", [field.name for field in self.fields])
         no_twice("table", [table.name for table in self.tables])
         no_twice("table to join", [table.name for table in self.tables_to_join])
@@ -76,12 +84,87 @@ class Schema:
             )
         tables = tuple(listed.get(name, Table(name)) for name in read)
         object.__setattr__(self, "tables", tables)
+        object.__setattr__(self, "fields", tuple(map(self._checked_cross, self.fields)))
+
+    def _with_table(self, field: Field) -> Field:
+        """A field of the last rows' values with the table of those; other fields as they are."""
+        if field.last is None:
+            return field
+        where = f"Field {field.name!r}"
+        may_be = [one for one in self.read_fields if one.kind == "categorical"]
+        named = [one for one in may_be if one.name == field.of]
+        if not named:
+            raise ValueError(
+                f"{where}: expected `of` to name a field of one value that reads a column "
+                f"({', '.join(one.name for one in may_be) or 'there is none'}), got {field.of!r}."
+            )
+        if self.time is None:
+            raise ValueError(
+                f"{where}: the last {field.last} rows need a time to be told by, but the schema "
+                "has none. Name the column (time)."
+            )
+        if field.table not in (None, named[0].table_name):
+            raise ValueError(
+                f"{where}: it shares the table {named[0].table_name!r} of {field.of!r}, got "
+                f"table={field.table!r}. Leave it out."
+            )
+        return dataclasses.replace(field, table=named[0].table_name)
+
+    def _checked_cross(self, field: Field) -> Field:
+        """A cross with the kind that its parts give it; other fields as they are."""
+        if not field.cross:
+            return field
+        where, named = f"Field {field.name!r}", {one.name: one for one in self.key_fields}
+        parts = [named.get(name) for name in field.cross]
+        pairs = 1
+        for name, part in zip(field.cross, parts, strict=True):
+            if part is None or part.cross:
+                may_be = ", ".join(one.name for one in named.values() if not one.cross)
+                raise ValueError(
+                    f"{where}: expected cross to name fields that are looked up ({may_be}), got "
+                    f"{name!r}. Of a number, state a second field of its column that is "
+                    "categorical."
+                )
+            pairs *= part.num_slots
+        table = self.table(field.table_name)
+        if table.keys != "hash":
+            raise ValueError(
+                f"{where}: expected the table {table.name!r} of a cross to have hashed keys, got "
+                f"{table.keys!r}. State it under tables, such as "
+                f"{{name: {table.name}, keys: hash, num_rows: 10000}}."
+            )
+        if pairs > _MOST_PAIRS:
+            raise ValueError(
+                f"{where}: expected at most {_MOST_PAIRS:,} combinations of values a row, got up "
+                f"to {pairs:,} of {' x '.join(field.cross)}. Lower their max_values."
+            )
+        return field if pairs == 1 else dataclasses.replace(field, kind="multi")
+
+    def _check_time_unit(self) -> None:
+        if self.time_unit is None:
+            return
+        check_word("Schema: time_unit", self.time_unit, TIME_UNITS)
+        if self.time is None:
+            raise ValueError(
+                f"Schema: expected a time with time_unit={self.time_unit!r}, got none. Name the "
+                "column (time), or leave time_unit out."
+            )
 
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns that a row needs: the task's, the label's, the time's, the fields'."""
         others = (self.task, self.label, *(() if self.time is None else (self.time,)))
-        return tuple(dict.fromkeys((*others, *(field.column_name for field in self.fields))))
+        return tuple(dict.fromkeys((*others, *(field.column_name for field in self.read_fields))))
+
+    @property
+    def read_fields(self) -> tuple[Field, ...]:
+        """The fields that read a column of the log, in the schema's order."""
+        return tuple(field for field in self.fields if not field.is_derived)
+
+    @property
+    def given_fields(self) -> tuple[Field, ...]:
+        """The fields that a request to a served model carries: a cross is made of others there."""
+        return tuple(field for field in self.fields if not field.cross)
 
     @property
     def key_fields(self) -> tuple[Field, ...]:
@@ -106,6 +189,12 @@ class Schema:
         """The table of that name; KeyError when there is none."""
         return {table.name: table for table in self.tables}[name]
 
+    def without_derived(self) -> Schema:
+        """The schema of the fields that read a column of the log."""
+        read = {field.table_name for field in self.read_fields}
+        tables = tuple(table for table in self.tables if table.name in read)
+        return dataclasses.replace(self, fields=self.read_fields, tables=tables)
+
     def with_num_rows(self, num_rows: Mapping[str, int]) -> Schema:
         """The same schema with the sizes of the named tables filled in."""
         tables = tuple(
@@ -125,17 +214,19 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """The schema as JSON values; `from_json` undoes it.
 
-        What only dense fields have is left out where it is not asked for, so that schemas that do
-        without it are what they always were.
+        What only dense or derived fields have is left out where it is not asked for, so that
+        schemas that do without it are what they always were.
         """
         values = dataclasses.asdict(self)
         for field in values["fields"]:
-            for name, default in OF_DENSE_FIELDS.items():
+            for name, default in (OF_DENSE_FIELDS | OF_DERIVED_FIELDS).items():
                 if field[name] == default:
                     del field[name]
         values["tables_to_join"] = {table.name: table.to_json() for table in self.tables_to_join}
         if not self.tables_to_join:
             del values["tables_to_join"]
+        if self.time_unit is None:
+            del values["time_unit"]
         return json.loads(json.dumps(values))
 
     @classmethod
@@ -156,6 +247,8 @@ class Schema:
         values["tables_to_join"] = tuple(_side_tables(values.get("tables_to_join")))
         return cls(**values)
 
+
+_MOST_PAIRS = 1024
 
 _MEMBERS: dict[str, type] = {"fields": Field, "tables": Table, "tables_to_join": SideTable}
 

@@ -60,6 +60,7 @@ def test_a_log_of_a_shop(tmp_path):
     assert "# - {name: country}   # one value alone" in text
     assert "# - {name: comment}   # free text" in text
     assert "11.2% missing" in text
+    assert "time: at   # a task's rows are in this order. dates, 2024-03-01 to 2024-03-28" in text
     assert prepared(tmp_path, path, "log.csv").details["rows"] == 400
 
 
@@ -79,6 +80,7 @@ def test_ratings_of_any_separator(separator, header, tmp_path):
     assert (schema.task, schema.label, schema.time) == expected
     assert schema.positive_from == 4
     assert [field.name for field in schema.fields] == ["movieId" if header else "item"]
+    assert ". seconds, 2000-12-31 22:12:40 to 2000-12-31 22:17:39\n" in path.read_text()
     assert prepared(tmp_path, path, "ratings.dat").details["rows"] == 300
 
 

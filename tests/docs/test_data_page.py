@@ -10,6 +10,7 @@ import pytest
 import gmeta_tf as gm
 from gmeta_tf import allowed
 from gmeta_tf.cli.main import main
+from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 
 PAGE = (pathlib.Path(__file__).parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
@@ -56,6 +57,13 @@ def test_a_look_before_training(capsys):
     assert not list(pathlib.Path().glob("records*"))
 
 
+def test_times(capsys):
+    assert run(SECTIONS["Times"]) == 2
+    shown = "time: milliseconds, 1997-09-20 to 1998-04-22"
+    assert shown in SECTIONS["Times"]
+    assert capsys.readouterr().out.count(f"  {shown}\n") == 2
+
+
 def test_dense_values(capsys):
     assert run(SECTIONS["Dense values"]) == 2
     assert "warning: the dense field" not in capsys.readouterr().err
@@ -63,6 +71,31 @@ def test_dense_values(capsys):
     assert schema.num_dense_columns == 1 + 1 + 4
     words = re.findall(r"^\| `(\w+)` \|", SECTIONS["Dense values"], re.MULTILINE)
     assert {*allowed.DENSE_TRANSFORMS, *allowed.MISSING, "transform", "missing"} == set(words)
+
+
+def test_crosses_of_fields():
+    assert run(SECTIONS["Crosses of fields"]) == 2
+    schema = gm.Records.open("records").schema
+    assert schema.fields[3].cross == ("age", "genres")
+    assert (schema.fields[3].kind, schema.fields[3].num_slots) == ("multi", 3)
+
+
+def test_the_last_rows_before_each_one():
+    section = SECTIONS["The last rows before each one"]
+    assert run(section) == 2
+    records = gm.Records.open("records")
+    films = [None, *read_vocabulary("records", "film").tolist()]
+    found = {}
+    for split in records.splits:
+        for task, words in records.read(split):
+            for film, *history in words[1:].T.tolist():
+                past = [films[key] for key in history if key > 0]
+                found.setdefault((task + 1, films[film]), []).append(past)
+    assert found[1, "a"] == [[]]
+    assert found[1, "b"] == found[1, "c"] == [["a"]]
+    assert found[1, "d"] == [["c", "b", "a"]]
+    assert found[2, "d"] == [["b", "a"]]
+    assert "| 1, c, 20 | a: rows of one time are not in each other's past |" in section
 
 
 def test_tables_of_users_and_items(capsys):

@@ -126,7 +126,7 @@ def test_the_schema_page():
     main(["prepare", "--schema", "schema.yaml", "--input", "log.csv", "--output", "records"])
     schema = gm.Records.open("records").schema
     assert [field.kind for field in schema.fields] == [
-        *("categorical", "categorical", "multi", "dense", "categorical")
+        *("categorical", "categorical", "multi", "dense", "categorical", "multi", "multi")
     ]
 
 

@@ -17,7 +17,7 @@ from gmeta_tf.meta_io.records.index_checks import index_chunks
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.schema import Schema
 
-__all__ = ["append_of", "check_layout", "check_same", "first_parts", "move_in"]
+__all__ = ["append_of", "check_layout", "check_no_history", "check_same", "first_parts", "move_in"]
 
 
 def check_layout(old: Records) -> None:
@@ -59,6 +59,22 @@ def check_same(
                 f"{old.path} cannot be appended to: expected {what} to be {expected}, got {got}. "
                 "Leave it as it was, or prepare everything anew."
             )
+
+
+def check_no_history(old: Records) -> None:
+    """Checks that no field is made of the rows before.
+
+    Raises:
+        ValueError: one is. Records do not have the times of rows, so that nobody knows which rows
+            of the folder are before an appended one.
+    """
+    histories = [field.name for field in old.schema.fields if field.last is not None]
+    if histories:
+        raise ValueError(
+            f"{old.path} cannot be appended to: its field {histories[0]!r} is made of the rows "
+            "before each row, and records do not keep the times that tell which these are. Prepare "
+            "all logs anew, together."
+        )
 
 
 def _comparable(schema: Schema) -> dict[str, Any]:

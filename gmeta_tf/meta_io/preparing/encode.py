@@ -47,11 +47,13 @@ class EncodedRows:
         database: that has it.
         schema: what a row is.
         task_bits: the bits of `place` that are the task; those above are the side.
+        with_times: whether there is a column `moment` in the end, for two further planes.
     """
 
     database: duckdb.DuckDBPyConnection
     schema: Schema
     task_bits: int
+    with_times: bool = False
 
     @property
     def rows_of_tasks(self) -> str:
@@ -91,8 +93,9 @@ class EncodedRows:
         found = self.database.execute(
             f"SELECT * FROM encoded WHERE rowid >= {first} AND rowid < {last}"
         ).fetchnumpy()
-        columns = iter(np.asarray(found[f"column_{place}"]) for place in range(len(found) - 1))
-        words = np.empty([num_planes(self.schema), last - first], np.int32)
+        num_columns = len(found) - 1 - self.with_times
+        columns = iter(np.asarray(found[f"column_{place}"]) for place in range(num_columns))
+        words = np.empty([num_planes(self.schema) + 2 * self.with_times, last - first], np.int32)
         words[0] = next(columns).view(np.int32)
         plane = 1
         for field in self.schema.key_fields:
@@ -107,6 +110,9 @@ class EncodedRows:
         for column in columns:
             words[plane] = column.view(np.int32)
             plane += 1
+        if self.with_times:
+            time = (np.asarray(found["moment"]) + 0).view(np.int64)  # -0.0 is 0.0
+            words[plane], words[plane + 1] = time.astype(np.int32), time >> 32
         place = np.asarray(found["place"]).astype(np.int64)
         return place & ((1 << self.task_bits) - 1), words
 
@@ -135,6 +141,7 @@ def encode_rows(
             kind = rows.types[field.column_name]
             columns.append(dense_value(field, kind, f"field_{position}"))
     named = ", ".join(f"{column} AS column_{place}" for place, column in enumerate(columns))
+    named += f", {rows.time} AS moment" if job.with_times else ""
     left_out = f"WHERE {side} IS NOT NULL" if job.split.by == "both" else ""
     num_tasks = one_value(database, "SELECT count(*) FROM tasks")
     # Sorting takes a third less time where the numbers to sort by have 14 bytes and not 29.
@@ -145,7 +152,7 @@ def encode_rows(
         f"FROM loaded JOIN task_of ON loaded.task = task_of.raw {' '.join(joins)} {left_out} "
         f"ORDER BY {place}, {_order_in_task(database, schema, rows)}"
     )
-    return EncodedRows(database, schema, task_bits)
+    return EncodedRows(database, schema, task_bits, job.with_times)
 
 
 def _order_in_task(database: duckdb.DuckDBPyConnection, schema: Schema, rows: RawRows) -> str:

@@ -26,11 +26,22 @@ class TimeCuts:
             or "nanoseconds" since 1970 of dates and times. Empty without a time column.
         valid: the first time of the split "valid", or None.
         test: the first time of the split "test", or None.
+        unit: what the numbers count since 1970: "seconds", "milliseconds", "microseconds",
+            "nanoseconds"; "none" where they tell no unit, and "dates" of dates and times. Empty
+            without a time column, and of records of earlier versions.
+        earliest: the smallest, or None where it is not known.
+        latest: the largest, likewise.
+        others: rows whose number is no likely time of that unit (1973 to 2100), by the unit that
+            it looks like, or "none".
     """
 
     kind: str = ""
     valid: float | int | None = None
     test: float | int | None = None
+    unit: str = ""
+    earliest: float | int | None = None
+    latest: float | int | None = None
+    others: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def first(self) -> float | int | None:
@@ -74,6 +85,7 @@ class Job:
         memory_limit: what the engine may take, such as "8GB"; None leaves it the choice.
         previous: what is appended to; None begins anew.
         progress: to be told of the stages.
+        with_times: give the times of rows, too.
     """
 
     source: Source
@@ -86,6 +98,7 @@ class Job:
     memory_limit: str | None
     previous: Previous | None
     progress: Progress
+    with_times: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +107,9 @@ class Encoded:
 
     Attributes:
         rows_of: split -> its rows in chunks, `(task int64 [n], words int32 [C, n])`: the planes of
-            a record (see `records`), by task, time and place in the source. Read while the engine
-            is open.
+            a record (see `records`), by task, time and place in the source; with times two further
+            planes, the low and the high words of 64 bits that differ where times differ. Read while
+            the engine is open.
         vocabulary_sizes: table -> its values, for the tables that have a vocabulary.
         time: how the time was read and cut.
         counts: `dropped_rows` by reason, `missed_rows` by the table that they found nothing in (0

@@ -20,11 +20,13 @@ from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.preparing.append import (
     append_of,
     check_layout,
+    check_no_history,
     check_same,
     first_parts,
     move_in,
 )
 from gmeta_tf.meta_io.preparing.dense_fit import DenseFit
+from gmeta_tf.meta_io.preparing.derived_fields import DerivedFields
 from gmeta_tf.meta_io.preparing.duckdb_engine import encoded_by_duckdb
 from gmeta_tf.meta_io.preparing.full_disk import told_of_a_full_disk
 from gmeta_tf.meta_io.preparing.inputs import check_inputs, inputs_of, known_inputs
@@ -145,6 +147,7 @@ def prepare(
         if old is not None:
             check_layout(old)
             check_same(old, schema, split, episode_rows, compression)
+            check_no_history(old)
             schema, split = old.schema, Split(**old.details["split"])
             episode_rows, compression = old.episode_rows, old.compression
         split = Split() if split is None else split
@@ -253,8 +256,9 @@ def _build(
     """Writes everything but `schema.json` to the folder `built`; the records as they will be."""
     contents = {}
     dense = DenseFit(job.schema)
-    with engine(job) as encoded:
-        for name in job.split.names:
+    derived = DerivedFields(job)
+    with engine(derived.job_of_engine()) as encoded:
+        for name in derived.in_order(job.split.names):
             with job.progress.stage(f"writing {name}"):
                 writer = EpisodeWriter(
                     built,
@@ -263,13 +267,14 @@ def _build(
                     **dataclasses.asdict(writing),
                     **first_parts(old, name, built),
                 )
-                chunks = encoded.rows_of(name)
+                chunks = derived.add(encoded.rows_of(name))
                 contents[name] = _write(writer, dense.watch(chunks) if name == "train" else chunks)
                 if old is not None:
                     (built / old.contents[name].index).unlink()
+    contents = {name: contents[name] for name in job.split.names}
     sizes = {name: 1 + size for name, size in encoded.vocabulary_sizes.items()}
     schema = job.schema.with_num_rows(sizes)
-    details = details_of(job, encoded, contents, old)
+    details = details_of(job, encoded, contents, old, derived.cut_values)
     if old is None:
         # What is appended later is transformed by the same numbers, as models were trained by them.
         schema = schema.with_fitted(dense.fitted())

@@ -183,6 +183,7 @@ def _encode(run: SparkRun) -> dict[str, int]:
             missing = UNKNOWN_KEY if slot == 0 else PADDING_KEY
             columns.append(f"CAST(coalesce(CAST({key} AS BIGINT), {missing}) AS {kind})")
     named = ", ".join(f"{column} AS column_{i}" for i, column in enumerate([*columns, *dense]))
+    named += ", time AS moment" if run.job.with_times else ""
     run.write(
         f"SELECT place, {named} FROM placed {' '.join(joins)} ORDER BY place, time, row", "encoded"
     )
@@ -242,7 +243,7 @@ def _cut_values(run: SparkRun) -> dict[str, int]:
 def _read(run: SparkRun, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """A split's rows of `encoded`, file after file."""
     side = SPLITS.index(split)
-    encoded = EncodedRows(run.database, run.job.schema, _TASK_BITS)
+    encoded = EncodedRows(run.database, run.job.schema, _TASK_BITS, run.job.with_times)
     for file in run.files("encoded"):
         run.database.execute(
             f"CREATE OR REPLACE TABLE encoded AS SELECT * FROM {sql_parquet(file)} "

@@ -11,9 +11,10 @@ import duckdb
 import numpy as np
 
 from gmeta_tf.meta_io.digest import FileDigest, digest_of
-from gmeta_tf.meta_io.preparing.job import Encoded, Job
+from gmeta_tf.meta_io.preparing.job import Encoded, Job, TimeCuts
 from gmeta_tf.meta_io.records.records import Records, SplitFiles
 from gmeta_tf.meta_io.sql import sql_parquet
+from gmeta_tf.meta_io.time_units import span_of
 
 __all__ = ["describe", "details_of", "digests_of"]
 
@@ -21,7 +22,11 @@ _BAR = 30
 
 
 def details_of(
-    job: Job, encoded: Encoded, contents: Mapping[str, SplitFiles], old: Records | None
+    job: Job,
+    encoded: Encoded,
+    contents: Mapping[str, SplitFiles],
+    old: Records | None,
+    cut_of_derived: Mapping[str, int],
 ) -> dict[str, Any]:
     """The `details` of the records, as JSON values; counts go on from those of the older ones.
 
@@ -29,15 +34,17 @@ def details_of(
     missed_rows: by the table that they found nothing in, where any is joined.
     rows_of_tasks: how many tasks have 1, 2 to 3, 4 to 7, ... rows. dropped_rows: by reason.
     left_out_rows: by a split by both. cut_values: by field, values beyond its max_values. split:
-    how it was split. time: how the time was read and cut. `prepare` adds inputs: the files that
-    were read, see `inputs`; and dense_values: what dense fields are like in the training rows of
-    the first log, see `DenseFit.described`.
+    how it was split. time: how the time was read and cut, and its unit and span where there is a
+    time, see `TimeCuts`. `prepare` adds inputs: the files that were read, see `inputs`; and
+    dense_values: what dense fields are like in the training rows of the first log, see
+    `DenseFit.described`.
     """
     before: Mapping[str, Any] = {} if old is None else old.details
     of_first_log = {name: before[name] for name in ("dense_values",) if name in before}
     missed = _sum(before.get("missed_rows", {}), encoded.counts["missed_rows"])
     num_tasks, histogram = _rows_of_tasks(job)
     counts = encoded.counts
+    cut_values = {**counts["cut_values"], **cut_of_derived}
     return {
         "sources": [*before.get("sources", ()), job.source.description],
         "rows": sum(split.rows for split in contents.values()),
@@ -45,12 +52,17 @@ def details_of(
         "rows_of_tasks": histogram,
         "dropped_rows": _sum(before.get("dropped_rows", {}), counts["dropped_rows"]),
         "left_out_rows": before.get("left_out_rows", 0) + counts["left_out_rows"],
-        "cut_values": _sum(before.get("cut_values", {}), counts["cut_values"]),
+        "cut_values": _sum(before.get("cut_values", {}), cut_values),
         "split": dataclasses.asdict(job.split),
-        "time": dataclasses.asdict(encoded.time),
+        "time": _time(encoded.time),
         **of_first_log,
         **({"missed_rows": missed} if missed else {}),
     }
+
+
+def _time(cuts: TimeCuts) -> dict[str, Any]:
+    values = dataclasses.asdict(cuts)
+    return values if cuts.unit else {name: values[name] for name in ("kind", "valid", "test")}
 
 
 def digests_of(job: Job, contents: Mapping[str, SplitFiles]) -> dict[str, FileDigest]:
@@ -90,6 +102,8 @@ def describe(records: Records) -> str:
         f"  {name}: {split.tasks:,} tasks, {split.rows:,} rows, {split.episodes:,} episodes"
         for name, split in records.contents.items()
     ]
+    if span := span_of(details["time"]):
+        lines.append(f"  time: {span}")
     num_dropped = sum(details["dropped_rows"].values())
     if num_dropped or details["left_out_rows"]:
         num_rows = details["rows"] + details["left_out_rows"] + num_dropped

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import duckdb
 import numpy as np
 
 from gmeta_tf.meta_io.preparing.job import Job, TimeCuts
 from gmeta_tf.meta_io.preparing.raw_rows import RawRows
 from gmeta_tf.meta_io.preparing.split import SPLITS, Split
+from gmeta_tf.meta_io.preparing.time_facts import time_facts
 from gmeta_tf.meta_io.sql import one_value, sql_parquet, sql_text, trimmed
 
 __all__ = ["make_tasks", "save_tasks", "side_of_row", "time_cuts"]
@@ -79,22 +82,23 @@ def save_tasks(database: duckdb.DuckDBPyConnection, job: Job, rows_of_tasks: str
 
 
 def time_cuts(database: duckdb.DuckDBPyConnection, job: Job, rows: RawRows) -> TimeCuts:
-    """Where the splits begin in time: those of the records where a log is appended.
+    """How the times are read, and where the splits begin: as in records that are appended to.
 
     Raises:
-        ValueError: nothing to train on is before the first cut.
+        ValueError: nothing to train on is before the first cut, or the times are of another unit.
     """
+    facts = time_facts(database, job, rows)
     if job.previous is not None:
-        return job.previous.time
+        return dataclasses.replace(job.previous.time, **facts)
     split = job.split
     if not split.by_time:
-        return TimeCuts(rows.time_kind)
+        return TimeCuts(rows.time_kind, **facts)
     total = one_value(database, "SELECT count(*) FROM loaded")
     num_test, num_valid = split.counts(total)
     test = _time_at(database, rows, total - num_test) if num_test else None
     first = total - num_test - num_valid
     valid = _time_at(database, rows, max(first, 0)) if num_valid else None
-    cuts = TimeCuts(rows.time_kind, valid, test)
+    cuts = TimeCuts(rows.time_kind, valid, test, **facts)
     earliest = one_value(database, f"SELECT min({rows.time}) FROM loaded")
     if cuts.first is not None and (first <= 0 or cuts.first <= earliest):
         raise ValueError(

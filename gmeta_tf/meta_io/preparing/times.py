@@ -12,7 +12,7 @@ import re
 import duckdb
 
 from gmeta_tf.meta_io.sources.sources import Source
-from gmeta_tf.meta_io.sql import number_of, one_value
+from gmeta_tf.meta_io.sql import number_of, one_value, trimmed
 from gmeta_tf.schema import Schema
 
 __all__ = ["INTEGERS", "LARGE_INTEGERS", "READ_INTEGER", "expected_time", "time_reading"]
@@ -64,10 +64,11 @@ def time_reading(
         expected: the kind that it must be, of the records that are appended to; or empty.
 
     Raises:
-        ValueError: a type that is no time, or of another kind than was expected.
+        ValueError: a type that is no time, or of another kind than was expected, or texts of
+            which none is a time.
     """
     if type_name == "VARCHAR":
-        return _text_reading(database, expected)
+        return _text_reading(database, source, schema, expected)
     decimals = re.fullmatch(r"DECIMAL\([0-9]+,([0-9]+)\)", type_name)
     whole = decimals is not None and decimals[1] == "0" and expected != "number"
     if whole or type_name in (*INTEGERS, *LARGE_INTEGERS):
@@ -95,10 +96,20 @@ def time_reading(
     return kind, reading
 
 
-def _text_reading(database: duckdb.DuckDBPyConnection, expected: str) -> tuple[str, str]:
+def _text_reading(
+    database: duckdb.DuckDBPyConnection, source: Source, schema: Schema, expected: str
+) -> tuple[str, str]:
     kind, all_of_them = expected, False
     if expected not in _TEXT_TIMES:
         kind, all_of_them = _most_readable(database)
+        if not kind:
+            text = one_value(database, f"SELECT min({trimmed('time')}) FROM loaded")
+            raise ValueError(
+                f"{source.description}: expected the time (column {schema.time!r}) to be numbers, "
+                "or dates and times such as 1997-09-20, 1997-09-20 12:30:00 or "
+                f"1997-09-20T12:30:00Z, but no row has one: {text!r}. Write them so (in DuckDB "
+                "strptime reads other forms), or leave `time` out of the schema."
+            )
     if kind == "integer":
         # The look at all the letters is slow, and is over.
         return kind, READ_INTEGER if all_of_them else _TEXT_TIMES[kind]
@@ -110,7 +121,7 @@ def _text_reading(database: duckdb.DuckDBPyConnection, expected: str) -> tuple[s
 
 
 def _most_readable(database: duckdb.DuckDBPyConnection) -> tuple[str, bool]:
-    """The kind that most texts are of, and whether all are."""
+    """The kind that most texts are of, and whether all are; "" where none is of any."""
     total = one_value(database, "SELECT count(*) FROM loaded")
     counts: dict[str, int] = {}
     for kind, reading in _TEXT_TIMES.items():
@@ -118,6 +129,8 @@ def _most_readable(database: duckdb.DuckDBPyConnection) -> tuple[str, bool]:
         if counts[kind] == total:
             break
     found = max(counts, key=lambda kind: counts[kind])
+    if not counts[found]:
+        return "", False
     if found == "number" and 2 * counts["integer"] > counts["number"]:
         integer = _TEXT_TIMES["integer"]
         query = f"SELECT count(*) FROM loaded WHERE {integer} IS NOT NULL AND {_LOST_DIGITS}"

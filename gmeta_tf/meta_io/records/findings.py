@@ -11,6 +11,7 @@ from gmeta_tf.meta_io.records.codec import slot_ranges
 from gmeta_tf.meta_io.records.dense_scale import unscaled_fields
 from gmeta_tf.meta_io.records.index_checks import index_chunks
 from gmeta_tf.meta_io.records.records import Records
+from gmeta_tf.meta_io.time_units import NO_UNIT, span_of
 from gmeta_tf.schema import Field
 
 __all__ = ["findings"]
@@ -48,6 +49,7 @@ def findings(
         *_of_constants(records, sample),
         *_of_sizes(records, split, support),
         *_of_classes(records, sample),
+        *_of_times(records),
         *_of_dropped(records),
     ]
 
@@ -210,6 +212,27 @@ def _of_classes(records: Records, sample: _Sample) -> Iterator[str]:
             "row all labels are alike, so that they have no AUC of their own and little to adapt "
             "to. Look at positive_from and at what a task is; a log of clicks needs the "
             "impressions without a click too."
+        )
+
+
+def _of_times(records: Records) -> Iterator[str]:
+    """Times that are not likely, or of another unit than the rest."""
+    time = records.details.get("time") or {}
+    others, column = time.get("others") or {}, records.schema.time
+    span = span_of(time)
+    mixed = {unit: count for unit, count in others.items() if unit != NO_UNIT}
+    if mixed:
+        seen = ", ".join(f"{count:,} look like {unit}" for unit, count in mixed.items())
+        yield (
+            f"most times (column {column!r}) are {time['unit']}, but of the others {seen}: such "
+            "rows stand in the wrong order, and in the wrong split of one by time. Bring them to "
+            "one unit."
+        )
+    if unlikely := others.get(NO_UNIT, 0):
+        yield (
+            f"{unlikely:,} times (column {column!r}) are not between 1973 and 2100: {span}. If "
+            "one stands for a missing time, make it an empty cell (--null-words); if the numbers "
+            "count something else, state time_unit: none in the schema."
         )
 
 

@@ -24,6 +24,7 @@ from gmeta_tf.meta_io.records.record_damage import read_episode
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.records.word_checks import keys_of
 from gmeta_tf.meta_io.sql import reason_of, sql_name, sql_parquet
+from gmeta_tf.meta_io.time_units import span_of
 from gmeta_tf.schema import PADDING_KEY, UNKNOWN_KEY, Field
 
 __all__ = ["describe", "named_values", "overview"]
@@ -108,7 +109,7 @@ def describe(shown: dict[str, Any]) -> str:
         f"compression {shown['compression']}, {shown['planes']} planes a row, "
         f"episodes of up to {shown['episode_rows']:,} rows",
         f"task {schema['task']}, label {schema['label']}"
-        + (f", time {schema['time']}" if schema["time"] else "")
+        + (f", time {schema['time']}{_span(details)}" if schema["time"] else "")
         + (
             f", positive from {schema['positive_from']}"
             if schema["positive_from"] is not None
@@ -124,6 +125,12 @@ def describe(shown: dict[str, Any]) -> str:
         parts.append(_bars("tasks by their rows", _spans(details["rows_of_tasks"])))
     parts += [_episode_lines(episode) for episode in shown["episodes"]]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def _span(details: Mapping[str, Any]) -> str:
+    """The times' unit and span in brackets, where the records tell."""
+    span = span_of(details.get("time") or {})
+    return f" ({span})" if span else ""
 
 
 def _fields(records: Records) -> list[dict[str, Any]]:

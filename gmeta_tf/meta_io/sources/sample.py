@@ -62,6 +62,8 @@ class ColumnProfile:
         parts: the separator that many values hold, for which they look like lists; or None.
         is_list: whether its values are lists.
         times: the share of the values that are a date or a time.
+        first_time: the earliest of those, ISO 8601, or None.
+        last_time: the latest.
         null_words: values that elsewhere stand for a missing one.
         examples: some values.
     """
@@ -79,6 +81,8 @@ class ColumnProfile:
     parts: str | None
     is_list: bool
     times: float
+    first_time: str | None
+    last_time: str | None
     null_words: tuple[str, ...]
     examples: tuple[str, ...]
 
@@ -183,15 +187,17 @@ def _profile(database: duckdb.DuckDBPyConnection, name: str, kind: str) -> Colum
         f"avg(CAST(contains(value, {sql_text(mark)}) AS INTEGER))" for mark in ("|", ",", ";")
     )
     words = ", ".join(map(sql_text, _NULL_WORDS))
+    moment = "CASE WHEN number IS NULL THEN TRY_CAST(value AS TIMESTAMP) END"
     row = database.execute(
         f"SELECT count(*), count(value), count(DISTINCT value), "
         f"count(number), count(*) FILTER (regexp_full_match(value, '[+-]?[0-9]+')), "
         "min(number), max(number), median(number), avg(length(value)), "
-        f"count(*) FILTER (number IS NULL AND TRY_CAST(value AS TIMESTAMP) IS NOT NULL), {parts}, "
+        f"count({moment}), {parts}, "
         f"list(DISTINCT value) FILTER (value IN ({words})), "
         "(SELECT list(value) FROM (SELECT value FROM (SELECT DISTINCT value FROM "
         f"(SELECT {text} AS value FROM sample LIMIT 1000)) WHERE value IS NOT NULL "
-        "ORDER BY value LIMIT 3)) FROM "
+        f"ORDER BY value LIMIT 3)), CAST(min({moment}) AS VARCHAR), "
+        f"CAST(max({moment}) AS VARCHAR) FROM "
         f"(SELECT value, CASE WHEN isfinite({number}) THEN {number} END AS number "
         f"FROM (SELECT {text} AS value FROM sample))"
     ).fetchall()[0]
@@ -212,6 +218,8 @@ def _profile(database: duckdb.DuckDBPyConnection, name: str, kind: str) -> Colum
         mark if (shares[mark] or 0.0) > 0.2 and not is_list else None,
         is_list,
         times / there if there else 0.0,
+        row[15],
+        row[16],
         tuple(sorted(row[13] or [])),
         tuple(row[14] or []),
     )

@@ -16,7 +16,7 @@ class InputNames:
     """The names of a signature's inputs, without `support_` or `query_` before them.
 
     Attributes:
-        fields: field -> its input.
+        fields: field -> its input; crosses have none.
         label: the label's input.
     """
 
@@ -51,9 +51,10 @@ def input_names(schema: Schema) -> InputNames:
         return made
 
     # Names that can stay are given out first: no other may take one of them.
-    names = [*(field.name for field in schema.fields), schema.label]
+    given = [field.name for field in schema.given_fields]
+    names = [*given, schema.label]
     places = sorted(range(len(names)), key=lambda place: not names[place].isidentifier())
     made = dict(zip(places, [free(names[place]) for place in places], strict=True))
     in_order = [made[place] for place in range(len(names))]
-    fields = dict(zip([field.name for field in schema.fields], in_order, strict=False))
+    fields = dict(zip(given, in_order, strict=False))
     return InputNames(fields, in_order[-1])

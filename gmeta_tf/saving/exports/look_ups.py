@@ -99,7 +99,7 @@ def _look_up(schema: Schema, name: str, columns: Mapping[str, Any]) -> LookUp:
         )
     values = {
         field.name: _values(field, columns[field.column_name], what)
-        for field in schema.fields
+        for field in schema.read_fields
         if field.column_name in columns and field.column_name != by.column_name
     }
     if not values:

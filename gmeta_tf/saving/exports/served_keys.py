@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from gmeta_tf.meta_io.preparing.crosses import combinations
 from gmeta_tf.meta_io.preparing.hashing import hash_buckets
 from gmeta_tf.schema import LARGEST_KEY, PADDING_KEY, UNKNOWN_KEY, Field, Schema, Table
 
-__all__ = ["KeysOf", "ServedKeys", "first_distinct", "given_keys", "raw_keys"]
+__all__ = [
+    "KeysOf",
+    "ServedKeys",
+    "crossed_keys",
+    "first_distinct",
+    "given_keys",
+    "raw_keys",
+]
 
 _LOW_DIGITS = 18  # every number of so many digits is an int64
 _HIGH, _LOW = divmod(LARGEST_KEY, 10**_LOW_DIGITS)
@@ -66,6 +74,11 @@ class ServedKeys(tf.Module):
             return known[:, :, tf.newaxis]
         parts = tf.strings.split(tf.reshape(text, [-1]), field.separator)
         parts = tf.strings.strip(parts).to_tensor("")
+        if field.last is not None:
+            # As `histories.distinct_known`: of the last rows first, and by their keys.
+            keys, is_known = self._looked_up(table, parts[:, : field.last])
+            keys = first_distinct(keys, keys, is_known & (keys != UNKNOWN_KEY), field.num_slots)
+            return tf.reshape(keys, [tf.shape(text)[0], tf.shape(text)[1], field.num_slots])
         keys, is_known = self._looked_up(table, parts)
         # Of a vocabulary, values are distinct where their keys are, and numbers compare faster.
         values = keys if table.keys == "vocabulary" else parts
@@ -115,6 +128,35 @@ class ServedKeys(tf.Module):
         if table.keys == "hash":
             return 1 + tf.strings.to_hash_bucket_fast(value, hash_buckets(table)), value != ""
         return raw_keys(value, LARGEST_KEY if table.num_rows is None else table.num_rows - 1)
+
+
+def crossed_keys(parts: Sequence[tf.Tensor], table: Table, num_slots: int) -> tf.Tensor:
+    """The keys of a cross, by the rule of `meta_io.preparing.crosses`.
+
+    Args:
+        parts: the keys of each of its fields, int64 `[T, R, slots of the field]`, -1 after the
+            last.
+        table: of the cross.
+        num_slots: L, how many combinations of a row are kept.
+
+    Returns:
+        int64 `[T, R, L]`, -1 after the last.
+    """
+    slots = combinations([part.shape[2] for part in parts])
+    keys = [tf.gather(part, slots[:, place], axis=2) for place, part in enumerate(parts)]
+    there = tf.reduce_all(tf.stack([one > PADDING_KEY for one in keys]), axis=0)
+    texts = tf.strings.join([tf.strings.as_string(one) for one in keys], ",")
+    hashed = 1 + tf.strings.to_hash_bucket_fast(texts, hash_buckets(table))
+    hashed = tf.where(there, hashed, PADDING_KEY)
+    if len(slots) == num_slots == 1:
+        return hashed
+    order = tf.argsort(tf.cast(~there, tf.int32), axis=2, stable=True)[:, :, :num_slots]
+    first = tf.gather(hashed, order, axis=2, batch_dims=2)
+    return tf.pad(
+        first,
+        [[0, 0], [0, 0], [0, max(0, num_slots - len(slots))]],
+        constant_values=PADDING_KEY,
+    )
 
 
 def given_keys(keys: tf.Tensor, largest: int) -> tf.Tensor:

@@ -17,7 +17,7 @@ from gmeta_tf.meta.meta_model import MetaModel
 from gmeta_tf.meta_io.batches.assembly import assemble_keys
 from gmeta_tf.saving.exports.input_names import input_names
 from gmeta_tf.saving.exports.look_ups import LookUp, LookUpTable
-from gmeta_tf.saving.exports.served_keys import ServedKeys
+from gmeta_tf.saving.exports.served_keys import ServedKeys, crossed_keys
 from gmeta_tf.saving.exports.served_values import LOOK_UPS, Values, variable_name
 from gmeta_tf.saving.exports.wire_forms import WireForm, as_integers, as_keys, as_texts
 from gmeta_tf.schema import Field, Schema
@@ -166,7 +166,8 @@ class ServingGraph(tf.Module):
             "predict_keys": self._adapted_function(as_keys(self.schema)),
             "predict_examples": self._examples_function(texts),
         }
-        integers = [f.name for f in self.schema.key_fields if self.keys.takes_integers(f)]
+        key_fields = [field for field in self.schema.given_fields if field.kind != "dense"]
+        integers = [field.name for field in key_fields if self.keys.takes_integers(field)]
         if integers:
             found["predict_integers"] = self._adapted_function(as_integers(self.keys, integers))
         return found
@@ -272,24 +273,34 @@ class ServingGraph(tf.Module):
         if shape is None:
             shape = _common_shape(list(values.values()))
         found = self._found(form, values)
+        of_fields = self._keys_of_fields(form, values, found, shape)
         keys: Inputs = {}
         for group, tables in key_groups(self.schema).items():
-            of_fields = [
-                tf.broadcast_to(
-                    found[field.name]
-                    if field.name in found
-                    else form.keys(field, values[field.name]),
-                    tf.concat([shape, [field.num_slots]], 0),
-                )
-                for field in self.schema.key_fields
-                if field.table_name in tables
-            ]
-            keys[group] = tf.concat(of_fields, axis=2)
+            names = [field.name for field in self.schema.key_fields if field.table_name in tables]
+            keys[group] = tf.concat([of_fields[name] for name in names], axis=2)
         numbers = values | found
         dense = [tf.broadcast_to(numbers[f.name], shape) for f in self.schema.dense_fields]
         if dense:
             return keys, tf.stack(dense, axis=2)
         return keys, tf.zeros(tf.concat([shape, [0]], axis=0))
+
+    def _keys_of_fields(
+        self, form: WireForm, values: Inputs, found: Inputs, shape: tf.Tensor
+    ) -> Inputs:
+        """Field -> its keys, int64 `[T, R, slots]`; a cross is made of the keys of its fields."""
+        keys = {}
+        for field in self.schema.key_fields:
+            if not field.cross:
+                name, slots = field.name, tf.concat([shape, [field.num_slots]], 0)
+                own = found[name] if name in found else form.keys(field, values[name])
+                keys[name] = tf.broadcast_to(own, slots)
+                keys[name].set_shape([None, None, field.num_slots])
+        for field in self.schema.key_fields:
+            if field.cross:
+                parts = [keys[name] for name in field.cross]
+                table = self.schema.table(field.table_name)
+                keys[field.name] = crossed_keys(parts, table, field.num_slots)
+        return keys
 
     def _task_specs(self, form: WireForm) -> dict[str, tf.TensorSpec]:
         """The inputs of support and query rows."""
@@ -313,7 +324,7 @@ class ServingGraph(tf.Module):
     def _given(self, form: WireForm) -> list[Field]:
         """The fields that a request has, apart from those that are looked up."""
         found = {name for names in self.looked_up.values() for name in names}
-        return [f for f in self.schema.fields if form.text is None or f.name not in found]
+        return [f for f in self.schema.given_fields if form.text is None or f.name not in found]
 
     def _found(self, form: WireForm, values: Inputs) -> Inputs:
         """Field -> its keys or numbers, of those that are looked up."""

@@ -106,7 +106,7 @@ class Predictor:
     def fields(self) -> tuple[Field, ...]:
         """The fields that rows have to have: all but those that the model looks up itself."""
         found = {name for names in self.looked_up.values() for name in names}
-        return tuple(field for field in self.schema.fields if field.name not in found)
+        return tuple(field for field in self.schema.given_fields if field.name not in found)
 
     @property
     def request_schema(self) -> Schema:
@@ -115,7 +115,8 @@ class Predictor:
         by = {field.column_name for field in self.fields if field.name in self.looked_up}
         return dataclasses.replace(
             self.schema,
-            fields=self.fields,
+            # A history is a list like others here, whatever it is of.
+            fields=tuple(dataclasses.replace(one, of=None, last=None) for one in self.fields),
             tables=tuple(table for table in self.schema.tables if table.name in read),
             tables_to_join=tuple(one for one in self.schema.tables_to_join if one.on not in by),
         )

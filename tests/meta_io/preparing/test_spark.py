@@ -20,8 +20,12 @@ import duckdb
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from made_crosses import SCHEMA as CROSSED_SCHEMA
+from made_crosses import made_rows as crossed_rows
 from made_dense import SCHEMA as DENSE_SCHEMA
 from made_dense import write_dense_log
+from made_histories import SCHEMA as HISTORY_SCHEMA
+from made_histories import made_rows as rows_in_time
 from made_log import SCHEMA as LOG_SCHEMA
 from made_log import write_log
 from made_movielens import GROUPLENS_100K, write_files
@@ -114,6 +118,19 @@ def test_dense_values_fit_the_same_numbers(tmp_path):
     records = both(files_source(paths), DENSE_SCHEMA, tmp_path)
     assert records.schema.num_dense_columns == 14
     assert records.details["dense_values"]["year"]["missing"] > 5
+
+
+def test_crosses_are_alike(tmp_path):
+    source = files_source(write_rows(tmp_path / "log.csv", crossed_rows()))
+    records = both(source, CROSSED_SCHEMA, tmp_path, split=Split(0.3, 0.2))
+    assert records.details["cut_values"]["tags_x_ids"] > 0
+
+
+@pytest.mark.parametrize("by", ["task", "time", "both"])
+def test_histories_are_alike(by, tmp_path):
+    source = files_source(write_rows(tmp_path / "log.csv", rows_in_time()))
+    records = both(source, HISTORY_SCHEMA, tmp_path, split=Split(0.3, 0.2, by=by))
+    assert records.details["rows"] > 20
 
 
 def test_side_tables_are_joined_alike(tmp_path):
