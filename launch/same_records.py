@@ -195,10 +195,13 @@ def _content(path: pathlib.Path) -> Any:
     """A digest of a file's bytes; of Parquet, which names the DuckDB that wrote it, its rows'."""
     if path.name == "schema.json":
         values = json.loads(path.read_text(encoding="utf-8"))
-        parquet = [name for name in values["digests"] if name.endswith(".parquet")]
-        return {
-            name: value for name, value in values.items() if name not in ("digests", "seal")
-        } | {"digests": {n: d for n, d in values["digests"].items() if n not in parquet}}
+        del values["digest"]  # of all that follows, the Parquet files' digests too
+        values["digests"] = {
+            name: digest
+            for name, digest in values["digests"].items()
+            if not name.endswith(".parquet")
+        }
+        return values
     data = path.read_bytes()
     if path.suffix == ".parquet":
         with contextlib.closing(duckdb.connect()) as database:
