@@ -1,7 +1,8 @@
 """Packaging of gmeta_tf. `bash launch/setup.sh` is the short way to a working environment.
 
 By hand: `pip install -c constraints.txt -e '.[cpu]'`; constraints-current.txt is the newer stack.
-The ranges span the two stacks; what lies between them has not been run. Horovod has no
+The ranges span the two stacks; what lies between them has not been run. An upper bound without a
+reason beside it is the next major release, or for TensorFlow's the next one, which has not been run. Horovod has no
 wheels on PyPI and must be built when TensorFlow is already there: launch/build_horovod.sh does.
 """
 
@@ -43,7 +44,9 @@ setup(
     install_requires=[
         "keras>=3.6",
         "numpy>=1.26,<3",
-        "duckdb>=1.2,<2.1",  # run with 1.5.6 and 2.0.0
+        # Run with 1.3.2, 1.5.6 and 2.0.1; 1.2 has no `lambda x: ...`. A release may give SQL another
+        # meaning in silence, so that the next minor one is tried first (launch/try_newest.sh).
+        "duckdb>=1.3,<2.1",
         "safetensors",
         # Checksums of records and hashed keys, for which `prepare` need not wait for TensorFlow.
         "google-crc32c>=1.6",
@@ -71,7 +74,9 @@ setup(
             *(f"{package}; python_version >= '3.13'" for package in remote["s3"]),
         ],
         **remote,
-        "spark": ["pyspark>=3.5,<4"],  # 3.5 runs on Java 17; 4 needs Java 17 or 21
+        # Run with 3.5.5 and 4.3.0 on Java 17, which 4 needs at least. The next minor release is tried
+        # first, as DuckDB's.
+        "spark": ["pyspark>=3.5,<4.4"],
         "report": ["matplotlib>=3.10,<4"],
         # Of the UI libraries the one with the fewest packages, on the Flask that tests have anyway.
         # Beside the pinned packages pip finds Streamlit 1.8 of 2022 and no newer one.

@@ -29,9 +29,24 @@ LAYOUTS = (
     "kuairand",
     "mind",
     "avazu",
+    "criteo",
+    "tenrec",
+    "lastfm-2k",
+    "lastfm-360k",
+    "lastfm-1k",
+    "douban",
+    "user-item-rating",
     "ali-ccp",
     "taobao-ads",
 )
+_OF_AVAZU = ("device_ip", "device_id", "site_id", "app_id")
+TASKS_OF_LAYOUTS = {
+    "avazu": _OF_AVAZU,
+    "criteo": tuple(f"C{number}" for number in range(1, 27)),
+}
+"""A layout whose task is a column of one's choice -> those that it may be."""
+LAYOUTS_WITHOUT_A_TASK = ("criteo",)
+"""Of those the ones that propose none."""
 ENCODINGS = ("utf-8", "latin-1", "utf-16")
 
 # Tables.
@@ -78,6 +93,39 @@ def replicate_of(text: str) -> str | bool | frozenset[str]:
     (True, ['genre', 'year'])
     """
     return REPLICATE[text] if text in REPLICATE else frozenset(text.split(","))
+
+
+def check_layout_task(option: str, layout: str, task: str | None, has_schema: bool) -> None:
+    """Raises when the task of a published data set is not to be chosen so.
+
+    Args:
+        option: what the message calls the choice.
+        layout: one of `LAYOUTS`.
+        task: the column that was chosen, or None.
+        has_schema: whether a schema of one's own takes the place of the layout's.
+
+    Raises:
+        ValueError: a column that the layout does not offer, none where it proposes none, or one
+            beside a schema, which names its own.
+    """
+    offered = TASKS_OF_LAYOUTS.get(layout, ())
+    if task is not None and has_schema:
+        raise ValueError(
+            f"{option} {task} chooses the task of a layout's own schema, and the schema that is "
+            "given names its task. Leave one of them out."
+        )
+    if task is not None and not offered:
+        raise ValueError(
+            f"{option} is for the layouts {', '.join(TASKS_OF_LAYOUTS)}, got {task!r} with the "
+            f"layout {layout!r}, which has its task. Leave it out."
+        )
+    if task is not None:
+        check_word(option, task, offered)
+    if task is None and not has_schema and layout in LAYOUTS_WITHOUT_A_TASK:
+        raise ValueError(
+            f"the layout {layout!r} names no user or other task: expected {option} with a column "
+            f"of {offered[0]} to {offered[-1]} whose values are to be the tasks, got none."
+        )
 
 
 def check_word(option: str, value: object, allowed: Collection[str], remedy: str = "") -> None:

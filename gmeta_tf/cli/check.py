@@ -36,7 +36,7 @@ def check(options: CheckOptions) -> None:
             output=records_path,
             **{
                 name: getattr(options, name)
-                for name in ("input", "schema", "movielens", "layout", *_READER_FLAGS)
+                for name in ("input", "schema", "movielens", "layout", "task", *_READER_FLAGS)
             },
             spill_folder=folder,
         )

@@ -60,7 +60,9 @@ class PrepareOptions(ReaderFlags):
         movielens: a folder with MovieLens 100k or 1M as GroupLens or RecBole lay it out, or
             "download" for the 100k data. Has its own schema.
         layout: the published data set that lies in `input`; see docs/data.md. Has its own schema,
-            or takes another one.
+            or takes another one. One of {words}.
+        task: the column that is a task, for the layouts that leave it to you: criteo (C1 to C26)
+            and avazu.
         test_fraction: the share that is held out for the test, of the tasks or of the rows.
         valid_fraction: the share that is held out for validation.
         seed: of the draw of held-out tasks.
@@ -94,6 +96,7 @@ class PrepareOptions(ReaderFlags):
     schema: str | None = None
     movielens: str | None = None
     layout: str | None = word(None, of=allowed.LAYOUTS)
+    task: str | None = None
     test_fraction: float = number(0.2, of=FRACTION)
     valid_fraction: float = number(0.0, of=FRACTION)
     seed: int = number(0, of=AT_LEAST_0)
@@ -127,6 +130,7 @@ class CheckOptions(ReaderFlags):
         schema: a YAML or JSON file that says what a row is.
         movielens: a folder with MovieLens, or "download".
         layout: the published data set that lies in `input`, as `prepare` takes it.
+        task: the column that is a task, as `prepare` takes it.
         support: the support rows of a task that training will ask for.
         loss: what training will go down; says which labels it takes.
         rows: look at the first so many rows alone; None looks at all.
@@ -140,6 +144,7 @@ class CheckOptions(ReaderFlags):
     schema: str | None = None
     movielens: str | None = None
     layout: str | None = word(None, of=allowed.LAYOUTS)
+    task: str | None = None
     support: int = number(10, of=AT_LEAST_1)
     loss: str = word("binary_crossentropy", of=allowed.LOSSES)
     rows: int | None = number(None, of=AT_LEAST_1)
@@ -164,6 +169,18 @@ def _check_source(command: str, source: PrepareOptions | CheckOptions) -> None:
         raise ValueError(
             f"{command}: --layout {source.layout} needs one --input, the folder of the data set, "
             f"got {len(source.input or [])}."
+        )
+    if source.layout is not None:
+        try:
+            allowed.check_layout_task(
+                "--task", source.layout, source.task, source.schema is not None
+            )
+        except ValueError as error:
+            raise ValueError(f"{command}: {error}") from error
+    elif source.task is not None:
+        raise ValueError(
+            f"{command}: --task {source.task} chooses the task of a --layout, got none. Name the "
+            "task in the schema."
         )
     if source.input is not None and source.schema is None and source.layout is None:
         raise ValueError(

@@ -90,11 +90,18 @@ def description_of(kind: type[Options]) -> str:
 
 
 def help_of(kind: type[Options]) -> dict[str, str]:
-    """Field -> its help, from the docstrings of the class and of those that it extends."""
+    """Field -> its help, from the docstrings of the class and of those that it extends.
+
+    `{words}` there stands for the words that the field takes.
+    """
     documented: dict[str, str] = {}
     for one in reversed(kind.__mro__):
         params = docstring_parser.parse(one.__doc__ or "").params
         documented |= {param.arg_name: param.description or "" for param in params}
+    for field in dataclasses.fields(kind):
+        words = ", ".join(map(str, field.metadata.get("words", ())))
+        if field.name in documented:
+            documented[field.name] = documented[field.name].replace("{words}", words)
     return documented
 
 

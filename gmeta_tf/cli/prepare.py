@@ -74,8 +74,8 @@ def raw_rows(options: PrepareOptions) -> Iterator[tuple[Source, gm.Schema]]:
         return
     inputs = options.input or []
     if options.layout is not None:
-        source, schema = read_layout(options.layout, inputs[0])
-        yield source, schema if options.schema is None else read_schema(options.schema)
+        own = None if options.schema is None else read_schema(options.schema)
+        yield read_layout(options.layout, inputs[0], task=options.task, schema=own)
         return
     reading = reader_options(options, options.schema)
     schema = read_schema(options.schema or "")  # before any copying, which may take long

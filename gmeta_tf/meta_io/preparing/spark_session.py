@@ -24,6 +24,7 @@ _REMEDY = (
     "Install it with pip install 'gmeta_tf[spark]' and Java 17 (on Debian: apt-get install "
     "openjdk-17-jre-headless), or leave out engine='spark'."
 )
+_TRACEBACK = "Traceback (most recent call last):"
 # At a root level that is not "warn" Spark tells on stderr how to change it.
 _QUIET = """
 rootLogger.level = warn
@@ -236,6 +237,16 @@ def told_of_spark() -> Iterator[None]:
     try:
         yield
     except (Py4JError, PySparkException) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        causes = [line for line in lines if line.startswith("Caused by: ")]
-        raise OSError(f"Spark failed: {causes[-1] if causes else ' '.join(lines[:2])}") from error
+        raise OSError(f"Spark failed: {_cause_in(str(error))}") from error
+
+
+def _cause_in(text: str) -> str:
+    """The line that says what went wrong, of what Spark tells in many."""
+    lines = [line for line in text.splitlines() if line.strip()]
+    # In a task's Python: the first line behind a traceback, whose own lines are indented.
+    tracebacks = [i for i, line in enumerate(lines) if line.endswith(_TRACEBACK)]
+    for line in lines[tracebacks[-1] + 1 :] if tracebacks else []:
+        if not line.startswith(" "):
+            return line
+    causes = [line.strip() for line in lines if line.strip().startswith("Caused by: ")]
+    return causes[-1] if causes else " ".join(line.strip() for line in lines[:2])

@@ -139,13 +139,13 @@ def _counts(database: duckdb.DuckDBPyConnection, source: Source, file: SourceFil
         # An empty line within a cell is not counted among the lines.
         within.append(
             f"coalesce(len({parts}) - 1 - "
-            f"len(list_filter({parts}[2:len({parts}) - 1], x -> x = '')), 0)"
+            f"len(list_filter({parts}[2:len({parts}) - 1], lambda x: x = '')), 0)"
         )
         # Its lines would be rows, if quotes were letters.
         swallowed.append(
             f"coalesce(len({parts}) > 1 AND {separators.format(f'{parts}[1]')} = {last - position} "
             f"AND {separators.format(f'{parts}[-1]')} = {position} AND "
-            f"len(list_filter({parts}[2:len({parts}) - 1], x -> "
+            f"len(list_filter({parts}[2:len({parts}) - 1], lambda x: "
             f"{separators.format('x')} <> {last})) = 0, false)"
         )
     rows, within_cells, first, looks_swallowed = database.execute(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import collections
 import csv
 import dataclasses
 import glob
+import gzip
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -217,6 +219,8 @@ def read_json(
     options: ReaderOptions,
 ) -> PlainFiles:
     """JSON lines, whose columns are the keys of all lines."""
+    for file in files:
+        _check_no_mark(file)
     reader = f"read_json_objects({_sql_paths(files)}, format='newline_delimited', filename=true)"
     found = database.execute(
         f"SELECT DISTINCT key FROM (SELECT unnest(json_keys(json)) AS key FROM {reader})"
@@ -226,10 +230,10 @@ def read_json(
     other = database.execute(
         f"SELECT filename, json_type(json) FROM {reader} "
         "WHERE len(json_keys(json)) = 0 AND json_type(json) <> 'OBJECT' LIMIT 1"
-    ).fetchone()
-    if other is not None:
+    ).fetchall()
+    for file, kind in other:
         raise ValueError(
-            f"{other[0]} cannot be read: expected one JSON object in each line, got {other[1]}. "
+            f"{file} cannot be read: expected one JSON object in each line, got {kind}. "
             "Write each row as a line of its own: {...} and no brackets or commas around them."
         )
     if not columns:
@@ -240,6 +244,22 @@ def read_json(
     types = {column: "VARCHAR[]" if column in lists else "VARCHAR" for column in columns}
     query = f"SELECT {_sql_columns(columns)} FROM {_json_reader(files, types)}"
     return PlainFiles(query, columns, lists)
+
+
+def _check_no_mark(file: str) -> None:
+    """Rejects what DuckDB 1 calls an error and DuckDB 2 reads over.
+
+    A file that is compressed by zstd is left to DuckDB.
+    """
+    opened = gzip.open if compression_of(file) == "gzip" else open
+    with opened(file, "rb") as beginning:
+        if beginning.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+            return
+    raise ValueError(
+        f"{file} cannot be read: expected one JSON object in UTF-8 in each line, got a byte order "
+        "mark before the first. Write the file again without the mark (the encoding utf-8, not "
+        "utf-8-sig)."
+    )
 
 
 def _json_reader(files: Sequence[str], types: Mapping[str, str]) -> str:

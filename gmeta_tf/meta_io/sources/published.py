@@ -10,13 +10,17 @@ import glob
 import os
 import pathlib
 from collections.abc import Callable
+from typing import Any
 
-from gmeta_tf.allowed import LAYOUTS, check_word
+from gmeta_tf.allowed import LAYOUTS, check_layout_task, check_word
+from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.sources.ali_ccp import ali_ccp_schema, ali_ccp_source
 from gmeta_tf.meta_io.sources.movielens import movielens_schema, movielens_source
 from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sources.sources import Source, files_source
 from gmeta_tf.meta_io.sources.taobao import taobao_ads_schema, taobao_ads_source
+from gmeta_tf.meta_io.sources.user_item_rating import user_item_rating
+from gmeta_tf.meta_io.sql import number_of
 from gmeta_tf.schema import Field, Schema, SideTable
 
 __all__ = ["Layout", "read_layout"]
@@ -32,6 +36,7 @@ class Layout:
         options: how the log is written.
         query: the SELECT that makes rows of `{log}`; empty where a line is a row.
         without: patterns of files that `log` matches and that are none of it.
+        row: the query's column that numbers its rows, where it keeps no order of the files.
     """
 
     log: tuple[str, ...]
@@ -39,6 +44,7 @@ class Layout:
     options: ReaderOptions = ReaderOptions()  # noqa: RUF009, frozen
     query: str = ""
     without: tuple[str, ...] = ()
+    row: str | None = None
 
 
 def _movielens(table: SideTable) -> Schema:
@@ -77,6 +83,34 @@ _AVAZU = (
     *("app_category", "device_id", "device_model", "device_type", "device_conn_type"),
     *(f"C{number}" for number in range(14, 22)),
 )
+_INTEGERS = tuple(f"I{number}" for number in range(1, 14))
+_HASHES = tuple(f"C{number}" for number in range(1, 27))
+_PROFILE = ("user", "gender", "age", "country", "signup")
+_OF_PROFILE = tuple((name, name) for name in ("gender", "age", "country"))
+
+
+def _lastfm(fields: tuple[Field, ...], **others: Any) -> Schema:
+    return Schema((Field("artist"), *fields), label="log_plays", task="user", **others)
+
+
+def _profile(path: str) -> SideTable:
+    read = (("quoting", "none"), ("columns", list(_PROFILE)))
+    return SideTable("users", path, on="user", columns=_OF_PROFILE, read=read)
+
+
+def _log_of(plays: str) -> str:
+    """The SQL of ln(1 + plays); missing, which makes a bad row, where that is no number from 0."""
+    number = f"({number_of(plays)})"
+    return f"CASE WHEN {number} >= 0 THEN ln(1 + {number}) END AS log_plays"
+
+
+def _cells(line: str, *names: str) -> str:
+    """The SQL of the first cells of a line with tabs, whatever is behind them."""
+    return ", ".join(
+        f"nullif(split_part({line}, '\t', {place + 1}), '') AS {name}"
+        for place, name in enumerate(names)
+    )
+
 
 _LAYOUTS = {
     "movielens-10m": Layout(
@@ -239,31 +273,135 @@ _LAYOUTS = {
         Schema(tuple(Field(name) for name in _AVAZU), label="click", task="device_ip", time="hour"),
         ReaderOptions(format="csv"),
     ),
+    "criteo": Layout(
+        ("train.txt", "train.txt.gz"),
+        Schema(
+            (
+                *(Field(name) for name in _HASHES[1:]),
+                # Most are counts of very different sizes; some are negative.
+                *(
+                    Field(name, "dense", transform="log1p", missing="indicator")
+                    for name in _INTEGERS
+                ),
+            ),
+            label="label",
+            task=_HASHES[0],
+        ),
+        ReaderOptions(format="tsv", quoting="none", columns=("label", *_INTEGERS, *_HASHES)),
+    ),
+    "tenrec": Layout(
+        ("QK-video.csv",),
+        # Follows, likes, shares and the times of watching come after the click: they would tell it.
+        Schema(
+            (
+                Field("item", column="item_id"),
+                Field("video_category"),
+                Field("gender"),
+                Field("age"),
+            ),
+            label="click",
+            task="user_id",
+        ),
+        ReaderOptions(null_words=("\\N",)),
+    ),
+    "lastfm-2k": Layout(
+        ("user_artists.dat",),
+        _lastfm(()),
+        ReaderOptions(format="tsv", quoting="none"),
+        query=(
+            f'SELECT "userID" AS user, "artistID" AS artist, {_log_of("weight")} FROM ({{log}})'
+        ),
+    ),
+    "lastfm-360k": Layout(
+        ("usersha1-artmbid-artname-plays.tsv",),
+        _lastfm(
+            (Field("gender"), Field("age"), Field("country")),
+            tables_to_join=(_profile("usersha1-profile.tsv"),),
+        ),
+        ReaderOptions(quoting="none", columns=("user", "artist_id", "artist_name", "plays")),
+        # Some rows have a date where the user stands.
+        query=(
+            f"SELECT user, coalesce(artist_id, artist_name) AS artist, {_log_of('plays')} "
+            "FROM ({log}) WHERE regexp_full_match(user, '[0-9a-f]{{40}}')"
+        ),
+    ),
+    "lastfm-1k": Layout(
+        ("userid-timestamp-artid-artname-traid-traname.tsv",),
+        _lastfm(
+            (Field("gender"), Field("age"), Field("country")),
+            time="first_played",
+            tables_to_join=(_profile("userid-profile.tsv"),),
+        ),
+        # A cell is the whole line: names of tracks have tabs in them.
+        ReaderOptions(separator="\x1f", quoting="none", columns=("line",)),
+        # A line is a play. The engine keeps the order of rows, and a group has none.
+        query=(
+            "SELECT row_number() OVER (ORDER BY user, first_played, artist) AS row, * FROM "
+            "(SELECT user, coalesce(artist_id, artist_name) AS artist, "
+            "ln(1 + count(*)) AS log_plays, min(played) AS first_played FROM "
+            f"(SELECT {_cells('line', 'user', 'played', 'artist_id', 'artist_name')} "
+            "FROM ({log})) GROUP BY ALL)"
+        ),
+        row="row",
+    ),
+    "douban": Layout(
+        ("douban_book.tsv", "douban_movie.tsv", "douban_music.tsv"),
+        Schema(
+            (Field("item", column="ItemId"),),
+            label="Rating",
+            task="UserId",
+            time="Timestamp",
+            positive_from=4.0,
+        ),
+        # -1 is no rating: the user wants to read, see or hear it, or has.
+        query="""SELECT * FROM ({log}) WHERE "Rating" IS DISTINCT FROM '-1'""",
+    ),
 }
 
-_WITH_A_READER: dict[str, tuple[Callable[[str], Source], Callable[[], Schema]]] = {
-    "movielens": (movielens_source, movielens_schema),
-    "ali-ccp": (ali_ccp_source, ali_ccp_schema),
-    "taobao-ads": (taobao_ads_source, taobao_ads_schema),
+_WITH_A_READER: dict[str, Callable[[str], tuple[Source, Schema]]] = {
+    "movielens": lambda folder: (movielens_source(folder), movielens_schema()),
+    "ali-ccp": lambda folder: (ali_ccp_source(folder), ali_ccp_schema()),
+    "taobao-ads": lambda folder: (taobao_ads_source(folder), taobao_ads_schema()),
+    "user-item-rating": user_item_rating,
 }
 
 
-def read_layout(name: str, directory: str | os.PathLike[str]) -> tuple[Source, Schema]:
+def read_layout(
+    name: str,
+    directory: str | os.PathLike[str],
+    *,
+    task: str | None = None,
+    schema: Schema | None = None,
+) -> tuple[Source, Schema]:
     """The rows of a published data set, and what they are.
 
     Args:
         name: one of `allowed.LAYOUTS`.
         directory: a local folder with its files, unpacked, under the names that they come with.
+        task: the column that is a task, for a layout of `allowed.TASKS_OF_LAYOUTS`; it is no field
+            then. None is what the layout proposes.
+        schema: one of the caller's own, which takes the place of the layout's.
 
     Raises:
-        ValueError: another name, or the folder lacks a file; otherwise as `files_source`.
+        ValueError: another name or task, or the folder lacks a file; otherwise as `files_source`.
     """
     check_word("layout", name, LAYOUTS)
+    check_layout_task("task", name, task, schema is not None)
     folder = os.fspath(directory)
+    if files.is_remote(folder):
+        raise ValueError(
+            f"the layout {name!r}: expected a local folder, got {folder}. Copy it to a local disk."
+        )
     if name in _WITH_A_READER:
-        source_of, schema_of = _WITH_A_READER[name]
-        return source_of(folder), schema_of()
-    layout = _LAYOUTS[name]
+        source, known = _WITH_A_READER[name](folder)
+    else:
+        source, known = _read(name, folder, _LAYOUTS[name])
+    if task is not None:
+        known = _with_task(known, task)
+    return source, known if schema is None else schema
+
+
+def _read(name: str, folder: str, layout: Layout) -> tuple[Source, Schema]:
     log = _found(name, folder, layout.log, layout.without)
     tables = tuple(
         dataclasses.replace(table, path=os.path.join(glob.escape(folder), table.path))
@@ -274,8 +412,17 @@ def read_layout(name: str, directory: str | os.PathLike[str]) -> tuple[Source, S
     source = files_source([glob.escape(path) for path in log], options=layout.options)
     if layout.query:
         query = layout.query.format(log=source.query)
-        source = Source(source.description, query, files=source.files)
+        source = Source(source.description, query, row=layout.row, files=source.files)
     return source, dataclasses.replace(layout.schema, tables_to_join=tables)
+
+
+def _with_task(schema: Schema, task: str) -> Schema:
+    """The schema with another task: the task of before takes its place among the fields.
+
+    Each field has a table of its own name.
+    """
+    fields = tuple(Field(schema.task) if field.name == task else field for field in schema.fields)
+    return dataclasses.replace(schema, fields=fields, task=task, tables=())
 
 
 def _found(

@@ -323,7 +323,8 @@ def materialised(
     """Runs a source's query and writes what it gives to a Parquet file, which any engine reads.
 
     The file's rows are in the order of the source and its column `row` is kept, so that the new
-    source numbers them alike.
+    source numbers them alike. Integers of 128 bits, such as DuckDB's `sum` gives, become texts:
+    Parquet has no such type, and DuckDB would write doubles.
 
     Args:
         source: the source.
@@ -347,9 +348,14 @@ def materialised(
             database.execute(f"SET memory_limit={sql_text(memory_limit)}")
         give_table(database, source)
         try:
+            described = database.execute(f"DESCRIBE {source.query}").fetchall()
+            kept = ", ".join(
+                _as_parquet_has_it(column[0], column[1], column[0] == source.row)
+                for column in described
+            )
             database.execute(
-                f"COPY (SELECT * FROM ({source.query}){order}) TO {sql_text(os.fspath(path))} "
-                "(FORMAT parquet)"
+                f"COPY (SELECT {kept} FROM ({source.query}){order}) TO "
+                f"{sql_text(os.fspath(path))} (FORMAT parquet)"
             )
         except duckdb.OutOfMemoryException:
             raise
@@ -357,6 +363,16 @@ def materialised(
             raise reading_error(source.description, error) from error
     check_unchanged(source)
     return dataclasses.replace(files_source(path), description=source.description, row=source.row)
+
+
+def _as_parquet_has_it(column: str, type_name: str, is_row: bool) -> str:
+    """The SQL of a column without integers of 128 bits."""
+    name = sql_name(column)
+    element = type_name.removesuffix("[]")
+    if element not in ("HUGEINT", "UHUGEINT"):
+        return name
+    kind = "BIGINT" if is_row else type_name.replace(element, "VARCHAR")
+    return f"CAST({name} AS {kind}) AS {name}"
 
 
 def first_rows(source: Source, num_rows: int) -> Source:

@@ -1,6 +1,7 @@
 """What transforms learn: of the training rows alone, the same numbers from whatever chunks."""
 
 import contextlib
+import csv
 import json
 import math
 import pathlib
@@ -73,12 +74,10 @@ def test_training_rows_alone_are_fitted(records):
 
 
 def test_records_keep_the_values_and_nan_for_missing_ones(records):
-    with contextlib.closing(duckdb.connect()) as database:
-        log = pathlib.Path(records.path).parent / "log.csv"
-        raw = database.execute(
-            f"SELECT TRY_CAST(year AS FLOAT) FROM read_csv('{log}', all_varchar=true)"
-        ).fetchnumpy()
-    expected = np.ma.filled(next(iter(raw.values())).astype(np.float32), np.nan)
+    log = pathlib.Path(records.path).parent / "log.csv"
+    with open(log, newline="", encoding="utf-8") as file:
+        years = [row["year"].strip() for row in csv.DictReader(file)]
+    expected = np.array([float(year) if year else np.nan for year in years], np.float32)
     found = np.concatenate([dense_plane(records, "year", split) for split in records.splits])
     np.testing.assert_array_equal(np.sort(found), np.sort(expected))
     assert np.isnan(found).sum() > 5

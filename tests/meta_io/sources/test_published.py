@@ -6,7 +6,9 @@ import contextlib
 import datetime
 import gzip
 import json
+import math
 import pathlib
+import re
 
 import duckdb
 import pytest
@@ -18,6 +20,7 @@ from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.meta_io.sources.published import _LAYOUTS, _WITH_A_READER, read_layout
 from gmeta_tf.meta_io.sources.side_tables import joined
+from gmeta_tf.schema import Field, Schema
 
 
 def json_lines(*rows: dict[str, object]) -> str:
@@ -26,6 +29,13 @@ def json_lines(*rows: dict[str, object]) -> str:
 
 BEAUTY = {"overall": 5.0, "asin": "B1", "style": {"Size:": " 1 oz"}, "image": ["http://x"]}
 BUSINESS = {"attributes": {"WiFi": "u'free'"}, "hours": None, "stars": 3.5}
+
+SHA1 = [letter * 40 for letter in "abc"]
+# A label, 13 integers, 26 hashes: some missing, a negative one, and what would be a quote.
+CRITEO = [
+    ["1", "1", "-2", "", *"0123456789", *(f"{n:08x}" for n in range(26))],
+    ["0", *[""] * 13, "68fd1e64", '"', *[""] * 24],
+]
 
 FILES: dict[str, dict[str, str]] = {
     "movielens-10m": {
@@ -104,7 +114,47 @@ FILES: dict[str, dict[str, str]] = {
         "711ee120,1,0,15704,320,50,1722,0,35,-1,79\n",
         "test.gz": "id,hour\n1,14103100\n",
     },
+    "criteo": {
+        "train.txt": "".join("\t".join(row) + "\n" for row in CRITEO),
+        "test.txt": "\t".join(CRITEO[0][1:]) + "\n",
+        "readme.txt": "Format:\n",
+    },
+    "tenrec": {
+        "QK-video.csv": "user_id,item_id,click,follow,like,share,video_category,watching_times,"
+        "gender,age\n1,4,0,0,0,0,1,0,1,4\n1,1201,1,0,1,0,\\N,3,1,4\n",
+        "QB-video.csv": "user_id,item_id\n1,2\n",
+        "ctr_data_1M.csv": "user_id,item_id\n1,2\n",
+    },
+    "lastfm-2k": {
+        "user_artists.dat": "userID\tartistID\tweight\r\n2\t51\t13883\r\n3\t52\t1\r\n",
+        "artists.dat": "id\tname\turl\tpictureURL\n51\tDuran Duran\thttp://x\thttp://y\n",
+    },
+    "lastfm-360k": {
+        "usersha1-artmbid-artname-plays.tsv": f"{SHA1[0]}\t8bfac288\tu2\t31\n"
+        f'{SHA1[1]}\t\tthe "quoted\t2137\nsep 20, 2008\t7ffd711a\tturbostaat\t12\n'
+        f"{SHA1[2]}\t8bfac288\tu2\t0\n",
+        "usersha1-profile.tsv": f"{SHA1[0]}\tm\t19\tMexico\tApr 28, 2008\n"
+        f"{SHA1[1]}\t\t\tGermany\tFeb 1, 2007\n",
+        "README.txt": "",
+    },
+    "lastfm-1k": {
+        "userid-timestamp-artid-artname-traid-traname.tsv": (
+            "user_000002\t2009-05-04T23:08:57Z\tf1b1cf71\tDeep Dish\t\tFuck\tMe (Live)\n"
+            'user_000002\t2009-05-04T13:54:10Z\t\t坂本龍一\t\t"Composition\n'
+            "user_000001\t2008-01-01T00:00:00Z\tf1b1cf71\tDeep Dish\tx\tA\n"
+            "user_000002\t2008-05-04T13:52:04Z\tf1b1cf71\tDeep Dish\tx\tA\n"
+        ),
+        "userid-profile.tsv": "#id\tgender\tage\tcountry\tregistered\n"
+        "user_000001\tm\t\tJapan\tAug 13, 2006\nuser_000002\tf\t24\tPeru\tFeb 24, 2006\n",
+    },
+    "douban": {
+        "douban_movie.tsv": "UserId\tItemId\tRating\tTimestamp\n630157\t0\t5\t1182009600.0\n"
+        "630157\t1\t-1\t1182009601.0\n704\t0\t3\t1182009602.0\n",
+        "socialnet.tsv": "Follower\tFollowee\tWeight\n1\t2\t1\n",
+    },
+    "user-item-rating": {"ratings.dat": "1 17 4.5\n1 18 3\n2 17 0.5\n", "trust.dat": "1 2 1\n"},
 }
+TASKS = {"criteo": "C2"}
 
 # The rows, in the order of the schema's columns: the fields, the label, the task and the time.
 ROWS: dict[str, list[dict[str, object]]] = {
@@ -152,6 +202,41 @@ ROWS: dict[str, list[dict[str, object]]] = {
         {"device_ip": "96809ac8", "click": "0", "hour": "14102100", "site_id": "1fbe01fe"}
         | {"C14": "15704", "C20": "-1", "C21": "79"},
     ],
+    "criteo": [
+        {"label": "1", "I1": "1", "I2": "-2", "I3": None, "I4": "0", "I13": "9"}
+        | {"C1": "00000000", "C2": "00000001", "C26": "00000019"},
+        {"label": "0", "I1": None, "I13": None, "C1": "68fd1e64", "C2": '"', "C26": None},
+    ],
+    "tenrec": [
+        {"user_id": "1", "item_id": "4", "click": "0", "video_category": "1", "gender": "1"},
+        {"item_id": "1201", "click": "1", "video_category": None, "age": "4"},
+    ],
+    "lastfm-2k": [
+        {"user": "2", "artist": "51", "log_plays": math.log1p(13883)},
+        {"user": "3", "artist": "52", "log_plays": math.log1p(1)},
+    ],
+    "lastfm-360k": [
+        {"user": SHA1[0], "artist": "8bfac288", "log_plays": math.log1p(31), "age": "19"}
+        | {"gender": "m", "country": "Mexico"},
+        {"user": SHA1[1], "artist": 'the "quoted', "gender": None, "country": "Germany"},
+        {"user": SHA1[2], "artist": "8bfac288", "log_plays": 0.0, "country": None},
+    ],
+    "lastfm-1k": [
+        {"user": "user_000001", "artist": "f1b1cf71", "log_plays": math.log1p(1), "age": None}
+        | {"gender": "m", "first_played": "2008-01-01T00:00:00Z"},
+        {"user": "user_000002", "artist": "f1b1cf71", "log_plays": math.log1p(2), "age": "24"}
+        | {"first_played": "2008-05-04T13:52:04Z"},
+        {"user": "user_000002", "artist": "坂本龍一", "first_played": "2009-05-04T13:54:10Z"},
+    ],
+    "douban": [
+        {"UserId": "630157", "ItemId": "0", "Rating": "5", "Timestamp": "1182009600.0"},
+        {"UserId": "704", "ItemId": "0", "Rating": "3"},
+    ],
+    "user-item-rating": [
+        {"user": "1", "item": "17", "rating": "4.5"},
+        {"user": "1", "item": "18", "rating": "3"},
+        {"user": "2", "item": "17", "rating": "0.5"},
+    ],
 }
 
 
@@ -167,7 +252,7 @@ def write(folder: pathlib.Path, name: str) -> pathlib.Path:
 def test_every_cell(name, tmp_path):
     folder = tmp_path / "it's [data]"
     folder.mkdir()
-    source, schema = read_layout(name, write(folder, name))
+    source, schema = read_layout(name, write(folder, name), task=TASKS.get(name))
     with contextlib.closing(duckdb.connect()) as database:
         if schema.tables_to_join:
             source = joined(source, schema, schema.columns, tmp_path, database)
@@ -177,13 +262,17 @@ def test_every_cell(name, tmp_path):
     rows = [dict(zip(schema.columns, row, strict=True)) for row in found]
     assert len(rows) == len(ROWS[name])
     for row, expected in zip(rows, ROWS[name], strict=True):
-        assert row | expected == row
+        told = {
+            column: pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
+            for column, value in expected.items()
+        }
+        assert row | told == row
     assert {column for row in ROWS[name] for column in row} <= set(schema.columns)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_they_prepare(name, tmp_path):
-    source, schema = read_layout(name, write(tmp_path, name))
+    source, schema = read_layout(name, write(tmp_path, name), task=TASKS.get(name))
     records = prepare(source, schema, tmp_path / "records", split=Split(0.0))
     assert records.details["rows"] == len(ROWS[name])
     assert not records.details["dropped_rows"]
@@ -201,6 +290,67 @@ def test_on_the_command_line(tmp_path, capsys):
     assert Records.open(out).schema.task == "news_id"
 
 
+class TestTasks:
+    def test_of_criteo_is_no_field_and_the_others_are(self, tmp_path):
+        source, schema = read_layout("criteo", write(tmp_path, "criteo"), task="C5")
+        assert schema.task == "C5"
+        keys = {field.name for field in schema.fields if field.kind == "categorical"}
+        assert keys == {f"C{n}" for n in range(1, 27)} - {"C5"}
+        dense = [field for field in schema.fields if field.kind == "dense"]
+        assert [field.name for field in dense] == [f"I{n}" for n in range(1, 14)]
+        assert {(field.transform, field.missing) for field in dense} == {("log1p", "indicator")}
+        # Rows without a value in the task's column are bad rows.
+        with pytest.raises(ValueError, match=r"a task \(column 'C5'\) in every row, but 1 row"):
+            prepare(source, schema, tmp_path / "records", split=Split(0.0))
+
+    def test_of_criteo_is_nobodys_guess(self, tmp_path):
+        with pytest.raises(ValueError, match=r"'criteo' names no user .*task with a column of C1"):
+            read_layout("criteo", write(tmp_path, "criteo"))
+
+    def test_of_avazu_may_be_another(self, tmp_path):
+        _, usual = read_layout("avazu", write(tmp_path, "avazu"))
+        _, schema = read_layout("avazu", tmp_path, task="site_id")
+        assert (usual.task, schema.task) == ("device_ip", "site_id")
+        names = {field.name for field in usual.fields}
+        assert {field.name for field in schema.fields} == names - {"site_id"} | {"device_ip"}
+
+    def test_of_a_schema_of_ones_own(self, tmp_path):
+        own = Schema((Field("C1"),), "label", "C9")
+        assert read_layout("criteo", write(tmp_path, "criteo"), schema=own)[1] is own
+
+    def test_on_the_command_line(self, tmp_path, capsys):
+        data = ["--layout", "criteo", "--input", str(write(tmp_path, "criteo")), "--task", "C1"]
+        main(["check", *data])
+        assert "2 rows of 2 tasks" in capsys.readouterr().out
+        out = str(tmp_path / "records")
+        main(["prepare", *data, "--output", out, "--test-fraction", "0"])
+        assert Records.open(out).schema.task == "C1"
+
+
+def test_help_names_every_layout(capsys):
+    for command in ("prepare", "check"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        told = re.sub(r"\s+", "", capsys.readouterr().out)
+        if command == "prepare":
+            assert ",".join(LAYOUTS) in told
+        assert "--task" in told
+
+
+def test_a_remote_folder():
+    with pytest.raises(ValueError, match=r"'mind': expected a local folder, got s3://bucket/mind"):
+        read_layout("mind", "s3://bucket/mind")
+
+
+def test_plays_that_are_no_number_are_bad_rows(tmp_path):
+    (tmp_path / "user_artists.dat").write_text(
+        "userID\tartistID\tweight\n1\t2\t3\n1\t3\tmany\n1\t4\t-1\n1\t5\t\n"
+    )
+    source, schema = read_layout("lastfm-2k", tmp_path)
+    with pytest.raises(ValueError, match=r"a label .*but 3 row\(s\) .*the first is row 2 "):
+        prepare(source, schema, tmp_path / "records")
+
+
 def test_labels_that_a_test_lacks_are_bad_rows(tmp_path):
     write(tmp_path, "mind")
     (tmp_path / "behaviors.tsv").write_text("1\tU1\t11/13/2019 8:36:57 AM\tN5\tN55 N7\n")
@@ -213,7 +363,7 @@ def test_labels_that_a_test_lacks_are_bad_rows(tmp_path):
 def test_another_folder(name, tmp_path):
     (tmp_path / "notes.txt").write_text("")
     with pytest.raises(ValueError, match=r"found notes\.txt"):
-        read_layout(name, tmp_path)
+        read_layout(name, tmp_path, task=TASKS.get(name))
 
 
 def test_a_table_is_missing(tmp_path):
@@ -226,7 +376,7 @@ def test_a_table_is_missing(tmp_path):
 
 def test_every_name_is_one():
     assert set(LAYOUTS) == {*_LAYOUTS, *_WITH_A_READER}
-    assert set(_LAYOUTS) == set(FILES) == set(ROWS)
+    assert {*_LAYOUTS, "user-item-rating"} == set(FILES) == set(ROWS)
     with pytest.raises(ValueError, match="movielens-csv"):
         read_layout("movielens-20m", "x")
 
@@ -238,9 +388,18 @@ def test_every_name_is_one():
         ({}, "expected either --movielens or --input"),
         ({"input": ["a", "b"]}, "--layout mind needs one --input, the folder of the data set, got"),
         ({"input": ["a"], "separator": ";"}, "--separator says how .* and --layout knows"),
+        ({"input": ["a"], "task": "C1"}, "--task is for the layouts avazu, criteo, got 'C1' with"),
+        ({"input": ["a"], "layout": "criteo"}, "'criteo' names no user .* column of C1 to C26"),
+        ({"input": ["a"], "layout": "criteo", "task": "I1"}, "--task to be one of C1, .* got 'I1'"),
+        (
+            {"input": ["a"], "layout": "criteo", "task": "C1", "schema": "b"},
+            "--task C1 chooses the task .* the schema that is given names its task",
+        ),
+        ({"input": ["a"], "layout": None, "task": "C1", "schema": "b"}, "--task C1 .* got none"),
+        ({"input": ["a"], "layout": "criteo-1tb"}, "--layout to be one of movielens, .*criteo,"),
     ],
 )
 def test_wrong_options(options, given, match):
     output = {"output": "x"} if options is PrepareOptions else {}
     with pytest.raises(ValueError, match=match):
-        options(layout="mind", **output, **given)
+        options(**{"layout": "mind"} | output | given)

@@ -266,10 +266,20 @@ class TestJson:
         with pytest.raises(ValueError, match=message):
             files_source(tmp_path / "*.jsonl")
 
-    def test_with_a_byte_order_mark(self, tmp_path):
-        path = write(tmp_path / "f.jsonl", b'\xef\xbb\xbf{"a": 1}\n')
+    @pytest.mark.parametrize("ending", ["", ".gz"])
+    def test_with_a_byte_order_mark(self, ending, tmp_path):
+        content = b'\xef\xbb\xbf{"a": 1}\n'
+        path = write(tmp_path / f"f.jsonl{ending}", content)
         with pytest.raises(ValueError, match=r"f\.jsonl.*byte order mark.*again without the mark"):
             files_source(path)
+
+    def test_a_column_of_nulls_for_longer_than_any_sample(self, tmp_path):
+        """DuckDB looks at the first 20,480 rows for a column's type where nobody says it."""
+        lines = '{"a": null, "b": 1, "c": null}\n' * 21_000
+        last = '{"a": 9007199254740993, "b": 3.5, "c": ["x", null]}\n'
+        source = files_source(write(tmp_path / "f.jsonl", lines + last))
+        assert rows_of(source)[-1] == ("9007199254740993", "3.5", ["x", None])
+        assert rows_of(source)[0] == (None, "1", None)
 
     def test_without_a_row(self, tmp_path):
         with pytest.raises(ValueError, match=r"f\.jsonl has no rows: expected a JSON object"):
@@ -433,6 +443,15 @@ class TestMaterialised:
         text = "a,b\n" + "".join(f"{a},{b}\n" for a, b in rows)
         source = files_source(write(tmp_path / "f.csv", text))
         assert rows_of(materialised(source, tmp_path / "f.parquet")) == rows
+
+    def test_keeps_every_digit_of_what_parquet_has_not(self, tmp_path):
+        query = (
+            "SELECT sum(n) AS at, [sum(n)] AS many, CAST(sum(n) AS UHUGEINT) AS other "
+            "FROM (VALUES (9007199254740993)) t(n)"
+        )
+        written = materialised(Source("made", query, row="at"), tmp_path / "f.parquet")
+        exact = 9007199254740993
+        assert rows_of(written) == [(exact, [str(exact)], str(exact))]
 
     def test_says_what_cannot_be_read(self, tmp_path):
         source = files_source(write(tmp_path / "f.csv", "a,b\n1\n"))
