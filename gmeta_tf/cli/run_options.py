@@ -276,10 +276,12 @@ class PlayOptions(ReaderFlags):
         saved_model: what `gmeta-tf export` wrote.
         names: a CSV, TSV, JSON lines or Parquet file with a line for each item: its value, its
             name, and the other columns of the schema that describe items. None takes the films of
-            a MovieLens model, and else the values of the item field themselves.
+            a MovieLens model, the table that the schema joins to the items, or else the values of
+            the item field themselves.
         name_column: the column of `names` with what you read; None is `title` or `name`, or else
             the item's value.
-        item: the field of the items; None is the only one that it can be.
+        item: the field of the items; None is the only one that it can be, or the one that the
+            schema joins a table to.
         key: the column of `names` with the item's value, where it is not called as in the schema.
         movielens: where the films of a MovieLens model are, as `prepare` takes it; None is
             "download".
