@@ -285,7 +285,7 @@ def _named(newcomer: Newcomer, place: int) -> html.Div:
 
 
 def _known(newcomer: Newcomer, ratings: Stored) -> Ratings:
-    """The ratings of a visitor's store; a page of another model may have items beyond this one's."""
+    """The ratings of a visitor's store, of the items that this model has."""
     places = range(len(newcomer.catalogue))
     return {int(item): float(label) for item, label in ratings if int(item) in places}
 

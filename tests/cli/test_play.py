@@ -127,7 +127,8 @@ def test_the_table_that_is_joined_to_items_has_their_names(tmp_path):
     rows = command.read_names(source, schema, None, None)
     assert rows["goods"].tolist() == ["p0", "p1", "p2", "p3"]
     assert rows["title"].tolist() == ["Pan", "Pot", "Lid", "Rug"]
-    assert rows["kind"].tolist() == ["a", "b", "a", "b"]  # of the names; the table is not read twice
+    # Of the names: the table is not joined to itself.
+    assert rows["kind"].tolist() == ["a", "b", "a", "b"]
     (tmp_path / "goods.csv").unlink()
     assert command._names(PlayOptions(saved_model="m"), schema) is None
 
