@@ -19,6 +19,7 @@ from gmeta_tf.cli import options
 from gmeta_tf.cli import predict as predict_module
 from gmeta_tf.cli import quickstart_report as report
 from gmeta_tf.cli.first_checks import read_schema
+from gmeta_tf.cli.help_pages import help_for_people
 from gmeta_tf.cli.runs import load_run
 from gmeta_tf.distributed.world import World
 from gmeta_tf.saving.checkpoints.checkpoint import latest_checkpoint
@@ -336,7 +337,7 @@ def test_every_flag_is_explained(name, capsys):
         cli.main([name, "--help"])
     shown = " ".join(capsys.readouterr().out.split())
     kind, _ = cli._COMMANDS[name]
-    explained = options.help_of(kind)
+    explained = help_for_people(kind)
     for field, description in explained.items():
         positional = {("inspect", "path"), ("schema", "action"), ("schema", "files")}
         is_positional = (name, field) in positional
