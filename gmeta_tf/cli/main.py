@@ -193,7 +193,7 @@ def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str])
     A field whose metadata says `positional` is given without a flag.
     """
     hints = typing.get_type_hints(kind)
-    group_of = {}
+    group_of: dict[str, Any] = {}
     for group, title in GROUPS.items():
         if issubclass(kind, group):
             heading = parser.add_argument_group(title)
