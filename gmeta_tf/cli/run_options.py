@@ -203,17 +203,21 @@ class ReportOptions(_OfRunOptions):
         against: the folder of another run, to put beside it.
         output: the page to write; None is `report.html` in the run's folder.
         split: the split that was evaluated.
-        measure: load the model and predict the split, for what its tasks gain one by one, the curve
-            over support rows and calibration. Otherwise only the run's files are read, which takes
-            a second or two.
+        measure: load the model and predict the split, for what its tasks gain one by one, the
+            curves over support rows and inner steps, and calibration. Otherwise only the run's
+            files are read, which takes a second or two.
+        by: a field; show the quality for each of its ten most common values, too.
         seed: of the draw of support rows.
+        progress: show the stages, on a terminal.
     """
 
     against: str | None = None
     output: str | None = None
     split: str = "test"
     measure: bool = True
+    by: str | None = None
     seed: int = number(0, of=SEED)
+    progress: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
