@@ -67,8 +67,7 @@ gmeta-tf export --run "$output/run"
 step "predict in a process that has TensorFlow alone"
 python launch/serving_example.py "$output/run/saved_model"
 step "a page of it"
-# From the run's files alone, which takes a second or two. Without --no-measure the page shows more.
-gmeta-tf report --run "$output/run" --no-measure
+gmeta-tf report --run "$output/run" --by genre
 step "result"
 python -m gmeta_tf.cli.quickstart_report --run "$output/run" --saved-model "$output/run/saved_model" \
   --movielens "$data"

@@ -31,6 +31,8 @@ __all__ = [
     "details_of",
     "evaluate_draw",
     "mean_of",
+    "value_of",
+    "why_no_inner_steps",
     "with_inner_steps",
 ]
 
@@ -80,14 +82,19 @@ def check_details(
             "time order, which is always the same. Leave --draws out, or set --in-time-order false."
         )
     if options.inner_steps_curve is not None:
-        reason = {"factors": "factors adapts in closed form", "dlrm": "dlrm does not adapt"}.get(
-            trained.model, "its rates were learned for each step" if trained.learn_rates else None
-        )
+        reason = why_no_inner_steps(trained)
         if reason is not None:
             raise ValueError(
                 "evaluate: expected a run that adapts by gradient steps at given rates with "
                 f"--inner-steps-curve, got the model {trained.model}: {reason}. Leave it out."
             )
+
+
+def why_no_inner_steps(trained: TrainOptions) -> str | None:
+    """Why a run cannot adapt by another number of inner steps; None where it can."""
+    learned = "its rates were learned for each step" if trained.learn_rates else None
+    reasons = {"factors": "factors adapts in closed form", "dlrm": "dlrm does not adapt"}
+    return reasons.get(trained.model, learned)
 
 
 def with_inner_steps(
@@ -209,7 +216,7 @@ def details_of(
     if options.by is not None:
         found["by"] = options.by
         found["segments"] = [
-            one.to_json(_value_of(one.key, options.by, records)) for one in segments(rows, metrics)
+            one.to_json(value_of(one.key, options.by, records)) for one in segments(rows, metrics)
         ]
     if options.calibration:
         pooled = {
@@ -223,7 +230,7 @@ def details_of(
     return found
 
 
-def _value_of(key: int | None, name: str, records: gm.Records) -> str | None:
+def value_of(key: int | None, name: str, records: gm.Records) -> str | None:
     """What a key stands for; None for the other values together."""
     if key is None:
         return None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +21,19 @@ from jsonargparse import (
     ActionConfigFile,
     ActionYesNo,
     ArgumentParser,
-    DefaultHelpFormatter,
     set_loader,
 )
 
 from gmeta_tf.cli import first_checks, options
 from gmeta_tf.cli.endings import leave_at_once, quiet_endings
 from gmeta_tf.cli.gone_files import gone_file
+from gmeta_tf.cli.help_pages import (
+    GROUPS,
+    CommandsParser,
+    HelpFormatter,
+    help_for_people,
+    usage_of,
+)
 from gmeta_tf.cli.number_flags import wrong_number
 from gmeta_tf.cli.shortages import is_out_of_memory, probable_shortage, shortage_of
 from gmeta_tf.cli.yaml_file import flags_of
@@ -44,34 +51,35 @@ _EPILOG = """from raw data to predictions:
   gmeta-tf evaluate --run run
   gmeta-tf report --run run
   gmeta-tf export --run run
-  gmeta-tf predict --saved-model run/saved_model --support s.csv --query q.csv --output p.csv
-  gmeta-tf serve --saved-model run/saved_model
   gmeta-tf play --saved-model run/saved_model
+  gmeta-tf serve --saved-model run/saved_model
+  gmeta-tf predict --saved-model run/saved_model \\
+      --support known.csv --query asked.csv --output predicted.csv
 
-with data of your own:
+with data of your own, in place of the first line:
   gmeta-tf schema init log.csv --output schema.yaml
   gmeta-tf check --schema schema.yaml --input log.csv
   gmeta-tf prepare --schema schema.yaml --input log.csv --output records
 
 Each subcommand takes --config FILE.yaml with the same names as its flags, and
---print_config, which prints such a file. Flags after --config override the file."""
+--print_config, which prints such a file. Flags behind --config override it."""
 
 _EXPECTED = (ValueError, OSError, ImportError, LostRankError)
 _COMMANDS = {
     "schema": (options.SchemaOptions, "a schema to begin with, from a sample of the files"),
     "check": (options.CheckOptions, "what is likely to go wrong with data"),
     "prepare": (options.PrepareOptions, "raw tables to task records"),
-    "inspect": (options.InspectOptions, "what a records folder holds, and whether it is damaged"),
+    "inspect": (options.InspectOptions, "what is in records, and whether it is damaged"),
     "plan": (options.PlanOptions, "the memory and traffic of a number of ranks"),
     "train": (options.TrainOptions, "meta-train, alone or under launch or horovodrun"),
-    "launch": (options.LaunchOptions, "start ranks on one host or many, and again if one is lost"),
+    "launch": (options.LaunchOptions, "start ranks on one host or many, and keep them up"),
     "doctor": (options.DoctorOptions, "what of this machine would slow or stop training"),
     "evaluate": (options.EvaluateOptions, "evaluate a run on unseen tasks"),
     "report": (options.ReportOptions, "a run as a page for the browser"),
     "candidates": (options.CandidatesOptions, "the items to ask a new task about"),
     "export": (options.ExportOptions, "a run to a SavedModel"),
-    "apply-delta": (options.ApplyDeltaOptions, "an exported model and a delta to the next version"),
-    "serve": (options.ServeOptions, "an exported model behind TensorFlow Serving's REST API"),
+    "apply-delta": (options.ApplyDeltaOptions, "a SavedModel and a delta to the next version"),
+    "serve": (options.ServeOptions, "a SavedModel behind TensorFlow Serving's REST API"),
     "predict": (options.PredictOptions, "raw rows through a SavedModel"),
     "play": (options.PlayOptions, "be the cold-start user of a SavedModel, in the browser"),
 }
@@ -107,9 +115,14 @@ def _run(arguments: Sequence[str] | None) -> None:
     parser = _parser()
     words = list(sys.argv[1:] if arguments is None else arguments)
     words, ranks_command = _without_command(words)
+    if not words:
+        parser.print_help(sys.stderr)
+        raise SystemExit(2)
     named = next((word for word in words if word in _COMMANDS), None)
     if named and (problem := wrong_number(words, _COMMANDS[named][0])):
-        parser.error(problem)
+        parser.commands[named].error(problem)
+    # Notices of how TensorFlow was built are not about what was asked for; failures still are told.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     parsed = parser.parse_args(words)
     name = parsed.subcommand
     try:
@@ -155,20 +168,25 @@ def _without_command(words: list[str]) -> tuple[list[str], list[str]]:
     return words[:end], words[end + 1 :]
 
 
-def _parser() -> ArgumentParser:
+def _parser() -> CommandsParser:
     set_loader("yaml", flags_of, (yaml.YAMLError,))
-    parser = ArgumentParser(
+    parser = CommandsParser(
         prog="gmeta-tf",
         description="Meta-learning recommenders on many workers, without parameter servers.",
         epilog=_EPILOG,
-        formatter_class=_Formatter,
+        formatter_class=HelpFormatter,
     )
     subcommands = parser.add_subcommands(dest="subcommand", metavar="COMMAND")
     for name, (kind, summary) in _COMMANDS.items():
-        command = ArgumentParser(description=options.description_of(kind))
+        command = ArgumentParser(
+            description=options.description_of(kind),
+            usage=usage_of(name, kind),
+            formatter_class=HelpFormatter,
+        )
         command.add_argument("--config", action=ActionConfigFile, help="a YAML file of flags")
-        _add_options(command, kind, options.help_of(kind))
+        _add_options(command, kind, help_for_people(kind))
         subcommands.add_subcommand(name, command, help=summary)
+        parser.commands[name] = command
     return parser
 
 
@@ -178,6 +196,11 @@ def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str])
     A field whose metadata says `positional` is given without a flag.
     """
     hints = typing.get_type_hints(kind)
+    group_of: dict[str, Any] = {}
+    for group, title in GROUPS.items():
+        if issubclass(kind, group):
+            heading = parser.add_argument_group(title)
+            group_of |= {field.name: heading for field in dataclasses.fields(group)}
     # Stable: those that have to be given come first, the others keep their order.
     for field in sorted(dataclasses.fields(kind), key=_has_default):
         flag, hint = options.flag_of(field.name), hints[field.name]
@@ -198,7 +221,10 @@ def _add_options(parser: ArgumentParser, kind: type, help_of: Mapping[str, str])
         else:
             items = [typing.get_args(t)[0] for t in (hint, *typing.get_args(hint)) if _is_list(t)]
             settings |= {"type": items[0], "nargs": "+"} if items else {"type": hint}
-        parser.add_argument(flag, *field.metadata.get("short", ()), **settings)
+            if hint == bool | None:
+                settings["metavar"] = "{yes,no}"
+        place = group_of.get(field.name, parser)
+        place.add_argument(flag, *field.metadata.get("short", ()), **settings)
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:
@@ -208,10 +234,3 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 def _is_list(hint: Any) -> bool:
     return typing.get_origin(hint) is list
-
-
-class _Formatter(DefaultHelpFormatter):
-    """jsonargparse's help, with the epilog's lines as they are."""
-
-    def _fill_text(self, text: str, width: int, indent: str) -> str:
-        return text if text == _EPILOG else super()._fill_text(text, width, indent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,16 +12,27 @@ import tensorflow as tf
 import gmeta_tf as gm
 from gmeta_tf.allowed import replicate_of
 from gmeta_tf.batch import Batch
+from gmeta_tf.cli.evaluation_details import value_of, why_no_inner_steps, with_inner_steps
 from gmeta_tf.cli.options import ReportOptions, TrainOptions
-from gmeta_tf.cli.runs import evaluation_batches, load_run
+from gmeta_tf.cli.runs import evaluation_batches, load_chosen_run
 from gmeta_tf.embedding.replication_rule import choose_replicated
 from gmeta_tf.embedding.row_optimizers import row_optimizer
+from gmeta_tf.evaluation.evaluated_rows import SIDES, EvaluatedRows
+from gmeta_tf.evaluation.metrics import metric
+from gmeta_tf.evaluation.segments import keys_of_query_rows, segment_field, segments
+from gmeta_tf.meta_io.preparing.stages import Progress
 from gmeta_tf.planner.table_sizes import table_sizes
-from gmeta_tf.report.task_quality import calibration, size_curve, task_aucs
+from gmeta_tf.report.task_quality import (
+    activity_segments,
+    calibration,
+    size_curve,
+    task_aucs,
+)
 
 __all__ = ["measured_run", "with_support_rows"]
 
 _SIZES = (0, 1, 2, 5, 10, 20, 40)
+_INNER_STEPS = (0, 1, 2, 3, 5)
 
 
 def measured_run(
@@ -34,35 +46,49 @@ def measured_run(
         ranks: W, for the tables' shares.
 
     Returns:
-        JSON values: `support_curve`, `tables`, and for labels of 0 and 1 `task_auc` and
-        `calibration` with all support rows.
+        JSON values: `tables`, `activity`, the curves that were not evaluated, `segments` where
+        they are asked for, and for labels of 0 and 1 `task_auc` and `calibration`.
 
     Raises:
         FileNotFoundError: no checkpoint or records.
-        ValueError: no such split.
+        ValueError: no such split or field.
     """
-    trained, records, model = load_run(
-        options.run,
-        gm.World(),
-        records_folder=options.records,
-        checkpoint=options.checkpoint,
-        fall_back=options.fall_back,
-    )
+    shown = Progress(options.progress)
+    with shown.stage("loading the model"):
+        (trained, records, model), chosen = load_chosen_run(
+            options.run,
+            gm.World(),
+            records_folder=options.records,
+            checkpoint=options.checkpoint,
+            fall_back=options.fall_back,
+        )
+        if options.by is not None:
+            segment_field(records.schema, options.by)
     support = int(evaluated.get("support") or trained.support)
     in_time_order = evaluated.get("in_time_order", trained.in_time_order)
     batches = evaluation_batches(
         records, options.split, support, options.seed, gm.World(), in_time_order=in_time_order
     )
-    sizes = () if evaluated.get("support_sizes") else _SIZES
-    rows = {
-        size: model.predict(with_support_rows(batches, size), verbose=0)
-        for size in sorted({support, *(size for size in sizes if size < support)})
-    }
+    name = model.accumulator.names[0]
+    with shown.stage("predicting the tasks"):
+        predicted = model.predict(batches, verbose=0)
     found: dict[str, Any] = {
-        "support_curve": size_curve(rows, model.accumulator.names[0]),
         "tables": _tables(trained, records.schema, ranks or 1),
+        "activity": activity_segments(predicted, name),
     }
-    predicted = rows[support]
+    if not evaluated.get("support_sizes"):
+        with shown.stage("fewer support rows"):
+            rows = _rows_of_sizes(model, batches, predicted)
+        found["support_curve"] = size_curve(rows, name)
+    if not evaluated.get("inner_steps_curve") and why_no_inner_steps(trained) is None:
+        with shown.stage("other inner steps"):
+            of_steps = {trained.inner_steps: predicted}
+            for num_steps in {*_INNER_STEPS} - {trained.inner_steps}:
+                other = with_inner_steps(num_steps, trained, model, chosen.checked)
+                of_steps[num_steps] = other.predict(batches, verbose=0)
+        found["inner_steps_curve"] = size_curve(dict(sorted(of_steps.items())), name)
+    if options.by is not None:
+        found["segments"] = _segments(predicted, batches, options.by, name, records)
     if np.isin(predicted["label"], (0.0, 1.0)).all():
         found["task_auc"] = task_aucs(predicted)
         if all(
@@ -70,6 +96,52 @@ def measured_run(
         ):
             found["calibration"] = calibration(predicted)
     return found
+
+
+def _rows_of_sizes(
+    model: gm.MetaModel, batches: gm.TaskBatches, predicted: Mapping[str, np.ndarray]
+) -> dict[int, Mapping[str, np.ndarray]]:
+    """Support rows -> predictions of the same query rows, which the largest number leaves.
+
+    That is the largest of `_SIZES` of which half of the tasks have more rows, or else what was
+    evaluated: a task of fewer rows gives all but one of them as support.
+    """
+    _, num_query = np.unique(predicted["task"], return_counts=True)
+    have = np.median(num_query) + batches.support if len(num_query) else 0
+    most = max([batches.support, *(size for size in _SIZES if size < have)])
+    largest, rows = batches, predicted
+    if most > batches.support:
+        largest = dataclasses.replace(batches, support=most)
+        rows = model.predict(largest, verbose=0)
+    sizes = sorted({*_SIZES, batches.support})
+    fewer = {
+        size: model.predict(with_support_rows(largest, size), verbose=0)
+        for size in sizes
+        if size < most
+    }
+    return {**fewer, most: rows}
+
+
+def _segments(
+    predicted: Mapping[str, np.ndarray],
+    batches: gm.TaskBatches,
+    field: str,
+    name: str,
+    records: gm.Records,
+) -> dict[str, Any]:
+    """The figures of the field's most common values, as of an evaluation with --by."""
+    columns = np.stack([predicted[one] for one in ("label", "adapted", "unadapted")], axis=1)
+    rows, order = EvaluatedRows.sorted(columns, np.asarray(predicted["task"], np.int64))
+    keys = keys_of_query_rows(batches, field)[order]
+    found = segments([(rows, keys)], [metric(name)])
+    of_value = [one.to_json(value_of(one.key, field, records)) for one in found]
+    return {
+        "field": field,
+        "metric": name,
+        "values": ["all others" if one["value"] is None else one["value"] for one in of_value],
+        "rows": [one["rows"] for one in of_value],
+        **{side: [one[f"{name}_{side}"] for one in of_value] for side in SIDES},
+    }
 
 
 def with_support_rows(batches: gm.TaskBatches, size: int) -> tf.data.Dataset:

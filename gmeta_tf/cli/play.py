@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import glob
 import logging
 import pathlib
 import signal
@@ -15,6 +16,7 @@ from gmeta_tf.cli.first_checks import check_play, reader_options
 from gmeta_tf.cli.options import PlayOptions
 from gmeta_tf.cli.predict import read_source
 from gmeta_tf.meta_io.sources.movielens import movielens_100k, movielens_items, movielens_schema
+from gmeta_tf.meta_io.sources.reader_options import ReaderOptions
 from gmeta_tf.meta_io.sources.sources import Source, files_source
 from gmeta_tf.meta_io.sql import sql_name
 from gmeta_tf.number_texts import number
@@ -133,10 +135,23 @@ def _names(options: PlayOptions, schema: Schema) -> Source | None:
     if options.names is not None:
         return files_source(options.names, options=reader_options(options))
     if options.movielens is None and not is_movielens(schema):
-        return None
+        return _joined_names(schema, options.item)
     if options.movielens in (None, "download"):
         return movielens_items(movielens_100k())
     return movielens_items(str(options.movielens))
+
+
+def _joined_names(schema: Schema, item: str | None) -> Source | None:
+    """The table that the schema joins to the items, where it still is: names are often in it."""
+    if not schema.tables_to_join:
+        return None
+    column = item_field(schema, None, item).column_name
+    for table in schema.tables_to_join:
+        if table.on == column and table.many is None and glob.glob(table.path):
+            source = files_source(table.path, options=ReaderOptions.from_json(dict(table.read)))
+            is_named = table.key_column == column
+            return source if is_named else _renamed(source, table.key_column, column)
+    return None
 
 
 def _serve(
@@ -184,13 +199,16 @@ def _in_order(values: list[str]) -> list[str]:
 
 def _tell(newcomer: Newcomer, address: str) -> None:
     catalogue = newcomer.catalogue
-    left_out = ""
-    if catalogue.num_left_out:
-        left_out = (
-            f" ({catalogue.num_left_out:,} more are unknown to it, or beyond --most "
-            f"{len(catalogue):,})"
+    beside = [
+        f"{count:,} {what}"
+        for count, what in (
+            (catalogue.num_unknown, "more of the names were not in the training rows"),
+            (catalogue.num_beyond, "rarer ones are beyond --most"),
         )
-    print(f"{len(catalogue):,} items of {catalogue.field.name!r}{left_out}", flush=True)
+        if count
+    ]
+    told = f" ({'; '.join(beside)})" if beside else ""
+    print(f"{len(catalogue):,} items of {catalogue.field.name!r}{told}", flush=True)
     print(f"open {address} and rate; Ctrl-C ends it", flush=True)
 
 

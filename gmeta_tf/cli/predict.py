@@ -122,7 +122,7 @@ def _read_source(
         if schema.tables_to_join and not set(wanted) <= set(own_columns):
             tables = pathlib.Path(folder)
             source = joined(source, schema, wanted, tables, database, own_columns_first=True)
-            order = f" ORDER BY {sql_name(ROW)}"
+            order = f" ORDER BY {sql_name(ROW)}" if source.joins else ""
         described = database.execute(f"DESCRIBE {source.query}").fetchall()
         type_of = {column[0]: column[1] for column in described}
         kept = [

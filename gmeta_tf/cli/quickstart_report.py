@@ -9,6 +9,7 @@ import argparse
 import json
 import pathlib
 import shlex
+import sys
 from typing import Any
 
 from gmeta_tf.evaluation.json_report import json_report
@@ -41,9 +42,16 @@ def result_of_run(
         "samples_per_second": metrics["samples_per_second"],
         "run": str(run),
         "saved_model": str(saved_model),
-        "play": f"gmeta-tf play --saved-model {shlex.quote(str(saved_model))}{films}",
+        "play": f"{_command()} play --saved-model {shlex.quote(str(saved_model))}{films}",
         **({"report": str(page)} if page.is_file() else {}),
     }
+
+
+def _command() -> str:
+    """The command as it can be typed in the current folder, whether or not .venv is activated."""
+    beside = pathlib.Path(sys.executable).with_name("gmeta-tf")
+    is_near = beside.is_file() and beside.is_relative_to(pathlib.Path.cwd())
+    return shlex.quote(str(beside.relative_to(pathlib.Path.cwd()))) if is_near else "gmeta-tf"
 
 
 def table(result: dict[str, Any]) -> str:
@@ -56,12 +64,16 @@ def table(result: dict[str, Any]) -> str:
             f"  baseline: item rate + offset    {result['auc_baseline']:.4f}",
             f"training speed                    {result['samples_per_second']:,.0f} samples/s",
             f"model                             {result['saved_model']}",
-            f"be the next cold user             {result['play']}",
+            "",
+            "next:",
             *(
-                [f"a page to look at                 {result['report']}"]
+                [f"  look at the run, in a browser: {result['report']}"]
                 if "report" in result
                 else ()
             ),
+            "  be a cold user yourself:",
+            f"    {result['play']}",
+            "  your own data: docs/data.md, after `source .venv/bin/activate`",
         ]
     )
 

@@ -206,17 +206,21 @@ class ReportOptions(_OfRunOptions):
         against: the folder of another run, to put beside it.
         output: the page to write; None is `report.html` in the run's folder.
         split: the split that was evaluated.
-        measure: load the model and predict the split, for what its tasks gain one by one, the curve
-            over support rows and calibration. Otherwise only the run's files are read, which takes
-            a second or two.
+        measure: load the model and predict the split, for what its tasks gain one by one, the
+            curves over support rows and inner steps, and calibration. Otherwise only the run's
+            files are read, which takes a second or two.
+        by: a field; show the quality for each of its ten most common values, too.
         seed: of the draw of support rows.
+        progress: show the stages, on a terminal.
     """
 
     against: str | None = None
     output: str | None = None
     split: str = "test"
     measure: bool = True
+    by: str | None = None
     seed: int = number(0, of=SEED)
+    progress: bool = True
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -279,10 +283,12 @@ class PlayOptions(ReaderFlags):
         saved_model: what `gmeta-tf export` wrote.
         names: a CSV, TSV, JSON lines or Parquet file with a line for each item: its value, its
             name, and the other columns of the schema that describe items. None takes the films of
-            a MovieLens model, and else the values of the item field themselves.
+            a MovieLens model, the table that the schema joins to the items, or else the values of
+            the item field themselves.
         name_column: the column of `names` with what you read; None is `title` or `name`, or else
             the item's value.
-        item: the field of the items; None is the only one that it can be.
+        item: the field of the items; None is the only one that it can be, or the one that the
+            schema joins a table to.
         key: the column of `names` with the item's value, where it is not called as in the schema.
         movielens: where the films of a MovieLens model are, as `prepare` takes it; None is
             "download".

@@ -49,7 +49,7 @@ def segment_field(schema: Schema, name: str) -> int:
     if name not in known:
         kind = "a dense field" if name in [field.name for field in schema.fields] else "none"
         raise ValueError(
-            f"evaluate: expected --by to be a field with values, {', '.join(known)}, got {name!r}, "
+            f"expected --by to be a field with values, {', '.join(known)}, got {name!r}, "
             f"which is {kind}. Give one of those, or prepare ranges of its numbers as a field."
         )
     return [field.name for field in schema.fields].index(name)

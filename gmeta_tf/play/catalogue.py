@@ -26,14 +26,16 @@ class Catalogue:
         names: what a person reads, one a item.
         details: a second line, such as "1995 · Comedy, Drama"; may be empty.
         columns: the schema's columns that describe an item -> values as in raw rows, `[n]` each.
-        num_left_out: the items that the model has no row for, or that are beyond the most frequent.
+        num_unknown: items of the names that the model has no row for.
+        num_beyond: items that are beyond the most frequent ones.
     """
 
     field: Field
     names: tuple[str, ...]
     details: tuple[str, ...]
     columns: dict[str, np.ndarray]
-    num_left_out: int = 0
+    num_unknown: int = 0
+    num_beyond: int = 0
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,6 +76,10 @@ def item_field(schema: Schema, rows: Rows | None, asked: str | None = None) -> F
         may_be = [one for one in known if one.column_name in rows]
         several = [one for one in may_be if _is_key(rows[one.column_name])]
         may_be = several or may_be
+    if len(may_be) > 1:
+        # A table with a line for each of its values describes the items.
+        described = {table.on for table in schema.tables_to_join if table.many is None}
+        may_be = [one for one in may_be if one.column_name in described] or may_be
     if len(may_be) == 1:
         return may_be[0]
     got = ", ".join(one.name for one in may_be) or "none"
@@ -139,7 +145,9 @@ def catalogue_of(
     names = tuple(_text(rows[title][place]) or keys[place] for place in chosen)
     others = [one for one in schema.given_fields if one.column_name in columns and one is not field]
     details = tuple(_details(others, columns, place, title) for place in range(len(chosen)))
-    return Catalogue(field, names, details, columns, len(set(keys) - {""}) - len(chosen))
+    num_beyond = len(order) - len(chosen)
+    num_unknown = len(set(keys) - {""}) - len(order)
+    return Catalogue(field, names, details, columns, num_unknown, num_beyond)
 
 
 def _column_of_names(rows: Rows, field: Field, asked: str | None) -> str:
@@ -177,7 +185,8 @@ def _details(
     fields: Sequence[Field], columns: Rows, place: int, title: str, longest: int = 60
 ) -> str:
     texts = []
-    for field in fields:
+    # Lists, which are long, come last.
+    for field in sorted(fields, key=lambda one: one.kind == "multi"):
         if field.column_name == title:
             continue
         value = columns[field.column_name][place]
@@ -186,7 +195,7 @@ def _details(
             parts = _text(parts[0]).split(field.separator)
         if text := ", ".join(part for one in parts if (part := _text(one))):
             texts.append(text if len(text) <= longest else f"{text[: longest - 1]}…")
-    return " · ".join(sorted(texts, key=len))
+    return " · ".join(texts)
 
 
 def _is_key(values: np.ndarray) -> bool:

@@ -16,6 +16,8 @@ __all__ = ["play_page"]
 _SHOWN = 8
 _LONGEST_LIST = 2000
 Ratings = dict[int, float]
+Stored = list[tuple[int, float]]
+"""A visitor's ratings, the latest first. In an object browsers would sort the items."""
 
 
 def play_page(
@@ -80,7 +82,7 @@ def _layout(newcomer: Newcomer, title: str, values: Mapping[str, Sequence[str]])
             className="note",
         ),
     ]
-    stores = [dcc.Store(id="ratings", data={}), dcc.Store(id="first", data=0)]
+    stores = [dcc.Store(id="ratings", data=[]), dcc.Store(id="first", data=0)]
     return html.Main([html.Header(header), html.Div(sections, className="page"), *stores])
 
 
@@ -109,20 +111,20 @@ def _ratings_change(app: dash.Dash, labels: Sequence[float]) -> None:
         State("ratings", "data"),
         prevent_initial_call=True,
     )
-    def change(_rated: Any, _forgotten: Any, _all: Any, ratings: dict[str, float]) -> Any:
+    def change(_rated: Any, _forgotten: Any, _all: Any, ratings: Stored) -> Any:
         pressed: Any = ctx.triggered_id
         # Buttons that were just drawn trigger too, without a click.
         if not pressed or not any(one["value"] for one in ctx.triggered):
             return dash.no_update
         if pressed == "forget":
-            return {}
-        item = str(pressed["item"])
-        others = {one: label for one, label in ratings.items() if one != item}
+            return []
+        item = pressed["item"]
+        others = [pair for pair in ratings if pair[0] != item]
         if pressed["type"] == "forget":
             return others
         label = float(labels[pressed["label"]])
         # Pressed again, a rating is taken back.
-        return others if ratings.get(item) == label else {**others, item: label}
+        return others if [item, label] in map(list, ratings) else [[item, label], *others]
 
 
 def _items_to_rate(app: dash.Dash, newcomer: Newcomer, labels: Sequence[float]) -> None:
@@ -145,7 +147,7 @@ def _items_to_rate(app: dash.Dash, newcomer: Newcomer, labels: Sequence[float]) 
         Input("search", "value"),
         Input("ratings", "data"),
     )
-    def show(first: int, search: str | None, ratings: dict[str, float]) -> Any:
+    def show(first: int, search: str | None, ratings: Stored) -> Any:
         found = newcomer.catalogue.found(search or "")
         if not found:
             return html.Li(f"No item is called {search!r}.", className="note")
@@ -175,7 +177,7 @@ def _lists(app: dash.Dash, newcomer: Newcomer, labels: Sequence[float], top: int
         Input("ratings", "data"),
         Input({"type": "about", "field": ALL}, "value"),
     )
-    def show(ratings: dict[str, float], answers: list[Any]) -> Any:
+    def show(ratings: Stored, answers: list[Any]) -> Any:
         known = _known(newcomer, ratings)
         asked = [field.name for field in newcomer.person_fields]
         about = dict(zip(asked, answers, strict=True))
@@ -282,10 +284,10 @@ def _named(newcomer: Newcomer, place: int) -> html.Div:
     )
 
 
-def _known(newcomer: Newcomer, ratings: Mapping[str, float]) -> Ratings:
-    """The ratings of a visitor's store, whose items are texts as JSON's are."""
+def _known(newcomer: Newcomer, ratings: Stored) -> Ratings:
+    """The ratings of a visitor's store, of the items that this model has."""
     places = range(len(newcomer.catalogue))
-    return {int(item): float(label) for item, label in ratings.items() if int(item) in places}
+    return {int(item): float(label) for item, label in ratings if int(item) in places}
 
 
 def _word(label: float, labels: Sequence[float]) -> str:

@@ -78,7 +78,8 @@ def draw_figures(runs: Sequence[Mapping[str, Any]], split: str) -> dict[str, Fig
         "task-auc": lambda: _task_auc(runs),
         "support-rows": lambda: _sizes(runs, "support_curve", "support rows"),
         "inner-steps": lambda: _sizes(runs, "inner_steps_curve", "inner steps"),
-        "segments": lambda: _segments(runs),
+        "activity": lambda: _segments(runs, "activity"),
+        "segments": lambda: _segments(runs, "segments"),
         "calibration": lambda: _calibration(runs),
         "step-time": lambda: _step_time(runs),
         "tables": lambda: _tables(runs),
@@ -157,7 +158,7 @@ def _evaluation(runs: Sequence[Mapping[str, Any]], split: str) -> Figure | None:
         told += [f"{n} {label} {h:.4f}" for n, h in zip(names, heights) if not math.isnan(h)]
     axes.set_xticks(np.arange(len(names)), names)
     axes.grid(axis="x", visible=False)
-    axes.margins(y=0.18)
+    axes.margins(y=0.3)  # room for the numbers above the bars
     _legend(axes)
     return _drawn(
         canvas,
@@ -204,10 +205,10 @@ def _sizes(runs: Sequence[Mapping[str, Any]], name: str, of: str) -> Figure | No
     return lines.figure(of.replace(" ", "-"), title, f"{title}, on the same query rows")
 
 
-def _segments(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
+def _segments(runs: Sequence[Mapping[str, Any]], name: str) -> Figure | None:
     """The first run's segments: for each value of the field two markers on a line."""
-    found = _measured(runs[0], "segments")
-    if not found:
+    found = _measured(runs[0], name)
+    if not found or not found["values"]:
         return None
     names = [_short(value, 22) for value in found["values"]]
     lines = _Lines(found["metric"], "")
@@ -222,7 +223,7 @@ def _segments(runs: Sequence[Mapping[str, Any]]) -> Figure | None:
         f"{value} {'none' if number is None else format(number, '.3f')}"
         for value, number in zip(found["values"], found["adapted"], strict=True)
     )
-    return lines.figure("segments", title, f"{title}, adapted: {told}")
+    return lines.figure(name, title, f"{title}, adapted: {told}")
 
 
 def _calibration(runs: Sequence[Mapping[str, Any]]) -> Figure | None:

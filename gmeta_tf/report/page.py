@@ -38,6 +38,14 @@ summary { cursor: pointer; font-weight: 600; }
 """.strip()
 
 
+_MEANING = (
+    "Adapted: after a task's support rows went through the inner loop. Unadapted: what the model "
+    "predicts of a task of which nothing is known. Baseline: counting, without a model. AUC is the "
+    "chance that a positive row is ranked above a negative one: 0.5 by guessing, 1 at best; auc is "
+    "over all rows, task_auc the mean of the tasks. Of log_loss, rmse and mae less is better."
+)
+
+
 def report_page(
     runs: Sequence[Mapping[str, Any]],
     figures: Mapping[str, Figure],
@@ -60,6 +68,7 @@ def report_page(
     validation = [name for name in figures if name.startswith("validation-")]
     body = [
         f"<h1>{html.escape(names)}</h1>",
+        _note(_MEANING),
         _overview(runs, split),
         "<h2>Learning curves</h2>",
         _figures(figures, ["loss", *validation], "No epoch has ended yet."),
@@ -69,7 +78,7 @@ def report_page(
         "<h2>Task by task</h2>",
         _figures(
             figures,
-            ["task-auc", "support-rows", "inner-steps", "calibration", "segments"],
+            ["task-auc", "support-rows", "inner-steps", "calibration", "activity", "segments"],
             "Not measured: needs a checkpoint, the records, and `gmeta-tf report` without "
             "--no-measure.",
         ),

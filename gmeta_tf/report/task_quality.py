@@ -12,7 +12,7 @@ from gmeta_tf.evaluation.metrics import metric
 from gmeta_tf.evaluation.ranking import task_auc
 from gmeta_tf.evaluation.rows import Rows, checked_columns, task_starts
 
-__all__ = ["calibration", "size_curve", "task_aucs"]
+__all__ = ["activity_segments", "calibration", "size_curve", "task_aucs"]
 
 
 def task_aucs(rows: Mapping[str, ArrayLike]) -> dict[str, Any]:
@@ -101,6 +101,45 @@ def size_curve(rows_of_sizes: Mapping[int, Mapping[str, ArrayLike]], name: str) 
         for rows in rows_of_sizes.values()
     ]
     return {"metric": name, "sizes": list(rows_of_sizes), "values": values}
+
+
+def activity_segments(rows: Mapping[str, ArrayLike], name: str, groups: int = 10) -> dict[str, Any]:
+    """A metric by how many rows a task has: tasks in groups of about as many tasks.
+
+    Args:
+        rows: as of `task_aucs`.
+        name: of the metric.
+        groups: at most so many; tasks of as many rows are in one group.
+
+    Returns:
+        `field`, `metric`, and of each group, from the least active tasks on: `values`, its name,
+        `rows`, how many it has, and the metric `adapted` and `unadapted`.
+
+    Example:
+        >>> rows = {"task": [1, 1, 2, 2, 2], "label": [1, 0, 1, 0, 0],
+        ...         "adapted": [.9, .1, .9, .2, .1], "unadapted": [.1, .9, .5, .6, .1]}
+        >>> found = activity_segments(rows, "auc", groups=2)
+        >>> found["values"], found["adapted"], found["unadapted"]
+        (['2 rows', '3 rows'], [1.0, 1.0], [0.0, 0.5])
+    """
+    task, (label, *sides) = _columns(rows)
+    tasks, of_row = np.unique(task, return_inverse=True)
+    count = np.bincount(of_row, minlength=len(tasks))
+    # Where each tenth of the tasks ends, by their rows.
+    ends = np.quantile(count, np.arange(1, groups + 1) / groups, method="inverted_cdf")
+    ends = np.unique(ends) if len(count) else np.zeros(0, int)
+    group = np.searchsorted(ends, count)[of_row] if len(count) else of_row
+    found: dict[str, Any] = {"field": "query rows of a task", "metric": name, "values": []}
+    found |= {"rows": [], "adapted": [], "unadapted": []}
+    for place, end in enumerate(ends):
+        there = group == place
+        least = count[np.unique(of_row[there])].min()
+        found["values"].append(f"{least:,} to {end:,} rows" if least < end else f"{end:,} rows")
+        found["rows"].append(int(there.sum()))
+        for side, values in zip(("adapted", "unadapted"), sides, strict=True):
+            value = metric(name).value(task[there], label[there], values[there])
+            found[side].append(None if np.isnan(value) else float(value))
+    return found
 
 
 def _columns(rows: Mapping[str, ArrayLike]) -> tuple[np.ndarray, np.ndarray]:

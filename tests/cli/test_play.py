@@ -56,7 +56,8 @@ def test_ratings_adapt_the_served_model(options, predictor):
     assert newcomer.catalogue.names == tuple(
         value.replace("i", "Film ") for value in known if value
     )
-    assert 0 < newcomer.catalogue.num_left_out < 60
+    assert 0 < newcomer.catalogue.num_unknown < 60
+    assert newcomer.catalogue.num_beyond == 0
     before, after = newcomer.recommend({}), newcomer.recommend({0: 5.0, 1: 1.0})
     first = after.adapted[0]
     row = {name: values[[first.place]] for name, values in newcomer.catalogue.columns.items()}
@@ -109,6 +110,27 @@ def test_tables_to_join_give_what_describes_items(tmp_path):
     assert rows["year"].tolist() == ["1999", "2001"]
     assert rows["country"].tolist() == ["France", "France"]
     assert "age" not in rows
+
+
+def test_the_table_that_is_joined_to_items_has_their_names(tmp_path):
+    """No --names and no --item: `gmeta-tf schema init log.csv goods.csv` has said all of it."""
+    lines = [f"v{user};p{item};{(user + item) % 2}" for user in range(9) for item in range(4)]
+    (tmp_path / "log.csv").write_text("\n".join(["visitor;goods;bought", *lines]))
+    (tmp_path / "goods.csv").write_text("id;title;kind\np0;Pan;a\np1;Pot;b\np2;Lid;a\np3;Rug;b\n")
+    fields = [{"name": name} for name in ("goods", "title", "kind")]
+    table = {"path": str(tmp_path / "goods.csv"), "on": "goods", "key": "id"}
+    table["read"] = {"separator": ";"}
+    schema = gm.Schema.from_json(
+        {"fields": fields, "label": "bought", "task": "visitor", "tables_to_join": {"goods": table}}
+    )
+    source = command._names(PlayOptions(saved_model="m"), schema)
+    rows = command.read_names(source, schema, None, None)
+    assert rows["goods"].tolist() == ["p0", "p1", "p2", "p3"]
+    assert rows["title"].tolist() == ["Pan", "Pot", "Lid", "Rug"]
+    # Of the names: the table is not joined to itself.
+    assert rows["kind"].tolist() == ["a", "b", "a", "b"]
+    (tmp_path / "goods.csv").unlink()
+    assert command._names(PlayOptions(saved_model="m"), schema) is None
 
 
 def test_movielens_has_its_films_and_stars(tmp_path):

@@ -1,6 +1,7 @@
 """`gmeta-tf report` measures what `gmeta-tf evaluate` does, on the same rows."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from gmeta_tf.cli.runs import evaluation_batches, load_run
 @pytest.fixture(scope="module")
 def found(folder):
     run = folder / "run"
-    cli.main(["report", "--run", str(run), "--output", str(folder / "page.html")])
+    words = ["--output", str(folder / "page.html"), "--by", "genre"]
+    cli.main(["report", "--run", str(run), *words])
     return json.loads((folder / "page.json").read_text())
 
 
@@ -22,13 +24,31 @@ def test_with_all_support_rows_it_is_the_evaluation(folder, found):
     evaluated = json.loads((folder / "run" / "evaluation-test.json").read_text())
     measured = found["runs"][0]["measured"]
     curve = measured["support_curve"]
-    assert (curve["metric"], curve["sizes"]) == ("auc", [0, 1, 2, 3])
-    np.testing.assert_allclose(curve["values"][-1], evaluated["auc_adapted"], rtol=1e-6)
-    np.testing.assert_allclose(curve["values"][0], evaluated["auc_unadapted"], rtol=1e-6)
+    # The median task has 7 rows, so that 5 leave half of the tasks some to predict.
+    assert (curve["metric"], curve["sizes"]) == ("auc", [0, 1, 2, 3, 5])
     assert curve["values"][0] != curve["values"][-1]
+    steps = measured["inner_steps_curve"]
+    assert (steps["metric"], steps["sizes"]) == ("auc", [0, 1, 2, 3, 5])
+    np.testing.assert_allclose(steps["values"][0], evaluated["auc_unadapted"], rtol=1e-6)
+    np.testing.assert_allclose(steps["values"][1], evaluated["auc_adapted"], rtol=1e-6)
+    assert sum(measured["activity"]["rows"]) == evaluated["samples"]
     mean = np.mean(measured["task_auc"]["adapted"])
     np.testing.assert_allclose(mean, evaluated["task_auc_adapted"], rtol=1e-6)
     assert sum(measured["calibration"]["adapted"]["rows"]) == evaluated["samples"]
+
+
+def test_segments_are_those_of_the_evaluation(folder, found, tmp_path):
+    """`evaluate --by`, of a copy of the run: what it writes says more, and is not measured anew."""
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    cli.main(["evaluate", "--run", str(run), "--by", "genre"])
+    evaluated = json.loads((run / "evaluation-test.json").read_text())["segments"]
+    measured = found["runs"][0]["measured"]["segments"]
+    assert (measured["field"], measured["metric"]) == ("genre", "auc")
+    assert measured["rows"] == [one["rows"] for one in evaluated]
+    assert len(measured["values"]) > 2
+    for side in ("adapted", "unadapted"):
+        assert measured[side] == [one[f"auc_{side}"] for one in evaluated]
 
 
 def test_tables_are_those_of_the_planner(folder, found, capsys):
@@ -45,7 +65,8 @@ def test_tables_are_those_of_the_planner(folder, found, capsys):
 
 def test_all_figures_are_on_the_page(folder, found):
     page = (folder / "page.html").read_text()
-    names = ("task-auc", "support-rows", "calibration", "tables")
+    names = ("task-auc", "support-rows", "inner-steps", "calibration", "activity", "segments")
+    names += ("tables",)
     assert all(f'alt="{found["figures"][name]["alt"][:30]}' in page for name in names)
     assert "Not measured" not in page
 
@@ -64,6 +85,7 @@ def test_fewer_support_rows_leave_the_query_rows_as_they_are(folder):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["--by", "price"], "expected --by to be a field with values, item, genre, liked, got"),
         (["--split", "nothing"], "has no split 'nothing'; it has train, test, valid"),
         (["--checkpoint", "epoch-000099"], "epoch-000099"),
     ],

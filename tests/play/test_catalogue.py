@@ -34,12 +34,12 @@ ROWS = {
 def test_items_are_the_known_ones_in_the_order_of_the_vocabulary():
     found = catalogue_of(SCHEMA, SCHEMA.fields[0], ROWS, VOCABULARY)
     assert found.names == ("Two", "One")
-    assert found.details == ("1 · Comedy, Sci Fi", "2.5 · 1999 · Drama, War")
+    assert found.details == ("1 · Comedy, Sci Fi", "1999 · 2.5 · Drama, War")
     # "studio" is none of the schema's.
     assert list(found.columns) == ["item", "genre", "year", "price"]
     assert found.columns["item"].tolist() == ["i2", "i1"]
     assert found.columns["genre"][0] == ["Comedy", "Sci Fi"]
-    assert found.num_left_out == 1  # i9; i7 has no name
+    assert (found.num_unknown, found.num_beyond) == (1, 0)  # i9; i7 has no name
     assert (len(found), found.found("ON"), found.found("two x"), found.found("")) == (
         2,
         [1],
@@ -50,7 +50,7 @@ def test_items_are_the_known_ones_in_the_order_of_the_vocabulary():
 
 def test_without_a_vocabulary_all_items_are_there_in_the_order_of_their_lines():
     found = catalogue_of(SCHEMA, SCHEMA.fields[0], ROWS, None, most=2)
-    assert (found.names, found.num_left_out) == (("One", "Two"), 1)
+    assert (found.names, found.num_unknown, found.num_beyond) == (("One", "Two"), 0, 1)
 
 
 def test_a_model_whose_items_are_names_needs_no_file():
@@ -88,6 +88,17 @@ def test_the_field_of_the_items():
     assert item_field(SCHEMA, unique).name == "item"
     # The other tables of the schema have no vocabulary.
     assert item_field(gm.Schema((gm.Field("item"), gm.Field("n", "dense")), "l", "t"), None)
+
+
+def test_the_field_that_a_table_is_joined_to_is_the_items():
+    tables = {"items": {"path": "i.csv", "on": "item"}, "users": {"path": "u.csv", "on": "user"}}
+    values = SCHEMA.to_json() | {"tables_to_join": tables}
+    assert item_field(gm.Schema.from_json(values), None).name == "item"
+    both_unique = {"item": column("a", "b"), "year": column("1", "2")}
+    assert item_field(gm.Schema.from_json(values), both_unique).name == "item"
+    tables["years"] = {"path": "y.csv", "on": "year"}
+    with pytest.raises(ValueError, match="got item, year"):
+        item_field(gm.Schema.from_json(values | {"tables_to_join": tables}), None)
 
 
 @pytest.mark.parametrize(

@@ -90,6 +90,8 @@ def joined(
         names = tuple(new for new, _ in kept)
         there += names
         joins.append(Join(table.name, table.on, os.fspath(path), names))
+    if not joins:
+        return source  # it has all of their columns itself
     return dataclasses.replace(
         source,
         row=source.row or ROW,
