@@ -117,7 +117,7 @@ def _ended(
 def _kill_rank(launcher: int, rank: int, seconds: float) -> None:
     """Waits for a rank's process, and then some time; kills it, if it is still there."""
     wanted = f"HOROVOD_RANK={rank}".encode()
-    end = time.monotonic() + 30
+    end = time.monotonic() + _LIMIT_SECONDS
     while time.monotonic() < end:
         for process in descendants(launcher):
             # The shells between have the same environment, and begin with another word.
@@ -128,7 +128,7 @@ def _kill_rank(launcher: int, rank: int, seconds: float) -> None:
                     os.kill(process, signal.SIGKILL)
                 return
         time.sleep(0.05)
-    raise Fault("lost", "the ranks did not start")
+    raise Fault("hung", "the ranks did not start")
 
 
 def _read(process: int, name: str) -> list[bytes]:
