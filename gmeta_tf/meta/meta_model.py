@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from gmeta_tf import _moved
 from gmeta_tf.allowed import NON_FINITE, check_word
-from gmeta_tf.batch import Batch, Rows
+from gmeta_tf.batch import Batch, Rows, present_of
 from gmeta_tf.distributed.collectives import agree, broadcast
 from gmeta_tf.distributed.threads import num_lanes
 from gmeta_tf.embedding import row_optimizers
@@ -306,7 +306,7 @@ class MetaModel(RankedModel):
         adapted = self.adapter.query_pass(rows, batch, training=False)
         unadapted = self.adapter.unadapted_outputs(rows, batch)
         query = batch["query"]
-        present = query["weight"] > 0
+        present = present_of(query)
         task = tf.broadcast_to(batch["task"][:, tf.newaxis], tf.shape(present))
         deviation = adapted.deviation
         told = {} if deviation is None else {"deviation": tf.boolean_mask(deviation, present)}
@@ -466,6 +466,6 @@ def _are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _num_tasks(batch: Batch) -> tf.Tensor:
-    """The tasks that have a query row, a float32 scalar."""
+    """The tasks that have a query row of a weight above 0, a float32 scalar."""
     has_query = tf.reduce_any(batch["query"]["weight"] > 0, axis=1)
     return tf.reduce_sum(tf.cast(has_query, tf.float32))
