@@ -135,6 +135,7 @@ class MetaModel(RankedModel):
         loss: str | RowLoss = "binary_crossentropy",
         metrics: Sequence[str] | None = None,
         *,
+        weighted_metrics: Sequence[str] | None = None,
         inner_loss: str | RowLoss | None = None,
         look_ahead: bool = True,
         non_finite: str = "raise",
@@ -151,6 +152,9 @@ class MetaModel(RankedModel):
                 support rows in the inner one unless `inner_loss` is another.
             metrics: names that `gmeta_tf.evaluation.metrics` knows; `evaluate` gives each for
                 adapted and unadapted predictions. None takes the loss's (`RowLoss.metrics`).
+            weighted_metrics: names of metrics of rows (`auc`, `log_loss`, `accuracy`, `mae` or
+                `rmse`) to be evaluated by the rows' weights, beside `metrics`, of which
+                `weighted_auc`, ... are names, too.
             inner_loss: of the support rows, as `loss`; None is `loss`. It reads the same output:
                 under log loss `gm.rating_loss(centre, scale)` takes the logit for the rating less
                 `centre`, in units of `scale`, so `centre` should be a rating that is as likely as
@@ -175,7 +179,9 @@ class MetaModel(RankedModel):
         check_optimizer(optimizer)
         chosen_loss = row_loss(loss)
         metrics = chosen_loss.metrics if metrics is None else metrics
-        check_metrics(chosen_loss, metrics)
+        if weighted_metrics is not None:
+            metrics = [*metrics, *(f"weighted_{name}" for name in weighted_metrics)]
+        check_metrics(chosen_loss, metrics, self.embedding.schema.weight)
         chosen_inner = chosen_loss if inner_loss is None else row_loss(inner_loss)
         check_inner_loss(inner_loss, chosen_inner, chosen_loss, takes=self.adapter.takes_inner_loss)
         for one in (chosen_loss, chosen_inner):
@@ -310,6 +316,8 @@ class MetaModel(RankedModel):
         task = tf.broadcast_to(batch["task"][:, tf.newaxis], tf.shape(present))
         deviation = adapted.deviation
         told = {} if deviation is None else {"deviation": tf.boolean_mask(deviation, present)}
+        if self.embedding.schema.weight is not None:
+            told["weight"] = tf.boolean_mask(query["weight"], present)
         return {
             **told,
             "task": tf.boolean_mask(task, present),

@@ -76,8 +76,9 @@ def test_tables_of_users_and_items(capsys):
     assert set(told_of) == known - {"name"}
 
 
-def test_sample_weights():
-    assert run(SECTIONS["Sample weights"]) == 4
+def test_sample_weights(capsys):
+    assert run(SECTIONS["Sample weights"]) == 5
+    assert "weighted_log_loss" in capsys.readouterr().out
     records = gm.Records.open("records")
     assert records.schema.weight == "importance"
     weights = [w for split in records.splits for _, words in records.read(split) for w in words[1]]

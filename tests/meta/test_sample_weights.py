@@ -264,3 +264,34 @@ def test_a_label_out_of_range_is_told_whatever_the_row_weighs():
     data = made_batches.dataset([[wrong]], 1, schema=made_batches.WEIGHTED)
     with pytest.raises(ValueError, match=r"label.*7"):
         model_of("second order", made_batches.WEIGHTED).fit(data, verbose=0)
+
+
+def test_evaluate_gives_metrics_with_and_without_weights():
+    tasks = made_batches.weighted(made_batches.made_tasks(1))
+    model = model_of("second order", made_batches.WEIGHTED)
+    model.compile("sgd", "sgd", metrics=["log_loss"], weighted_metrics=["log_loss", "accuracy"])
+    assert model.accumulator.names == ("log_loss", "weighted_log_loss", "weighted_accuracy")
+    data = made_batches.dataset([tasks[:3], tasks[3:]], 4, schema=made_batches.WEIGHTED)
+    found = model.evaluate(data, return_dict=True, verbose=0)
+    predicted = model.predict(data, verbose=0)
+    weight = np.concatenate([task.weight[task.num_support :] for task in tasks])
+    label, probability = predicted["label"], predicted["adapted"]
+    losses = -np.log(np.where(label > 0.5, probability, 1 - probability))
+    assert found["log_loss_adapted"] == pytest.approx(losses.mean(), rel=1e-5)
+    expected = pytest.approx(np.average(losses, weights=weight), rel=1e-5)
+    assert found["weighted_log_loss_adapted"] == expected
+    right = np.average((label > 0.5) == (predicted["unadapted"] > 0.5), weights=weight)
+    assert found["weighted_accuracy_unadapted"] == pytest.approx(right, rel=1e-5)
+    assert found["samples"] == len(weight)
+    # The loss is the mean over the tasks of their weighted means.
+    of_tasks = [
+        np.average(losses[predicted["task"] == t.number], weights=t.weight[t.num_support :])
+        for t in tasks[:-1]
+    ]
+    assert found["loss"] == pytest.approx(np.mean(of_tasks), rel=1e-5)
+
+
+def test_a_metric_of_whole_tasks_has_no_weighted_form():
+    model = model_of("second order", made_batches.WEIGHTED)
+    with pytest.raises(ValueError, match=r"or weighted_auc, weighted_log_loss, .*'weighted_mrr'"):
+        model.compile(weighted_metrics=["mrr"])

@@ -64,6 +64,7 @@ def meta_model(
     schema=made_batches.SCHEMA,
     make_learner=learner,
     inner_loss=None,
+    weighted_metrics=None,
 ):
     keras.utils.set_random_seed(7)
     embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, replicate=False, world=world)
@@ -76,6 +77,7 @@ def meta_model(
         optimizer,
         ROW_OPTIMIZERS[row_optimizer],
         inner_loss=inner_loss,
+        weighted_metrics=weighted_metrics,
         run_eagerly=not world.is_distributed,
     )
     return model
@@ -270,6 +272,7 @@ def weighted(world, way):
         inner=inner,
         row_optimizer="adagrad",
         make_learner=make_learner,
+        weighted_metrics=["auc", "mae"],
     )
 
 
@@ -281,6 +284,12 @@ def test_weights_of_rows_are_those_of_one_rank(way, split):
     assert_same(together.train(split), expected)
     for name, value in before.items():
         assert np.abs(expected[name] - value).max() > 1e-3, name
+    results = []
+    for one in (alone, together):
+        data = made_batches.dataset(own_tasks(split, one.world), SLOTS, schema=one.schema)
+        results.append(one.model.evaluate(data, return_dict=True, verbose=0))
+    assert {"weighted_auc_adapted", "weighted_mae_unadapted", "loss"} < results[0].keys()
+    assert results[1] == pytest.approx(results[0], rel=2e-4)
 
 
 def test_every_rank_starts_from_rank_0s_weights():
