@@ -5,7 +5,16 @@ from __future__ import annotations
 import tensorflow as tf
 from typing_extensions import NotRequired, TypedDict
 
-__all__ = ["Batch", "LabelledRows", "NextKeys", "Rows", "columns_of", "tasks_of", "values_of"]
+__all__ = [
+    "Batch",
+    "LabelledRows",
+    "NextKeys",
+    "Rows",
+    "columns_of",
+    "present_of",
+    "tasks_of",
+    "values_of",
+]
 
 Rows = dict[str, tf.Tensor]
 """Group of tables -> float32 `[U, D]`: the rows of a step's distinct keys."""
@@ -18,7 +27,9 @@ class LabelledRows(TypedDict):
         pairs: group -> int32 `[T, R, slots]`, each slot's (task, key) pair; 0 is padding.
         dense: float32 `[T, R, num_dense]`.
         label: float32 `[T, R]`.
-        weight: float32 `[T, R]`, 0 where a row is missing.
+        weight: float32 `[T, R]`, 0 where a row is missing; otherwise 1, or the row's weight.
+        present: bool `[T, R]`, which rows there are; only where the schema has a `weight`, which
+            may be 0 of a row that is there.
         value: float32 `[T, R]`, the label as it stands in the data; only where the schema's
             `positive_from` makes `label` 0 or 1 of it.
     """
@@ -27,6 +38,7 @@ class LabelledRows(TypedDict):
     dense: tf.Tensor
     label: tf.Tensor
     weight: tf.Tensor
+    present: NotRequired[tf.Tensor]
     value: NotRequired[tf.Tensor]
 
 
@@ -78,6 +90,11 @@ def values_of(rows: LabelledRows) -> tf.Tensor:
     return rows.get("value", rows["label"])
 
 
+def present_of(rows: LabelledRows) -> tf.Tensor:
+    """Which rows there are, whatever they weigh, bool `[T, R]`."""
+    return rows["present"] if "present" in rows else rows["weight"] > 0
+
+
 def columns_of(rows: LabelledRows, columns: slice) -> LabelledRows:
     """Some of the R rows of every task."""
     return _part_of(rows, (slice(None), columns))
@@ -97,4 +114,6 @@ def _part_of(rows: LabelledRows, part: tuple[slice, ...]) -> LabelledRows:
     }
     if "value" in rows:
         cut["value"] = rows["value"][part]
+    if "present" in rows:
+        cut["present"] = rows["present"][part]
     return cut

@@ -58,7 +58,8 @@ class SupportEncoder(keras.layers.Layer):
         rows = self.row(self.hidden(ops.concatenate([flat, label], axis=-1)))
         rows = ops.reshape(rows, (*ops.shape(weight), rows.shape[-1]))
         summed = ops.sum(rows * weight[..., None], axis=1)
-        return summed / ops.maximum(ops.sum(weight, axis=1, keepdims=True), 1.0)
+        total = ops.sum(weight, axis=1, keepdims=True)
+        return summed / ops.where(total > 0, total, 1.0)
 
 
 def inputs_of_row(inputs: dict[str, Any]) -> Any:

@@ -44,10 +44,12 @@ def predict(options: PredictOptions) -> None:
     reading = reader_options(options)
     schema = _with_tables(predictor.request_schema, options.tables or [])
     query, own_columns = _read(options.query, schema, reading)
+    weight = [] if schema.weight is None else [schema.weight]
     support = (
-        {name: values[:0] for name, values in query.items()} | {schema.label: np.zeros(0)}
+        {name: values[:0] for name, values in query.items()}
+        | dict.fromkeys([schema.label, *weight], np.zeros(0))
         if options.support is None
-        else read_rows(options.support, schema, reading)
+        else _read(options.support, schema, reading, weight)[0]
     )
     names = (options.query, options.support or "no support rows")
     predicted = {}
@@ -100,10 +102,10 @@ def read_source(
 
 
 def _read(
-    path: str, schema: Schema, options: ReaderOptions
+    path: str, schema: Schema, options: ReaderOptions, further: Sequence[str] = ()
 ) -> tuple[dict[str, np.ndarray], list[str]]:
-    """As `read_rows`, and the names of the file's own columns."""
-    return _read_source(files_source(path, options=options), schema)
+    """As `read_rows` and `read_source`, and the names of the file's own columns."""
+    return _read_source(files_source(path, options=options), schema, further)
 
 
 def _read_source(

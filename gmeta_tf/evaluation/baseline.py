@@ -10,7 +10,7 @@ import numpy as np
 from gmeta_tf.evaluation.metrics import Metric, metric
 from gmeta_tf.evaluation.rows import FloatArray, IntArray
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
-from gmeta_tf.meta_io.records.codec import slot_ranges
+from gmeta_tf.meta_io.records.codec import WEIGHT_PLANE, slot_ranges
 from gmeta_tf.meta_io.records.records import Records
 from gmeta_tf.schema import Field, Schema
 
@@ -126,10 +126,10 @@ def best_baseline(
     """
     # Without a field all rows are of one item.
     fitted = RateAndOffset.fit(batches.records, train_split, items or [""])
-    tasks, labels, scores = _scored(batches, fitted)
+    tasks, labels, weights, scores = _scored(batches, fitted)
     known = [metric(name) for name in metrics]
     values = {
-        item: {one.name: _value(one, tasks, labels, own) for one in known}
+        item: {one.name: _value(one, tasks, labels, own, weights) for one in known}
         for item, own in scores.items()
     }
     first = known[0]
@@ -144,11 +144,12 @@ def baseline_auc(batches: TaskBatches, train_split: str, item: str) -> float:
 
 def _scored(
     batches: TaskBatches, fitted: dict[str, RateAndOffset]
-) -> tuple[IntArray, FloatArray, dict[str, FloatArray]]:
-    """Task and label of every query row, and each baseline's score of it, `[n]`."""
+) -> tuple[IntArray, FloatArray, FloatArray, dict[str, FloatArray]]:
+    """Task, label and weight of every query row, and each baseline's score of it, `[n]`."""
     schema = batches.schema
     tasks: list[np.ndarray] = []
     labels: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
     scores: dict[str, list[np.ndarray]] = {item: [] for item in fitted}
     for step in batches.picked().take(batches.steps_per_epoch).as_numpy_iterator():
         for task, words, num_support, num_query in zip(
@@ -158,6 +159,7 @@ def _scored(
             query = words[batches.support : batches.support + num_query].T
             support_labels = _labels(support, schema)
             labels.append(_labels(query, schema))
+            weights.append(_weights(query, schema))
             tasks.append(np.full(num_query, task))
             for item, one in fitted.items():
                 keys = [_keys(part, schema, item) for part in (support, query)]
@@ -165,14 +167,17 @@ def _scored(
     return (
         np.concatenate(tasks),
         np.concatenate(labels),
+        np.concatenate(weights),
         {item: np.concatenate(own) for item, own in scores.items()},
     )
 
 
-def _value(one: Metric, tasks: IntArray, labels: FloatArray, scores: FloatArray) -> float:
-    if one.name == "log_loss":
+def _value(
+    one: Metric, tasks: IntArray, labels: FloatArray, scores: FloatArray, weights: FloatArray
+) -> float:
+    if one.is_of_probabilities:
         scores = scores.clip(0.0, 1.0)  # a rate and an offset may add up to more
-    return one.value(tasks, labels.astype(np.float32), scores.astype(np.float32))
+    return one.value(tasks, labels.astype(np.float32), scores.astype(np.float32), weights)
 
 
 def _rank(one: Metric, value: float) -> float:
@@ -239,3 +244,9 @@ def _keys(words: np.ndarray, schema: Schema, item: str) -> IntArray:
 def _labels(words: np.ndarray, schema: Schema) -> FloatArray:
     labels = words[0].view(np.float32).astype(np.float64)
     return labels if schema.positive_from is None else (labels >= schema.positive_from) * 1.0
+
+
+def _weights(words: np.ndarray, schema: Schema) -> FloatArray:
+    if schema.weight is None:
+        return np.ones(words.shape[1])
+    return words[WEIGHT_PLANE].view(np.float32).astype(np.float64)

@@ -52,6 +52,7 @@ class MetricAccumulator:
         if len(set(received)) < len(received):
             raise ValueError(f"names: expected each metric once, received {received}; remove one")
         self.keeps_rows = False
+        self._weighs_rows = any(known.is_weighted for known in self._metrics)
         self._keeps_open_task = any(known.needs_whole_tasks for known in self._metrics)
         self._sums = np.zeros(2 + 2 * sum(known.num_sums for known in self._metrics))
         self.reset()
@@ -66,10 +67,15 @@ class MetricAccumulator:
         self._sums[:] = 0
         self._kept: list[tuple[IntArray, FloatArray]] = []
         self._last_task: int | None = None
-        self._open_chunks: list[FloatArray] = []  # of the last task: [3, rows], as in `_add`
+        self._open_chunks: list[FloatArray] = []  # of the last task: [c, rows], as in `_add`
 
     def update(
-        self, task: ArrayLike, label: ArrayLike, adapted: ArrayLike, unadapted: ArrayLike
+        self,
+        task: ArrayLike,
+        label: ArrayLike,
+        adapted: ArrayLike,
+        unadapted: ArrayLike,
+        weight: ArrayLike | None = None,
     ) -> None:
         """Adds evaluated rows.
 
@@ -78,12 +84,18 @@ class MetricAccumulator:
             label: [n]; for ndcg the relevance.
             adapted: [n] prediction after the inner loop: a probability, a rating or another score.
             unadapted: [n] prediction before it.
+            weight: [n], at least 0, for weighted metrics; None weighs each row 1.
 
         Raises:
             ValueError: The shapes differ or are not [n], `task` is not of integers, a value is NaN
                 or infinite, a task's rows are apart, or log_loss or ndcg cannot take the values.
         """
-        task, columns = checked_columns(task, label=label, adapted=adapted, unadapted=unadapted)
+        weights = {}
+        if self._weighs_rows:
+            weights = {"weight": np.ones(np.shape(task)) if weight is None else weight}
+        task, columns = checked_columns(
+            task, label=label, adapted=adapted, unadapted=unadapted, **weights
+        )
         if not task.size:
             return
         if self.keeps_rows:
@@ -100,13 +112,14 @@ class MetricAccumulator:
         """The rows since `reset`, while `keeps_rows` is set.
 
         Returns:
-            Task, int64 [n]; label, adapted and unadapted, float64 [n, 3].
+            Task, int64 [n]; label, adapted and unadapted, float64 [n, 3]; and the weight as a
+            fourth column, where a metric is weighted.
         """
         tasks = [task for task, _ in self._kept]
         columns = [own.T for _, own in self._kept]
         return (
             np.concatenate([np.zeros(0, np.int64), *tasks]),
-            np.concatenate([np.zeros((0, 3)), *columns]),
+            np.concatenate([np.zeros((0, 4 if self._weighs_rows else 3)), *columns]),
         )
 
     def sums(self) -> FloatArray:
@@ -157,12 +170,12 @@ class MetricAccumulator:
     def _add(
         self, sums: FloatArray, start: IntArray, columns: FloatArray, *, whole_tasks: bool
     ) -> None:
-        """Adds label, adapted and unadapted, [3, n], to the metrics of one kind."""
-        label, adapted, unadapted = columns
+        """Adds label, adapted, unadapted and the weight if any, [c, n], to metrics of a kind."""
+        label, adapted, unadapted, *weight = columns
         for known, adapted_sums, unadapted_sums in self._split(sums):
             if known.needs_whole_tasks == whole_tasks:
-                known.add(adapted_sums, Rows(start, label, adapted))
-                known.add(unadapted_sums, Rows(start, label, unadapted))
+                known.add(adapted_sums, Rows(start, label, adapted, *weight))
+                known.add(unadapted_sums, Rows(start, label, unadapted, *weight))
 
     def _split(self, sums: FloatArray) -> Iterator[tuple[Metric, FloatArray, FloatArray]]:
         """Each metric with its views of `sums` for the adapted and the unadapted prediction."""

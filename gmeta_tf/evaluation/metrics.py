@@ -12,7 +12,7 @@ from __future__ import annotations
 import abc
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -124,14 +124,25 @@ class Metric(abc.ABC):
     needs_whole_tasks: bool = False
 
     @property
+    def is_weighted(self) -> bool:
+        """Whether rows count by their weights."""
+        return self.name.startswith(_WEIGHTED)
+
+    @property
     def is_of_clicks(self) -> bool:
         """Whether it tells positive labels from negative ones, and so says nothing of ratings."""
-        return self.name in _OF_CLICKS or self.name.startswith("recall@")
+        name = self.name.removeprefix(_WEIGHTED)
+        return name in _OF_CLICKS or name.startswith("recall@")
+
+    @property
+    def is_of_probabilities(self) -> bool:
+        """Whether predictions have to be in [0, 1]."""
+        return self.name.removeprefix(_WEIGHTED) == "log_loss"
 
     @property
     def is_better_when_larger(self) -> bool:
         """Whether a larger value is the better one."""
-        return self.name not in ERRORS
+        return self.name.removeprefix(_WEIGHTED) not in ERRORS
 
     @abc.abstractmethod
     def add(self, sums: FloatArray, rows: Rows) -> None:
@@ -153,13 +164,20 @@ class Metric(abc.ABC):
             float64 [B]; NaN when no row of a sample counts.
         """
 
-    def value(self, task: ArrayLike, label: ArrayLike, prediction: ArrayLike) -> float:
+    def value(
+        self,
+        task: ArrayLike,
+        label: ArrayLike,
+        prediction: ArrayLike,
+        weight: ArrayLike | None = None,
+    ) -> float:
         """The metric of rows [n] that are all at hand, as for a baseline.
 
         >>> metric("task_auc").value([7, 7, 7, 9, 9], [1, 0, 1, 0, 1], [0.9, 0.2, 0.2, 0.4, 0.3])
         0.375
         """
-        task, columns = checked_columns(task, label=label, prediction=prediction)
+        weights = {} if weight is None else {"weight": weight}
+        task, columns = checked_columns(task, label=label, prediction=prediction, **weights)
         sums = np.zeros(self.num_sums)
         if task.size:
             self.add(sums, Rows(task_starts(task), *columns))
@@ -168,22 +186,32 @@ class Metric(abc.ABC):
 
 @dataclass(frozen=True)
 class Mean(Metric):
-    """Mean of ``values(rows)``, [n] or [G], leaving out NaN; `root` takes its square root."""
+    """Mean of ``values(rows)``, [n] or [G], leaving out NaN; `root` takes its square root.
+
+    `weighted` has values of rows count by the rows' weights.
+    """
 
     name: str
     values: Callable[[Rows], FloatArray]
     needs_whole_tasks: bool = False
     root: bool = False
+    weighted: bool = False
 
     def add(self, sums: FloatArray, rows: Rows) -> None:
         values = self.values(rows)
         counts = ~np.isnan(values)
-        sums += (values[counts].sum(), counts.sum())
+        if self.weighted:
+            weights = rows.weights[counts]
+            sums += (weights @ values[counts], weights.sum())
+        else:
+            sums += (values[counts].sum(), counts.sum())
 
     def of_counted_tasks(self, rows: Rows, counts: FloatArray) -> FloatArray:
         values = self.values(rows)
         counted = ~np.isnan(values)
         sums = np.stack([np.where(counted, values, 0.0), counted])
+        if self.weighted:
+            sums *= rows.weights
         if not self.needs_whole_tasks:
             sums = np.add.reduceat(sums, rows.start, axis=1)
         totals, num_values = counts @ sums[0], counts @ sums[1]
@@ -203,13 +231,16 @@ class PooledAuc(Metric):
     2e-4 for logits spread like a standard normal. In a bin those errors go both ways, so the error
     met is far smaller: 4e-7 on 200 000 such rows, 3e-4 if their spread is a hundredth of that.
     Exact when no bin holds two different scores. The sums take 2 MiB for any number of rows.
+    `weighted` has a row of weight w count as w rows.
     """
 
     name: str = "auc"
+    weighted: bool = False
     num_sums = 2 * _NUM_BINS  # counts of the negatives, then of the positives
 
     def add(self, sums: FloatArray, rows: Rows) -> None:
-        np.add.at(sums, score_bins(rows.prediction) + _NUM_BINS * (rows.label > 0.5), 1.0)
+        counts = rows.weights if self.weighted else 1.0
+        np.add.at(sums, score_bins(rows.prediction) + _NUM_BINS * (rows.label > 0.5), counts)
 
     def result(self, sums: FloatArray) -> float:
         return histogram_auc(sums[:_NUM_BINS], sums[_NUM_BINS:])
@@ -218,9 +249,9 @@ class PooledAuc(Metric):
         # Of the bins only those that have a row: a sample costs what its rows do.
         bins, place = np.unique(score_bins(rows.prediction), return_inverse=True)
         place = place + len(bins) * (rows.label > 0.5)
-        task = rows.task_index
+        task, weights = rows.task_index, rows.weights if self.weighted else 1.0
         values = [
-            histogram_auc(*np.bincount(place, own[task], 2 * len(bins)).reshape(2, -1))
+            histogram_auc(*np.bincount(place, own[task] * weights, 2 * len(bins)).reshape(2, -1))
             for own in counts
         ]
         return np.array(values)
@@ -232,10 +263,11 @@ class PooledAuc(Metric):
         return float(positives @ negatives / pairs / 2) if pairs else float("nan")
 
 
+_WEIGHTED = "weighted_"
 _OF_CLICKS = ("auc", "task_auc", "log_loss", "accuracy", "mrr")
 _AT_K = {"ndcg": task_ndcg, "recall": task_recall}
 ERRORS = ("log_loss", "mae", "rmse", "task_mae")
-_METRICS: tuple[Metric, ...] = (
+_UNWEIGHTED: tuple[Mean | PooledAuc, ...] = (
     PooledAuc(),
     Mean("task_auc", task_auc, needs_whole_tasks=True),
     Mean("log_loss", _log_loss),
@@ -244,6 +276,14 @@ _METRICS: tuple[Metric, ...] = (
     Mean("rmse", _squared_error, root=True),
     Mean("task_mae", task_mae, needs_whole_tasks=True),
     Mean("mrr", task_mrr, needs_whole_tasks=True),
+)
+_METRICS: tuple[Metric, ...] = (
+    *_UNWEIGHTED,
+    *(
+        replace(known, name=f"{_WEIGHTED}{known.name}", weighted=True)
+        for known in _UNWEIGHTED
+        if not known.needs_whole_tasks
+    ),
 )
 
 
@@ -261,6 +301,8 @@ def metric(name: str) -> Metric:
     * ``recall@k``, k = 1, 2, ...: mean over the tasks that have a positive of the share of its
       positives among the first k rows, see :func:`task_recall`.
     * ``mrr``: mean over the same tasks of the reciprocal rank of the first positive.
+    * ``weighted_auc``, ``weighted_log_loss``, ``weighted_accuracy``, ``weighted_mae`` and
+      ``weighted_rmse``: over all rows, of which one of weight w counts as w rows.
 
     Raises:
         ValueError: No metric has that name.
@@ -272,8 +314,9 @@ def metric(name: str) -> Metric:
     if cut_off:
         values = partial(_AT_K[cut_off[1]], k=int(cut_off[2]))
         return Mean(name, values, needs_whole_tasks=True)
-    names = ", ".join(known.name for known in _METRICS)
+    names = ", ".join(known.name for known in _UNWEIGHTED)
+    weighted = ", ".join(known.name for known in _METRICS if known.is_weighted)
     raise ValueError(
-        f"metric: expected one of {names}, ndcg@k or recall@k with k = 1, 2, ...; received "
-        f"{name!r}; correct the name"
+        f"metric: expected one of {names}, ndcg@k or recall@k with k = 1, 2, ..., or {weighted}; "
+        f"received {name!r}; correct the name"
     )

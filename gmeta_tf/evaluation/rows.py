@@ -28,13 +28,19 @@ IntArray = NDArray[np.int64]
 class Rows:
     """Evaluated rows (n > 0), each task's side by side.
 
-    `start` int64 [G] is the index of each task's first row, ascending from 0; `label` and
-    `prediction` are float64 [n].
+    `start` int64 [G] is the index of each task's first row, ascending from 0; `label`,
+    `prediction` and `weight` are float64 [n], and without weights each row weighs 1.
     """
 
     start: IntArray
     label: FloatArray
     prediction: FloatArray
+    weight: FloatArray | None = None
+
+    @property
+    def weights(self) -> FloatArray:
+        """[n] the weight of each row."""
+        return np.ones(self.label.size) if self.weight is None else self.weight
 
     @property
     def task_size(self) -> IntArray:

@@ -83,9 +83,9 @@ class TaskRowsSeen(NamedTuple):
     """Rows of T tasks, R of each, whose labels are known.
 
     Attributes:
-        features: float `[T, R, D]`, 0 where a row is missing.
-        residual: float `[T, R]`, the label less the prediction before adaptation, 0 likewise.
-        count: float `[T]`, how many rows are present.
+        features: float `[T, R, D]`, times the root of the weight; 0 where a row is missing.
+        residual: float `[T, R]`, the label less the prediction before adaptation, likewise.
+        count: float `[T]`, how many rows are present, each with its weight.
     """
 
     features: tf.Tensor
@@ -94,10 +94,17 @@ class TaskRowsSeen(NamedTuple):
 
     @classmethod
     def of(cls, features: tf.Tensor, residual: tf.Tensor, weight: tf.Tensor) -> TaskRowsSeen:
-        """Rows, of which those of weight 0 are missing."""
-        return cls(
-            features * weight[..., tf.newaxis], residual * weight, tf.reduce_sum(weight, axis=1)
-        )
+        """Rows, of which those of weight 0 are missing; one of weight 2 counts as two rows.
+
+        Of w equal rows all sums over rows, `B^T B` and `B^T y`, have w times the row's term.
+
+        Args:
+            features: float `[T, R, D]`.
+            residual: float `[T, R]`.
+            weight: float `[T, R]`, at least 0.
+        """
+        root = tf.sqrt(weight)
+        return cls(features * root[..., tf.newaxis], residual * root, tf.reduce_sum(weight, axis=1))
 
 
 class Posterior(NamedTuple):

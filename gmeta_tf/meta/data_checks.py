@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from gmeta_tf.evaluation.metrics import ERRORS, metric
+from gmeta_tf.evaluation.metrics import metric
 from gmeta_tf.meta.losses import RowLoss
 from gmeta_tf.meta.validation import LABEL_REMEDY
 from gmeta_tf.meta_io.batches.task_batches import TaskBatches
@@ -37,7 +37,7 @@ def check_labels(batches: TaskBatches, loss: RowLoss, metrics: Sequence[str]) ->
         ValueError: a label out of range.
     """
     of_clicks = [name for name in metrics if metric(name).is_of_clicks]
-    of_errors = [name for name in metrics if name in ERRORS]
+    of_errors = [name for name in metrics if not metric(name).is_better_when_larger]
     if loss.takes_values and batches.schema.positive_from is not None and of_errors:
         raise ValueError(
             f"metrics: expected those that rank, such as auc and task_auc, with the loss "

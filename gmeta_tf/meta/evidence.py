@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from gmeta_tf.batch import Batch, LabelledRows, Rows
+from gmeta_tf.batch import Batch, LabelledRows, Rows, present_of
 from gmeta_tf.embedding.pooling import field_slots
 from gmeta_tf.meta.features import features_of, rows_of_pairs
 from gmeta_tf.meta.meta_model import MetaModel
@@ -79,7 +79,7 @@ def evidence_candidates(
         found = []
         for part in (batch["support"], batch["query"]):
             pairs = part["pairs"][group][:, :, slot]
-            there = (part["weight"] > 0) & (pairs > 0)
+            there = present_of(part) & (pairs > 0)
             norms = _norms(adapter, rows, batch, part)
             found.append(
                 (

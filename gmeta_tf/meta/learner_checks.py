@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from gmeta_tf.evaluation.metrics import metric
 from gmeta_tf.meta.losses import RowLoss
 
 __all__ = [
@@ -168,11 +169,17 @@ def check_optimizer(optimizer: Any) -> None:
         )
 
 
-def check_metrics(loss: RowLoss, metrics: Sequence[str]) -> None:
+def check_metrics(loss: RowLoss, metrics: Sequence[str], weight: str | None = None) -> None:
     """Raises for a metric that cannot be computed over tasks, or from the predictions of a loss.
 
+    Args:
+        loss: of the query rows.
+        metrics: their names.
+        weight: the schema's column of weights.
+
     Raises:
-        ValueError: Keras' metrics and functions; log_loss of predictions that are no probabilities.
+        ValueError: Keras' metrics and functions; log_loss of predictions that are no probabilities;
+            a weighted metric of rows without weights; a name that is not known.
     """
     if isinstance(metrics, str) or not isinstance(metrics, list | tuple):
         raise ValueError(
@@ -189,12 +196,21 @@ def check_metrics(loss: RowLoss, metrics: Sequence[str]) -> None:
                 "up the rows of one rank and know nothing of tasks, adapted and unadapted "
                 f"predictions. {remedy}"
             )
-    if loss.predicts_probabilities is False and "log_loss" in metrics:
+    of_probabilities = [one for one in metrics if metric(one).is_of_probabilities]
+    if loss.predicts_probabilities is False and of_probabilities:
         fitting = ", ".join(loss.metrics)
         raise ValueError(
-            f"metrics: expected those of numbers with the loss {loss.name}, got 'log_loss', which "
-            f"needs probabilities. Leave it out ({fitting} are the default), or train with "
-            "binary_crossentropy."
+            f"metrics: expected those of numbers with the loss {loss.name}, got "
+            f"{of_probabilities[0]!r}, which needs probabilities. Leave it out ({fitting} are the "
+            "default), or train with binary_crossentropy."
+        )
+
+    weighted = [one for one in metrics if metric(one).is_weighted]
+    if weight is None and weighted:
+        raise ValueError(
+            f"metrics: expected a schema with a `weight` with {weighted[0]!r}, got one without. "
+            "State the weights' column and prepare the data again, or give "
+            f"{weighted[0].removeprefix('weighted_')!r}."
         )
 
 

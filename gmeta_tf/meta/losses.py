@@ -143,14 +143,14 @@ def row_loss(loss: str | RowLoss) -> RowLoss:
 
 
 def task_losses(loss: RowLoss, label: tf.Tensor, output: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """Each task's mean over its rows, `[T]`; 0 for a task without rows.
+    """Each task's weighted mean over its rows, `[T]`; 0 for a task without rows, or of weight 0.
 
     Args:
         loss: of a row.
         label: float `[T, R]`.
         output: float `[T, R]`, the learner's; or `[T, R, H]` of several heads, whose losses are
             averaged.
-        weight: float `[T, R]`, 0 where a row is missing.
+        weight: float `[T, R]`, 0 where a row is missing; a row of weight 2 counts as two rows.
     """
     if output.shape.rank == 3:
         labels = tf.broadcast_to(label[:, :, tf.newaxis], tf.shape(output))
@@ -158,4 +158,4 @@ def task_losses(loss: RowLoss, label: tf.Tensor, output: tf.Tensor, weight: tf.T
     else:
         of_rows = loss.loss(label, output)
     summed = tf.reduce_sum(weight * of_rows, axis=1)
-    return summed / tf.maximum(tf.reduce_sum(weight, axis=1), 1.0)
+    return tf.math.divide_no_nan(summed, tf.reduce_sum(weight, axis=1))

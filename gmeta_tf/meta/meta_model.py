@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from gmeta_tf import _moved
 from gmeta_tf.allowed import NON_FINITE, check_word
-from gmeta_tf.batch import Batch, Rows
+from gmeta_tf.batch import Batch, Rows, present_of
 from gmeta_tf.distributed.collectives import agree, broadcast
 from gmeta_tf.distributed.threads import num_lanes
 from gmeta_tf.embedding import row_optimizers
@@ -135,6 +135,7 @@ class MetaModel(RankedModel):
         loss: str | RowLoss = "binary_crossentropy",
         metrics: Sequence[str] | None = None,
         *,
+        weighted_metrics: Sequence[str] | None = None,
         inner_loss: str | RowLoss | None = None,
         look_ahead: bool = True,
         non_finite: str = "raise",
@@ -151,6 +152,9 @@ class MetaModel(RankedModel):
                 support rows in the inner one unless `inner_loss` is another.
             metrics: names that `gmeta_tf.evaluation.metrics` knows; `evaluate` gives each for
                 adapted and unadapted predictions. None takes the loss's (`RowLoss.metrics`).
+            weighted_metrics: names of metrics of rows (`auc`, `log_loss`, `accuracy`, `mae` or
+                `rmse`) to be evaluated by the rows' weights, beside `metrics`, of which
+                `weighted_auc`, ... are names, too.
             inner_loss: of the support rows, as `loss`; None is `loss`. It reads the same output:
                 under log loss `gm.rating_loss(centre, scale)` takes the logit for the rating less
                 `centre`, in units of `scale`, so `centre` should be a rating that is as likely as
@@ -175,7 +179,9 @@ class MetaModel(RankedModel):
         check_optimizer(optimizer)
         chosen_loss = row_loss(loss)
         metrics = chosen_loss.metrics if metrics is None else metrics
-        check_metrics(chosen_loss, metrics)
+        if weighted_metrics is not None:
+            metrics = [*metrics, *(f"weighted_{name}" for name in weighted_metrics)]
+        check_metrics(chosen_loss, metrics, self.embedding.schema.weight)
         chosen_inner = chosen_loss if inner_loss is None else row_loss(inner_loss)
         check_inner_loss(inner_loss, chosen_inner, chosen_loss, takes=self.adapter.takes_inner_loss)
         for one in (chosen_loss, chosen_inner):
@@ -306,10 +312,12 @@ class MetaModel(RankedModel):
         adapted = self.adapter.query_pass(rows, batch, training=False)
         unadapted = self.adapter.unadapted_outputs(rows, batch)
         query = batch["query"]
-        present = query["weight"] > 0
+        present = present_of(query)
         task = tf.broadcast_to(batch["task"][:, tf.newaxis], tf.shape(present))
         deviation = adapted.deviation
         told = {} if deviation is None else {"deviation": tf.boolean_mask(deviation, present)}
+        if self.embedding.schema.weight is not None:
+            told["weight"] = tf.boolean_mask(query["weight"], present)
         return {
             **told,
             "task": tf.boolean_mask(task, present),
@@ -466,6 +474,6 @@ def _are_finite(tensors: Sequence[tf.Tensor]) -> tf.Tensor:
 
 
 def _num_tasks(batch: Batch) -> tf.Tensor:
-    """The tasks that have a query row, a float32 scalar."""
+    """The tasks that have a query row of a weight above 0, a float32 scalar."""
     has_query = tf.reduce_any(batch["query"]["weight"] > 0, axis=1)
     return tf.reduce_sum(tf.cast(has_query, tf.float32))

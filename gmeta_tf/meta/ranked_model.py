@@ -36,8 +36,8 @@ class RankedModel(keras.Model):
     """`fit`, `evaluate` and `predict` that every rank calls, in step and with the same data.
 
     A subclass adds the steps. Its `test_step` returns the evaluated rows (`task`, `label`,
-    `adapted`, `unadapted`, each `[n]`), the sum of the tasks' losses `loss`, and their number
-    `num_tasks`.
+    `adapted`, `unadapted`, and `weight` where the schema has one, each `[n]`), the sum of the
+    tasks' losses `loss`, and their number `num_tasks`.
 
     Attributes:
         world: the ranks.
@@ -249,7 +249,11 @@ class RankedModel(keras.Model):
         def count(outputs: dict[str, tf.Tensor]) -> None:
             values = {name: value.numpy() for name, value in outputs.items()}
             self.accumulator.update(
-                values["task"], values["label"], values["adapted"], values["unadapted"]
+                values["task"],
+                values["label"],
+                values["adapted"],
+                values["unadapted"],
+                values.get("weight"),
             )
             self._loss_sums += (values["loss"], values["num_tasks"])
             mean = values["loss"] / max(values["num_tasks"], 1.0)

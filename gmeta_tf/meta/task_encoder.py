@@ -28,7 +28,8 @@ class TaskEncoder:
 
     Its inputs are those of the learner, with an axis of tasks, and the labels: `"embedded"` float
     `[T, S, F, D]` (and `"embedded_16"`, `"dense"` as the learner has them), `"label"` float
-    `[T, S]` as the inner loss takes it, and `"weight"` float `[T, S]`, 0 where a row is missing.
+    `[T, S]` as the inner loss takes it, and `"weight"` float `[T, S]`, 0 where a row is missing
+    (otherwise 1, or the row's weight).
     Its output, the task embedding, is `[T, M]`; each row of the task, support and query, has it as
     the learner's input `"task"`, `[R, M]`.
 

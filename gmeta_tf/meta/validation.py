@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from gmeta_tf.batch import Batch, Rows
+from gmeta_tf.batch import Batch, Rows, present_of
 from gmeta_tf.embedding.exchange_strategy import Located
 from gmeta_tf.embedding.sharded import ShardedEmbedding
 from gmeta_tf.table_groups import key_groups
@@ -222,7 +222,7 @@ def _labels_outside(batch: Batch, labels: tuple[float, float]) -> tf.Tensor:
     for part in (batch["support"], batch["query"]):
         label = part["label"]
         is_inside = (label >= lowest) & (label <= highest)
-        outside.append(tf.boolean_mask(label, ~is_inside & (part["weight"] > 0)))
+        outside.append(tf.boolean_mask(label, ~is_inside & present_of(part)))
     return tf.concat(outside, axis=0)
 
 

@@ -163,6 +163,8 @@ class Newcomer:
 
     def _rated(self, ratings: Mapping[int, float], about: Mapping[str, Any]) -> dict[str, Any]:
         rows = self._rows(np.array(list(ratings), np.int64), about)
+        if self.schema.weight is not None:
+            rows = {self.schema.weight: np.ones(len(ratings), np.float32)} | rows
         return rows | {self.schema.label: np.array(list(ratings.values()), np.float32)}
 
     def _rows(self, places: np.ndarray, about: Mapping[str, Any]) -> dict[str, np.ndarray]:

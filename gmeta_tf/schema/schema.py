@@ -27,6 +27,8 @@ class Schema:
         time: a column to order a task's rows by; None keeps the order of the files.
         positive_from: labels of at least this are 1 and the others 0 where the data is read
             (records keep the number); None leaves the number.
+        weight: the column of a row's weight in the losses, a number of at least 0: a row of weight
+            2 counts as two rows. None weighs all rows alike.
         tables: the tables. Those that fields name and that are not listed are added.
         tables_to_join: further files that give columns to the rows; in JSON and YAML a mapping of
             names.
@@ -53,6 +55,7 @@ class Schema:
     task: str
     time: str | None = None
     positive_from: float | None = None
+    weight: str | None = None
     tables: tuple[Table, ...] = ()
     tables_to_join: tuple[SideTable, ...] = ()
     time_unit: str | None = None
@@ -152,8 +155,8 @@ class Schema:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that a row needs: the task's, the label's, the time's, the fields'."""
-        others = (self.task, self.label, *(() if self.time is None else (self.time,)))
+        """The columns that a row needs: the task's, label's, time's and weight's, the fields'."""
+        others = [one for one in (self.task, self.label, self.time, self.weight) if one is not None]
         return tuple(dict.fromkeys((*others, *(field.column_name for field in self.read_fields))))
 
     @property
@@ -214,8 +217,8 @@ class Schema:
     def to_json(self) -> dict[str, Any]:
         """The schema as JSON values; `from_json` undoes it.
 
-        What only dense or derived fields have is left out where it is not asked for, so that
-        schemas that do without it are what they always were.
+        What only dense or derived fields have is left out where it is not asked for, and so are the
+        weight and the time's unit, so that schemas that do without them are what they always were.
         """
         values = dataclasses.asdict(self)
         for field in values["fields"]:
@@ -227,6 +230,8 @@ class Schema:
             del values["tables_to_join"]
         if self.time_unit is None:
             del values["time_unit"]
+        if self.weight is None:
+            del values["weight"]
         return json.loads(json.dumps(values))
 
     @classmethod

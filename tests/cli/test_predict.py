@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 import gmeta_tf as gm
+from gmeta_tf.cli.main import main
 from gmeta_tf.cli.predict import read_rows
 from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary
 from gmeta_tf.meta_io.sources.sources import files_source
 from gmeta_tf.saving.exports.raw_columns import texts_of
+from gmeta_tf.saving.serving.predictor import Predictor
 
 TYPED = """
 SELECT * FROM (VALUES
@@ -82,3 +84,31 @@ def test_a_text_of_a_csv_file_stays_as_it_stands(tmp_path):
     assert rows["item"].tolist() in (["007", None], ["007", ""])
     assert [str(user).strip() for user in rows["user"]] == ["7", "7"]
     assert np.asarray(rows["price"], float).tolist() == [1.5, 2]
+
+
+def test_weights_of_support_rows_may_come_from_a_table(tmp_path, monkeypatch):
+    """Query rows need none, and the table is then not joined to them."""
+    (tmp_path / "log.csv").write_text("user,item,click\nu,a,1\nv,b,0\n")
+    (tmp_path / "users.csv").write_text("user,importance\nv,3\nu,0.5\n")
+    tables = {"users": {"path": str(tmp_path / "users.csv"), "on": "user"}}
+    values = gm.Schema((gm.Field("item"),), "click", "user", weight="importance").to_json()
+    given = []
+
+    class Model:
+        schema = gm.Schema.from_json(values | {"tables_to_join": tables})
+        tells_deviation = False
+
+        def __call__(self, query, support, **options):
+            given.append((query, support))
+            return np.zeros(2, np.float32)
+
+    monkeypatch.setattr(Predictor, "load", lambda path: Model())
+    log, output = str(tmp_path / "log.csv"), str(tmp_path / "out.csv")
+    words = ["predict", "--saved-model", "m", "--query", log, "--output", output]
+    main([*words, "--support", log])
+    main(words)
+    assert [list(query) for query, _ in given] == [["user", "item", "click"]] * 2
+    assert given[0][1]["importance"].tolist() == ["0.5", "3"]
+    assert {name: len(column) for name, column in given[1][1].items()} == dict.fromkeys(
+        ["user", "item", "click", "importance"], 0
+    )

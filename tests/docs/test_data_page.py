@@ -5,6 +5,7 @@ import pathlib
 import re
 import shlex
 
+import numpy as np
 import pytest
 
 import gmeta_tf as gm
@@ -108,6 +109,16 @@ def test_tables_of_users_and_items(capsys):
     told_of = re.findall(r"^\| `(\w+)` \|", SECTIONS["Tables of users and items"], re.MULTILINE)
     known = {field.name for field in dataclasses.fields(gm.SideTable)}
     assert set(told_of) == known - {"name"}
+
+
+def test_sample_weights(capsys):
+    assert run(SECTIONS["Sample weights"]) == 5
+    assert "weighted_log_loss" in capsys.readouterr().out
+    records = gm.Records.open("records")
+    assert records.schema.weight == "importance"
+    weights = [w for split in records.splits for _, words in records.read(split) for w in words[1]]
+    assert sorted(np.array(weights).view(np.float32))[:3] == [0, 0.5, 0.5]
+    assert len(pathlib.Path("predictions.csv").read_text().splitlines()) == 13
 
 
 def test_published_data(capsys):

@@ -1,5 +1,6 @@
 """docs/meta_io.md is true: its reader runs, its numbers are those of the library."""
 
+import dataclasses
 import json
 import pathlib
 import re
@@ -41,6 +42,8 @@ def reader():
 def decoded(schema, words):
     """The columns of planes, as the page's reader gives them."""
     columns = {schema.label: words[0].view("<f4").tolist()}
+    if schema.weight is not None:
+        columns[schema.weight] = words[1].view("<f4").tolist()
     for field, (first, last) in zip(schema.fields, slot_ranges(schema), strict=True):
         if field.kind == "dense":
             columns[field.name] = words[first].view("<f4").tolist()
@@ -66,6 +69,18 @@ def test_the_reader(compression, tmp_path):
     made_data.make_records(tmp_path, 8, episode_rows=12, compression=compression)
     read = agree(tmp_path, "train") + agree(tmp_path, "test")
     assert max(part for _, part, _ in read) == 2
+
+
+def test_the_reader_with_weights(tmp_path):
+    schema = dataclasses.replace(made_data.SCHEMA, weight="importance")
+    words = made_data.made_words(made_data.made_rows(0, 9, np.random.default_rng(0)))
+    weights = np.arange(9, dtype="<f4") / 4
+    writer = made_data.EpisodeWriter(tmp_path, "train", schema, num_files=1)
+    writer.write([0] * 9, np.insert(words, 1, weights.view("<i4"), axis=0))
+    records = gm.Records(str(tmp_path), schema, {"train": writer.close()})
+    (tmp_path / "schema.json").write_text(json.dumps(records.describe()))
+    [(_, _, values)] = agree(tmp_path, "train")
+    assert values["importance"] == weights.tolist()
 
 
 def test_the_reader_with_keys_of_two_words(tmp_path):

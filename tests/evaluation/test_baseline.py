@@ -1,6 +1,7 @@
 """The yardstick against a plain Python twin."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -154,3 +155,38 @@ def test_rates_and_offsets_beyond_1_have_a_log_loss(records):
     assert found.values["auc"] == baseline_auc(evaluated(records), "train", "item")
     assert 0.1 < found.values["log_loss"] < 1.5
     assert [metric(name).is_better_when_larger for name in found.values] == [True, False]
+
+
+def test_a_weighted_metric_of_the_baseline(records, tmp_path):
+    """The scores are those without weights; their errors count by the query rows' weights."""
+    schema = dataclasses.replace(records.schema, weight="importance")
+    contents = {}
+    for split in records.splits:
+        writer = EpisodeWriter(tmp_path, split, schema, num_files=1)
+        for task, words in sorted(records.read(split), key=lambda one: one[0]):
+            weight = 1 + np.arange(words.shape[1], dtype="<f4") % 3
+            writer.write(
+                np.full(words.shape[1], task), np.insert(words, 1, weight.view("<i4"), axis=0)
+            )
+        contents[split] = writer.close()
+    weighted = gm.Records(str(tmp_path), schema, contents)
+    (tmp_path / "schema.json").write_text(json.dumps(weighted.describe()))
+    batches = evaluated(gm.Records.open(tmp_path))
+    names = ["auc", "mae", "weighted_mae", "weighted_log_loss"]
+    found = best_baseline(batches, "train", ["item"], names).values
+    plain = best_baseline(evaluated(records), "train", ["item"], names[:2]).values
+    assert {name: found[name] for name in names[:2]} == pytest.approx(plain)
+    errors, weights = [], []
+    fitted = RateAndOffset.fit(batches.records, "train", ["item"])["item"]
+    for step in batches.picked().take(batches.steps_per_epoch).as_numpy_iterator():
+        for words, num_support, num_query in zip(
+            step["words"], step["num_support"], step["num_query"], strict=True
+        ):
+            support, query = words[:num_support], words[batches.support :][:num_query]
+            clicks = [(part[:, 0].view(np.float32) >= 4) * 1.0 for part in (support, query)]
+            scores = fitted.scores(support[:, 2], clicks[0], query[:, 2])
+            errors.extend(np.abs(scores - clicks[1]))
+            weights.extend(query[:, 1].view(np.float32))
+    assert found["weighted_mae"] == pytest.approx(np.average(errors, weights=weights), rel=1e-5)
+    assert found["weighted_mae"] != pytest.approx(found["mae"], rel=1e-4)
+    assert 0.1 < found["weighted_log_loss"] < 1.5

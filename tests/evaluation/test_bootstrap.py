@@ -1,5 +1,7 @@
 """Intervals by drawing tasks again, against a loop that copies the rows of each drawn task."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,10 @@ from gmeta_tf.evaluation.bootstrap import bootstrap_intervals, task_counts
 from gmeta_tf.evaluation.evaluated_rows import EvaluatedRows
 from gmeta_tf.evaluation.metrics import metric
 
-NAMES = ("auc", "task_auc", "log_loss", "mae", "rmse", "task_mae", "ndcg@2", "recall@2", "mrr")
+NAMES = (
+    *("auc", "task_auc", "log_loss", "mae", "rmse", "task_mae", "ndcg@2", "recall@2", "mrr"),
+    *("weighted_auc", "weighted_log_loss", "weighted_rmse"),
+)
 
 
 def made_rows(seed, num_tasks=9):
@@ -18,12 +23,12 @@ def made_rows(seed, num_tasks=9):
     label = (draw.random(len(task)) < 0.5) * 1.0
     label[task == 2] = 0.0
     predictions = draw.choice(np.linspace(0.05, 0.95, 12), (2, len(task)))
-    return EvaluatedRows(task, label, *predictions)
+    return EvaluatedRows(task, label, *predictions, draw.uniform(0, 3, len(task)))
 
 
 def of_copied_tasks(rows, name, side, counts):
     """The metric of rows in which each task is copied as often as it was drawn."""
-    task, label, prediction = [], [], []
+    task, label, prediction, weight = [], [], [], []
     number = 0
     for one, times in zip(np.unique(rows.task), counts, strict=True):
         for _ in range(int(times)):
@@ -31,8 +36,9 @@ def of_copied_tasks(rows, name, side, counts):
             task += [number] * own.sum()
             label += rows.label[own].tolist()
             prediction += getattr(rows, side)[own].tolist()
+            weight += rows.weight[own].tolist()
             number += 1
-    return metric(name).value(task, label, prediction)
+    return metric(name).value(task, label, prediction, weight)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -95,3 +101,18 @@ def test_rows_come_in_the_order_of_tasks_and_of_a_task_in_their_own():
     assert rows.label.tolist() == [6.0, 12.0, 0.0, 3.0, 9.0]
     assert rows.unadapted.tolist() == [8.0, 14.0, 2.0, 5.0, 11.0]
     assert rows.num_tasks == 3
+
+
+def test_weights_stay_with_their_rows():
+    rows = made_rows(3)
+    order = np.random.default_rng(0).permutation(len(rows))
+    columns = np.stack([rows.label, rows.adapted, rows.unadapted, rows.weight], axis=1)
+    found, _ = EvaluatedRows.sorted(columns[order], rows.task[order])
+    weighted = metric("weighted_mae")
+    assert found.value(weighted, "adapted") == pytest.approx(rows.value(weighted, "adapted"))
+    assert found.value(weighted, "adapted") != found.value(metric("mae"), "adapted")
+    part = rows.take(rows.label > 0.5)
+    error = np.abs(part.adapted - part.label)
+    assert part.value(weighted, "adapted") == pytest.approx(np.average(error, weights=part.weight))
+    without = dataclasses.replace(rows, weight=None).take(rows.label > 0.5)
+    assert without.value(weighted, "adapted") == pytest.approx(error.mean())

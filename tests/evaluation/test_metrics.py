@@ -18,6 +18,8 @@ ALL_NAMES = [
     "auc", "task_auc", "log_loss", "accuracy", "mae", "rmse", "task_mae", "ndcg@1", "ndcg@3",
     "recall@1", "recall@3", "mrr",
 ]  # fmt: skip
+OF_ROWS = ("auc", "log_loss", "accuracy", "mae", "rmse")
+WEIGHTED = [f"weighted_{name}" for name in OF_ROWS]
 SHORT_NAMES = [name for name in ALL_NAMES if name != "auc"]  # without the long histograms
 quick = settings(deadline=None, max_examples=60, derandomize=True)
 
@@ -128,6 +130,65 @@ def test_every_metric_equals_its_definition(tasks):
     for which, data in (("adapted", tasks), ("unadapted", swapped)):
         expected |= {f"{name}_{which}": value for name, value in slow_results(data).items()}
     assert results == pytest.approx(expected, rel=1e-6, nan_ok=True)
+
+
+weighted_tasks = st.lists(
+    st.lists(st.tuples(judged_rows, st.integers(0, 3)), min_size=1, max_size=6),
+    min_size=1,
+    max_size=6,
+)
+
+
+@quick
+@given(weighted_tasks, st.integers(0, 40))
+def test_a_weight_of_w_is_w_rows(tasks, cut):
+    rows = [[row for row, _ in task] for task in tasks]
+    weight = np.array([one for task in tasks for _, one in task], np.float32)
+    columns = (*columns_of(rows), weight)
+    repeats = weight.astype(int)
+    repeated = tuple(np.repeat(column, repeats) for column in columns[:4])
+    whole = MetricAccumulator(WEIGHTED)
+    whole.update(*columns)
+    in_two = MetricAccumulator([*WEIGHTED, "task_auc"])
+    for part in (slice(cut), slice(cut, None)):
+        in_two.update(*(column[part] for column in columns))
+    expected = MetricAccumulator([*OF_ROWS, "task_auc"])
+    expected.update(*repeated)
+    found, told = in_two.results(in_two.sums()), expected.results(expected.sums())
+    for name, side in itertools.product(OF_ROWS, ("adapted", "unadapted")):
+        value = pytest.approx(told[f"{name}_{side}"], rel=1e-9, nan_ok=True)
+        assert found[f"weighted_{name}_{side}"] == value
+        prediction = columns[2 if side == "adapted" else 3]
+        known = metric(f"weighted_{name}")
+        assert known.value(*columns[:2], prediction, weight) == value
+        assert whole.results(whole.sums())[f"weighted_{name}_{side}"] == value
+    assert found["samples"] == len(weight)
+
+
+def test_weights_do_not_matter_to_other_metrics():
+    columns = columns_of([[(1, 0.25, 0.5), (0, 0.5, 0.5)], [(1, 0.75, 0.5)]])
+    found = [sums_of(ALL_NAMES, given) for given in (columns, (*columns, [3.0, 0.0, 2.0]))]
+    np.testing.assert_array_equal(*found)
+    unweighted, weighted = sums_of(OF_ROWS, columns), sums_of(WEIGHTED, columns)
+    np.testing.assert_allclose(weighted, unweighted)  # without weights each row weighs 1
+
+
+def test_of_the_kept_rows_the_last_column_is_the_weight():
+    kept = MetricAccumulator(["weighted_mae"])
+    kept.keeps_rows = True
+    assert kept.kept_rows()[1].shape == (0, 4)
+    kept.update([7, 7], [0, 1], [0.5, 0.25], [0.5, 0.5], [2.0, 0.5])
+    assert kept.kept_rows()[1][:, 3].tolist() == [2.0, 0.5]
+    with pytest.raises(ValueError, match="weight: expected finite values"):
+        kept.update([8], [0], [0.5], [0.5], [math.nan])
+
+
+def test_the_direction_and_the_labels_are_those_of_the_metric():
+    for name in OF_ROWS:
+        plain, weighted = metric(name), metric(f"weighted_{name}")
+        for fact in ("is_better_when_larger", "is_of_clicks", "is_of_probabilities"):
+            assert getattr(plain, fact) == getattr(weighted, fact)
+        assert (plain.is_weighted, weighted.is_weighted) == (False, True)
 
 
 def test_ndcg_by_hand():
@@ -320,7 +381,7 @@ def test_no_metrics_still_counts():
 # Errors
 
 
-@pytest.mark.parametrize("name", ["gini", "ndcg", "ndcg@0", "ndcg@", "AUC", "ndcg@3\n"])
+@pytest.mark.parametrize("name", ["gini", "ndcg", "ndcg@0", "AUC", "ndcg@3\n", "weighted_mrr"])
 def test_unknown_name_lists_the_known_ones(name):
     known = "auc, task_auc, log_loss, accuracy, mae, rmse, task_mae, mrr, ndcg@k or recall@k"
     with pytest.raises(ValueError, match=f"expected one of {known}.*received .*correct the name"):
@@ -328,7 +389,7 @@ def test_unknown_name_lists_the_known_ones(name):
 
 
 def test_known_names_come_back():
-    assert [metric(name).name for name in ALL_NAMES] == ALL_NAMES
+    assert [metric(name).name for name in ALL_NAMES + WEIGHTED] == ALL_NAMES + WEIGHTED
 
 
 def test_repeated_name():

@@ -25,6 +25,8 @@ SCHEMA = gm.Schema(
     "user",
 ).with_num_rows({"item": 13, "genre": 7})
 
+WEIGHTED = dataclasses.replace(SCHEMA, weight="importance")
+
 # The same fields; genre's rows are of width 2, and a tensor of their own.
 TWO_WIDTHS = dataclasses.replace(
     SCHEMA, tables=(gm.Table("item", 13), gm.Table("genre", 7, width=2))
@@ -41,6 +43,7 @@ class Task:
         keys: int `[n, slots]`, one slot for each value of each key field; -1 is padding.
         dense: float `[n, num_dense]`.
         label: float `[n]`.
+        weight: float `[n]`; None weighs each row 1.
     """
 
     number: int
@@ -48,6 +51,7 @@ class Task:
     keys: np.ndarray
     dense: np.ndarray
     label: np.ndarray
+    weight: np.ndarray | None = None
 
     def part(self, name):
         """The support or the query rows: keys, dense, label."""
@@ -88,6 +92,37 @@ def made_tasks(seed, count=7):
     return tasks
 
 
+def weighted(tasks, seed=0):
+    """The tasks with whole weights from 0 to 3; the query rows of the last one weigh nothing."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for place, task in enumerate(tasks):
+        weight = rng.integers(0, 4, len(task.label)).astype(np.float32)
+        weight[-1] = 2.0
+        if place == len(tasks) - 1:
+            weight[task.num_support :] = 0.0
+        made.append(dataclasses.replace(task, weight=weight))
+    return made
+
+
+def repeated(tasks):
+    """The tasks without weights, each row as often as its weight says."""
+    made = []
+    for task in tasks:
+        times = task.weight.astype(int)
+        rows = np.repeat(np.arange(len(times)), times)
+        made.append(
+            Task(
+                task.number,
+                int(times[: task.num_support].sum()),
+                task.keys[rows],
+                task.dense[rows],
+                task.label[rows],
+            )
+        )
+    return made
+
+
 def episodes(tasks, slots, schema=SCHEMA, support=SUPPORT, query=QUERY):
     """The tasks as the pipeline draws them, filled up to `slots` tasks: words `[T, S + Q, C]`."""
     drawn = {
@@ -97,9 +132,11 @@ def episodes(tasks, slots, schema=SCHEMA, support=SUPPORT, query=QUERY):
         "num_query": np.zeros([slots], np.int32),
     }
     for index, task in enumerate(tasks):
+        weight = np.ones(len(task.label)) if task.weight is None else task.weight
+        floats = [task.label, *([] if schema.weight is None else [weight])]
         words = np.concatenate(
             [
-                task.label.astype(np.float32)[np.newaxis].view(np.int32),
+                np.stack(floats).astype(np.float32).view(np.int32),
                 key_words(task.keys.T, schema),
                 np.ascontiguousarray(task.dense.T, np.float32).view(np.int32),
             ]

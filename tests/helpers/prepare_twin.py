@@ -188,7 +188,10 @@ class Twin:
         return [known.index(part) + 1 for part in parts if part in known]
 
     def _words(self, rows: list[dict[str, str]]) -> np.ndarray:
-        planes = [np.array([row[self.schema.label] for row in rows], np.float32).view(np.int32)]
+        of_rows = [one for one in (self.schema.label, self.schema.weight) if one is not None]
+        planes = [
+            np.array([row[name] for row in rows], np.float32).view(np.int32) for name in of_rows
+        ]
         for field in self.schema.key_fields:
             slots = np.full([field.num_slots, len(rows)], -1, np.int64)
             for column, row in enumerate(rows):

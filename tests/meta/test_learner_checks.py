@@ -154,7 +154,16 @@ def test_metrics_that_know_nothing_of_tasks(metrics, match):
         check_metrics(CLICKS, metrics)
 
 
-@pytest.mark.parametrize("name", ["weighted_metrics", "loss_weights", "jit_compile"])
+def test_weighted_metrics_of_rows_without_weights():
+    check_metrics(CLICKS, ["auc", "weighted_auc"], "importance")
+    match = r"expected a schema with a `weight` with 'weighted_auc', .* or give 'auc'"
+    with pytest.raises(ValueError, match=match):
+        check_metrics(CLICKS, ["auc", "weighted_auc"])
+    with pytest.raises(ValueError, match=r"got 'weighted_log_loss', which needs probabilities"):
+        check_metrics(row_loss("mse"), ["weighted_log_loss"], "importance")
+
+
+@pytest.mark.parametrize("name", ["loss_weights", "jit_compile"])
 def test_options_of_keras_without_an_effect(name):
     check_options(["run_eagerly", "steps_per_execution"])
     with pytest.raises(ValueError, match=f"and steps_per_execution alone, got {name}"):

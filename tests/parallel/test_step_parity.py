@@ -20,7 +20,10 @@ WORLD = gm.World.detect()
 ALONE = gm.World()
 
 SLOTS = 7
-STEPS = [made_batches.made_tasks(seed, count=SLOTS) for seed in range(1, 6)]
+# The weights of rows count where the schema has them. The last task's query rows weigh nothing.
+STEPS = [
+    made_batches.weighted(made_batches.made_tasks(seed, count=SLOTS), seed) for seed in range(1, 6)
+]
 
 # Ranks add the tasks' gradients up in another order, which changes the last bits of float32
 # (6e-8 of numbers of size 1); five steps with rates below 1 let that grow some ten times.
@@ -61,6 +64,7 @@ def meta_model(
     schema=made_batches.SCHEMA,
     make_learner=learner,
     inner_loss=None,
+    weighted_metrics=None,
 ):
     keras.utils.set_random_seed(7)
     embedding = gm.ShardedEmbedding(schema, 3, scale=0.8, replicate=False, world=world)
@@ -73,6 +77,7 @@ def meta_model(
         optimizer,
         ROW_OPTIMIZERS[row_optimizer],
         inner_loss=inner_loss,
+        weighted_metrics=weighted_metrics,
         run_eagerly=not world.is_distributed,
     )
     return model
@@ -251,6 +256,40 @@ def test_closed_form_is_that_of_one_rank(split):
     before, expected = alone.restart() and alone.numbers(), alone.train("even")
     assert_same(together.train(split), expected)
     assert_moved(expected, before)
+
+
+@functools.cache
+def weighted(world, way):
+    """A trainee on rows with weights."""
+    ways = {
+        "by steps": (learner, gm.InnerLoop(2, 0.3)),
+        "closed form": (lambda: gm.models.Factors([1]), gm.ClosedForm()),
+    }
+    make_learner, inner = ways[way]
+    return Trainee(
+        world,
+        schema=made_batches.WEIGHTED,
+        inner=inner,
+        row_optimizer="adagrad",
+        make_learner=make_learner,
+        weighted_metrics=["auc", "mae"],
+    )
+
+
+@pytest.mark.parametrize("split", list(SPLITS))
+@pytest.mark.parametrize("way", ["by steps", "closed form"])
+def test_weights_of_rows_are_those_of_one_rank(way, split):
+    alone, together = weighted(ALONE, way), weighted(WORLD, way)
+    before, expected = alone.restart() and alone.numbers(), alone.train("even")
+    assert_same(together.train(split), expected)
+    for name, value in before.items():
+        assert np.abs(expected[name] - value).max() > 1e-3, name
+    results = []
+    for one in (alone, together):
+        data = made_batches.dataset(own_tasks(split, one.world), SLOTS, schema=one.schema)
+        results.append(one.model.evaluate(data, return_dict=True, verbose=0))
+    assert {"weighted_auc_adapted", "weighted_mae_unadapted", "loss"} < results[0].keys()
+    assert results[1] == pytest.approx(results[0], rel=2e-4)
 
 
 def test_every_rank_starts_from_rank_0s_weights():

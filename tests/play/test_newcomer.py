@@ -1,5 +1,7 @@
 """Ratings go to the model as support rows, and two lists come of what it predicts."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -56,6 +58,18 @@ def test_both_lists():
     assert support["stars"].tolist() == [5.0]
     assert query["age"].tolist() == [30.0] * 4
     assert query["city"].tolist() == [None] * 4
+
+
+@pytest.mark.parametrize(("weight", "column"), [("w", [1.0]), ("item", ["b"]), ("stars", [5.0])])
+def test_ratings_weigh_1(weight, column):
+    """Where nothing else is known: the weight may be the label, or what a field reads."""
+    model = Model()
+    model.schema = dataclasses.replace(SCHEMA, weight=weight)
+    Newcomer(model, ITEMS, {"age": 30.0}).recommend({1: 5.0})
+    support = model.calls[-1][1]
+    assert support[weight].tolist() == column
+    assert support["stars"].tolist() == [5.0]
+    assert support["item"].tolist() == ["b"]
 
 
 def test_what_is_said_of_a_person_counts():

@@ -409,3 +409,14 @@ def test_tables_to_join_stay_the_same_through_json():
     assert written["genres"] == tables["genres"]
     assert Schema.from_json(json.loads(json.dumps(schema.to_json()))) == schema
     assert "tables_to_join" not in Schema.from_json(JOINED).to_json()
+
+
+def test_a_weight_is_stated_only_where_there_is_one():
+    plain = Schema((Field("item"),), "stars", "user", time="when")
+    assert "weight" not in plain.to_json()
+    weighted = Schema.from_json(plain.to_json() | {"weight": "importance"})
+    assert weighted.columns == ("user", "stars", "when", "importance", "item")
+    assert Schema.from_json(weighted.to_json()) == weighted
+    assert Schema.from_json(weighted.to_json() | {"weight": None}) == plain
+    with pytest.raises(ValueError, match=r"expected weight to be a text, got 2\.0"):
+        Schema((Field("item"),), "stars", "user", weight=2.0)

@@ -10,7 +10,7 @@ import tensorflow as tf
 from gmeta_tf.batch import Batch, LabelledRows, columns_of
 from gmeta_tf.distributed.ownership import order_by_owner
 from gmeta_tf.meta_io.batches.dense_values import dense_columns
-from gmeta_tf.meta_io.records.codec import slot_ranges
+from gmeta_tf.meta_io.records.codec import WEIGHT_PLANE, slot_ranges
 from gmeta_tf.schema import PADDING_KEY, Schema
 from gmeta_tf.table_groups import key_groups, num_keys_of, num_rows_of
 
@@ -41,6 +41,9 @@ def assemble_batch(
         num_support = tf.minimum(num_support, most_rows - 1)
     present = _is_present(episodes, num_support, most_rows)
     label = tf.bitcast(words[:, :, 0], tf.float32)
+    weight = None
+    if schema.weight is not None:
+        weight = tf.bitcast(words[:, :, WEIGHT_PLANE], tf.float32)
     dense = tf.bitcast(words[:, :, words.shape[2] - len(schema.dense_fields) :], tf.float32)
     of_groups = {
         group: _group_keys(words, schema, tables) for group, tables in key_groups(schema).items()
@@ -48,7 +51,7 @@ def assemble_batch(
     batch = _batch_of(
         episodes["task"],
         {group: (keys, there) for group, (keys, there, _) in of_groups.items()},
-        _labelled(present, label, dense, schema),
+        _labelled(present, label, weight, dense, schema),
         schema,
         num_support,
         num_ranks,
@@ -64,6 +67,7 @@ def assemble_keys(
     dense: tf.Tensor,
     schema: Schema,
     num_support: int | tf.Tensor,
+    weight: tf.Tensor | None = None,
 ) -> Batch:
     """The batch that `assemble_batch` makes of the same rows as records, in fewer ops.
 
@@ -77,6 +81,7 @@ def assemble_keys(
         dense: float `[T, S + Q, dense fields]`, likewise.
         schema: what a row is.
         num_support: S.
+        weight: float `[T, S + Q]`, as the label, where the schema has one; None weighs each row 1.
     """
     of_groups = {}
     for group, tables in key_groups(schema).items():
@@ -86,14 +91,18 @@ def assemble_keys(
             numbered += _first_rows(schema, tables, _tables_of_slots(schema, tables))
         of_groups[group] = (numbered, there)
     task = tf.range(tf.shape(label)[0], dtype=tf.int64)
-    rows = _labelled(present, label, dense, schema)
+    rows = _labelled(present, label, weight, dense, schema)
     batch = _batch_of(task, of_groups, rows, schema, num_support, 1)
     batch["out_of_range"] = tf.fill([len(schema.tables)], tf.constant(-1, tf.int64))
     return batch
 
 
 def _labelled(
-    present: tf.Tensor, label: tf.Tensor, dense: tf.Tensor, schema: Schema
+    present: tf.Tensor,
+    label: tf.Tensor,
+    weight: tf.Tensor | None,
+    dense: tf.Tensor,
+    schema: Schema,
 ) -> LabelledRows:
     """All rows of the tasks, still without keys; those that are missing hold zeros."""
     label = tf.where(present, label, 0.0)
@@ -103,6 +112,8 @@ def _labelled(
         "weight": tf.cast(present, tf.float32),
         "dense": tf.where(present[:, :, tf.newaxis], dense_columns(dense, schema), 0.0),
     }
+    if weight is not None:
+        rows |= {"weight": tf.where(present, weight, 0.0), "present": present}
     if schema.positive_from is not None:
         is_positive = present & (label >= schema.positive_from)
         rows |= {"label": tf.cast(is_positive, tf.float32), "value": label}

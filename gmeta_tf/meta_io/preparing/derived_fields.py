@@ -17,7 +17,7 @@ import numpy as np
 from gmeta_tf.meta_io.preparing.crosses import crossed_keys
 from gmeta_tf.meta_io.preparing.histories import History, distinct_known, last_keys_file
 from gmeta_tf.meta_io.preparing.job import Job
-from gmeta_tf.meta_io.records.codec import num_planes, slot_ranges
+from gmeta_tf.meta_io.records.codec import num_planes, num_row_planes, slot_ranges
 from gmeta_tf.meta_io.records.word_checks import keys_of
 from gmeta_tf.meta_io.sql import one_value, sql_parquet
 from gmeta_tf.schema import Field, Schema
@@ -87,7 +87,8 @@ class DerivedFields:
 
     def _with_planes(self, task: np.ndarray, words: np.ndarray) -> np.ndarray:
         made = np.empty([num_planes(self._schema), words.shape[1]], np.int32)
-        made[0] = words[0]  # the label
+        of_rows = slice(num_row_planes(self._schema))
+        made[of_rows] = words[of_rows]
         for name, planes in self._given.items():
             made[self._planes[name]] = words[planes]
         for first in range(0, words.shape[1], _BLOCK_ROWS):

@@ -26,7 +26,7 @@ from gmeta_tf.meta_io.preparing.job import Job
 from gmeta_tf.meta_io.preparing.raw_rows import RawRows, dense_value
 from gmeta_tf.meta_io.preparing.split import SPLITS
 from gmeta_tf.meta_io.preparing.vocabularies import is_mapped
-from gmeta_tf.meta_io.records.codec import num_planes
+from gmeta_tf.meta_io.records.codec import WEIGHT_PLANE, num_planes
 from gmeta_tf.meta_io.sql import one_value, trimmed
 from gmeta_tf.schema import PADDING_KEY, UNKNOWN_KEY, Schema
 from gmeta_tf.side_threads import Work, begin
@@ -39,7 +39,7 @@ _LEAST_ROWS = 1024
 
 @dataclasses.dataclass(frozen=True)
 class EncodedRows:
-    """The table `encoded`: place, then a column for the label, each slot and each dense field.
+    """The table `encoded`: place, then a column for each plane but for the high words of keys.
 
     Its rows are in the order of the records: by side, task, time and place in the source.
 
@@ -98,6 +98,9 @@ class EncodedRows:
         words = np.empty([num_planes(self.schema) + 2 * self.with_times, last - first], np.int32)
         words[0] = next(columns).view(np.int32)
         plane = 1
+        if self.schema.weight is not None:
+            words[WEIGHT_PLANE] = next(columns).view(np.int32)
+            plane = WEIGHT_PLANE + 1
         for field in self.schema.key_fields:
             slots = list(itertools.islice(columns, field.num_slots))
             for slot in slots:
@@ -123,6 +126,7 @@ def encode_rows(
     """Makes `encoded` of the good rows, by the `keys_<i>` of their texts."""
     schema = job.schema
     columns = ["CAST(label AS FLOAT)"]
+    columns += [] if schema.weight is None else ["CAST(weight AS FLOAT)"]
     joins = []
     for position, field in enumerate(schema.fields):
         if field.kind == "dense":

@@ -45,7 +45,7 @@ __all__ = [
 
 @dataclasses.dataclass(frozen=True)
 class RawRows:
-    """The table `loaded` of good rows: task, label, time, and `field_<i>` of each of the fields.
+    """The table `loaded` of good rows: task, label, time, weight, and `field_<i>` of each field.
 
     Task and key fields are as the source has them, text or integer, or a list.
 
@@ -137,6 +137,8 @@ def loaded_columns(source: Source, schema: Schema, type_of: Mapping[str, str]) -
         columns.append(f"{sql_name(source.row)} AS row")
     if schema.time is not None:
         columns.append(f"{sql_name(schema.time)} AS time")
+    if schema.weight is not None:
+        columns.append(f"{sql_name(schema.weight)} AS weight")
     for position, field in enumerate(schema.fields):
         kept = sql_name(field.column_name)
         if field.kind != "dense":
@@ -201,6 +203,7 @@ def kept_value(column: str, type_of: Mapping[str, str]) -> str:
 def _check_columns(source: Source, schema: Schema, columns: Iterable[str]) -> None:
     wanted = [(schema.task, "the task"), (schema.label, "the label")]
     wanted += [] if schema.time is None else [(schema.time, "the time")]
+    wanted += [] if schema.weight is None else [(schema.weight, "the weight")]
     wanted += [(field.column_name, f"the field {field.name!r}") for field in schema.fields]
     for column, by in wanted:
         if column not in columns:
@@ -275,6 +278,15 @@ def checks_of(
                 f"({time}) IS NULL",
             )
         )
+    if schema.weight is not None:
+        checks.append(
+            Check(
+                "weight",
+                f"a weight (column {schema.weight!r}) that is a finite number of at least 0",
+                schema.weight,
+                _is_no_number("weight", type_of[schema.weight], least=0),
+            )
+        )
     for position, field in enumerate(schema.fields):
         name, column = f"field_{position}", field.column_name
         if field.kind == "dense":
@@ -296,10 +308,11 @@ def checks_of(
     return checks
 
 
-def _is_no_number(name: str, type_name: str) -> str:
+def _is_no_number(name: str, type_name: str, least: int | None = None) -> str:
     is_text = type_name == "VARCHAR"
     number = number_of(name, "FLOAT") if is_text else f"TRY_CAST({name} AS FLOAT)"
-    return f"NOT coalesce(isfinite({number}), false)"
+    is_enough = "" if least is None else f" AND {number} >= {least}"
+    return f"NOT coalesce(isfinite({number}){is_enough}, false)"
 
 
 def _is_absent(name: str, type_name: str) -> str:

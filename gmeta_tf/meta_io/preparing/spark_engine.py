@@ -168,6 +168,7 @@ def _encode(run: SparkRun) -> dict[str, int]:
     looked_up = _looked_up(schema)
     _encode_lists(run)
     columns, joins, dense = ["label"], [], []
+    columns += [] if schema.weight is None else ["weight"]
     for position, field in enumerate(schema.fields):
         keys = f"field_{position}"
         if field.kind == "dense":
@@ -268,6 +269,7 @@ def _types_of(schema: Schema, time_kind: str) -> dict[str, str]:
         "task": "STRING",
         "time": "DOUBLE" if time_kind == "number" else "BIGINT",
         "label": "FLOAT",
+        **({} if schema.weight is None else {"weight": "FLOAT"}),
     }
     for position, field in enumerate(schema.fields):
         if field.kind == "multi":

@@ -40,10 +40,10 @@ __all__ = ["good_rows"]
 
 
 def good_rows(run: SparkRun) -> tuple[RawRows, int]:
-    """Makes the folder `good`: row, task, time, label and `field_<i>` of each of the fields.
+    """Makes the folder `good`: row, task, time, label, weight, and `field_<i>` of each field.
 
-    Texts are trimmed, labels and dense values numbers, single raw keys keys, and multi-valued
-    fields lists without empty parts.
+    Texts are trimmed, labels, weights and dense values numbers, single raw keys keys, and
+    multi-valued fields lists without empty parts.
 
     Returns:
         What is known of the rows, and how many there are.
@@ -164,6 +164,8 @@ def _good_columns(run: SparkRun, type_of: Mapping[str, str], row: str, kind: str
         f"CAST({time} AS {'DOUBLE' if kind == 'number' else 'BIGINT'}) AS time",
         "CAST(label AS FLOAT) AS label",
     ]
+    if run.job.schema.weight is not None:
+        columns.append("CAST(weight AS FLOAT) AS weight")
     for position, field in enumerate(run.job.schema.fields):
         name = f"field_{position}"
         if field.kind == "dense":

@@ -8,8 +8,9 @@ int32 words ("words" from here on):
     words 2, 3    the task number, low word first
     word 4        the part: which episode of its task it is, from 0
     then planes of n words, column after column:
-        the label (float32); each key field's slots (int32, -1 is padding; of a table with two
-        words a key, the slots' low words and then their high words); each dense field (float32)
+        the label (float32); where the schema has a weight, the row's (float32); each key field's
+        slots (int32, -1 is padding; of a table with two words a key, the slots' low words and
+        then their high words); each dense field (float32)
 
 Key fields stand in the schema's order, and dense ones after them. The files are TFRecord files,
 whose framing has a CRC-32C a record.
@@ -23,17 +24,20 @@ from gmeta_tf.schema import Schema
 
 __all__ = [
     "FORMAT_VERSION",
+    "WEIGHT_PLANE",
     "IndexEntry",
     "decode_episode",
     "encode_episode",
     "episode_headers",
     "num_planes",
+    "num_row_planes",
     "slot_ranges",
 ]
 
 FORMAT_VERSION = 2
 MAGIC = 0x474D0002
 HEADER_WORDS = 5
+WEIGHT_PLANE = 1
 TFRECORD_HEAD_BYTES = 12
 TFRECORD_FRAME_BYTES = 16
 IndexEntry = np.dtype(
@@ -53,6 +57,11 @@ def num_planes(schema: Schema) -> int:
     return max(last for _, last in slot_ranges(schema)) if schema.fields else 1
 
 
+def num_row_planes(schema: Schema) -> int:
+    """How many words a row has before those of its fields: the label and, if any, the weight."""
+    return 1 if schema.weight is None else WEIGHT_PLANE + 1
+
+
 def slot_ranges(schema: Schema) -> list[tuple[int, int]]:
     """The planes `[first, last)` of each field of the schema, in the schema's order.
 
@@ -60,7 +69,7 @@ def slot_ranges(schema: Schema) -> list[tuple[int, int]]:
     half of the planes holds the low words.
     """
     planes_of = {}
-    plane = 1
+    plane = num_row_planes(schema)
     for field in (*schema.key_fields, *schema.dense_fields):
         words = 1 if field.kind == "dense" else schema.table(field.table_name).words_per_key
         planes_of[field.name] = (plane, plane + words * field.num_slots)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gmeta_tf.meta_io.records.codec import slot_ranges
+from gmeta_tf.meta_io.records.codec import WEIGHT_PLANE, slot_ranges
 from gmeta_tf.meta_io.records.dense_scale import unscaled_fields
 from gmeta_tf.meta_io.records.index_checks import index_chunks
 from gmeta_tf.meta_io.records.records import Records
@@ -23,6 +23,7 @@ _LEAST_ROWS = 50
 _SMALL_TASKS = 0.5  # of the tasks
 _ONE_CLASS = 0.5
 _MISSED = 0.1
+_WEIGHTLESS = 0.1  # of the tasks
 _EXPLAINED = 0.95  # of the label's variance
 
 
@@ -44,6 +45,7 @@ def findings(
     return [
         *_of_schema(records),
         *_of_labels(records, sample, labels),
+        *_of_weights(records, sample),
         *unscaled_fields(records),
         *_of_leaks(records, sample),
         *_of_constants(records, sample),
@@ -125,6 +127,21 @@ def _of_labels(
             f"labels go from {smallest:g} to {largest:g}, and the loss takes {labels[0]:g} to "
             f"{labels[1]:g}. State positive_from in the schema, from which on a label is 1, or "
             "train with --loss mse, or --loss ratings over positive_from."
+        )
+
+
+def _of_weights(records: Records, sample: _Sample) -> Iterator[str]:
+    """Tasks that nothing is learned from, as none of their rows weighs anything."""
+    column = records.schema.weight
+    if column is None or sample.rows < _LEAST_ROWS:
+        return
+    tasks, task = np.unique(sample.task, return_inverse=True)
+    heaviest = np.zeros(len(tasks))
+    np.maximum.at(heaviest, task, sample.words[WEIGHT_PLANE].view(np.float32))
+    if (share := float((heaviest == 0).mean())) > _WEIGHTLESS:
+        yield (
+            f"in {share:.0%} of the first {len(tasks):,} training tasks all rows have the weight "
+            f"0, so that nothing is learned from them. Look at the column {column!r}."
         )
 
 

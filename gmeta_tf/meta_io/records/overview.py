@@ -16,6 +16,7 @@ from gmeta_tf.meta_io import files
 from gmeta_tf.meta_io.records.codec import (
     FORMAT_VERSION,
     TFRECORD_FRAME_BYTES,
+    WEIGHT_PLANE,
     num_planes,
     slot_ranges,
 )
@@ -110,6 +111,7 @@ def describe(shown: dict[str, Any]) -> str:
         f"episodes of up to {shown['episode_rows']:,} rows",
         f"task {schema['task']}, label {schema['label']}"
         + (f", time {schema['time']}{_span(details)}" if schema["time"] else "")
+        + (f", weight {schema['weight']}" if schema.get("weight") else "")
         + (
             f", positive from {schema['positive_from']}"
             if schema["positive_from"] is not None
@@ -210,9 +212,11 @@ def _episodes(
 
 
 def _decoded(records: Records, words: np.ndarray) -> list[dict[str, Any]]:
-    """Rows with the values behind their keys: one dict for each, the label first."""
+    """Rows with the values behind their keys: one dict for each, label and weight first."""
     schema = records.schema
     columns: dict[str, list[Any]] = {schema.label: _numbers(words[0])}
+    if schema.weight is not None:
+        columns[schema.weight] = _numbers(words[WEIGHT_PLANE])
     values: dict[str, Mapping[int, str]] = {}
     ranges = dict(zip((field.name for field in schema.fields), slot_ranges(schema), strict=True))
     for table in schema.tables:

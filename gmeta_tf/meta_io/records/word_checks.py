@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from gmeta_tf.meta_io.records.codec import HEADER_WORDS, episode_headers, num_planes, slot_ranges
+from gmeta_tf.meta_io.records.codec import (
+    HEADER_WORDS,
+    WEIGHT_PLANE,
+    episode_headers,
+    num_planes,
+    slot_ranges,
+)
 from gmeta_tf.schema import PADDING_KEY, Schema
 
 __all__ = ["keys_of", "reasons_of_words"]
@@ -42,6 +48,10 @@ def reasons_of_words(schema: Schema, words: np.ndarray, entries: np.ndarray) -> 
 
     label = planes_of(0, 1)[0].view("<f4")
     checks = [("the label", label, ~np.isfinite(label), "is not finite")]
+    if schema.weight is not None:
+        weight = planes_of(WEIGHT_PLANE, WEIGHT_PLANE + 1)[0].view("<f4")
+        wrong = ~(np.isfinite(weight) & (weight >= 0))
+        checks.append(("the weight", weight, wrong, "is not finite or below 0"))
     for field in schema.dense_fields:
         value = planes_of(*ranges[field.name])[0].view("<f4")
         # NaN stands for a missing value, where one may be missing.

@@ -45,6 +45,7 @@ def export_saved_model(
         predict (the default)
             support_<field>   string [T, S], or float32 for a dense field
             support_<label>   float32 [T, S], as in the raw data
+            support_<weight>  float32 [T, S], at least 0; where the schema has a weight
             support_count     int32 [T], how many of the S rows count (0 for a task never seen)
             query_<field>     as for the support, [T, Q]
             -> prediction     float32 [T, Q]
@@ -62,7 +63,7 @@ def export_saved_model(
                               predict but support_count, which the number of labels tells
             -> as predict
 
-    A field whose value is the same in all of a task's rows may be given once, [T, 1].
+    A field, or a weight, whose value is the same in all of a task's rows may be given once, [T, 1].
 
     Values become keys as in `prepare`. A value outside the vocabulary, or that is not a key of a
     table with raw keys, reads row 0. The values of a multi-valued field share one string, with the

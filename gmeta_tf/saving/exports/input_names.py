@@ -18,14 +18,16 @@ class InputNames:
     Attributes:
         fields: field -> its input; crosses have none.
         label: the label's input.
+        weight: the weight's input, where the schema has one.
     """
 
     fields: Mapping[str, str]
     label: str
+    weight: str | None = None
 
 
 def input_names(schema: Schema) -> InputNames:
-    """Names that TensorFlow takes, whatever fields and label are called.
+    """Names that TensorFlow takes, whatever fields, label and weight are called.
 
     A name of letters, digits and underscores stays. Each run of other characters, those outside of
     ASCII too, becomes an underscore; a name without a letter or a digit then is `field`. A name
@@ -52,9 +54,9 @@ def input_names(schema: Schema) -> InputNames:
 
     # Names that can stay are given out first: no other may take one of them.
     given = [field.name for field in schema.given_fields]
-    names = [*given, schema.label]
+    names = [*given, schema.label, *([] if schema.weight is None else [schema.weight])]
     places = sorted(range(len(names)), key=lambda place: not names[place].isidentifier())
     made = dict(zip(places, [free(names[place]) for place in places], strict=True))
     in_order = [made[place] for place in range(len(names))]
     fields = dict(zip(given, in_order, strict=False))
-    return InputNames(fields, in_order[-1])
+    return InputNames(fields, *in_order[len(fields) :])

@@ -59,17 +59,20 @@ def tasks_of(values: np.ndarray, place: str) -> np.ndarray:
     return texts
 
 
-def numbers_of(values: np.ndarray, place: str, *, may_miss: bool = False) -> np.ndarray:
+def numbers_of(
+    values: np.ndarray, place: str, *, may_miss: bool = False, least: float = -np.inf
+) -> np.ndarray:
     """Finite numbers, float32 `[n]`.
 
     Args:
         values: numbers, or texts of numbers, `[n]`.
         place: for messages.
         may_miss: whether a value may be missing (None, NaN or a blank text), which is NaN then.
+        least: the smallest that there may be.
 
     Raises:
         ValueError: a value that is missing and may not be, no number (`number_texts` has the rule
-            for texts), or not finite as a float32.
+            for texts), not finite as a float32, or below `least`.
     """
     values = np.asarray(values)
     numbers = np.full(len(values), np.nan, np.float32)
@@ -80,14 +83,15 @@ def numbers_of(values: np.ndarray, place: str, *, may_miss: bool = False) -> np.
             for row, value in enumerate(values.tolist()):
                 with contextlib.suppress(TypeError, ValueError):
                     numbers[row] = number(value) if isinstance(value, str) else float(value)
-    wrong = ~np.isfinite(numbers)
+    wrong = ~(np.isfinite(numbers) & (numbers >= least))
     if may_miss:
         wrong &= ~np.array([_is_missing(value) for value in values.tolist()], bool)
     (bad,) = np.nonzero(wrong)
     if bad.size:
         raise ValueError(
             f"{place}, row {bad[0] + 1} (counted from 1, without headers): expected a finite "
-            f"number, got {values[bad[0]]!r}. Correct the row, or leave it out."
+            f"number{'' if least == -np.inf else f' of at least {least:g}'}, got "
+            f"{values[bad[0]]!r}. Correct the row, or leave it out."
         )
     return numbers
 

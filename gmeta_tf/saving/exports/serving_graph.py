@@ -217,17 +217,28 @@ class ServingGraph(tf.Module):
             group: tf.concat([of_support[group], of_query[group]], axis=1) for group in self._groups
         }
         dense = tf.concat([dense_of_support, dense_of_query], axis=1)
-        return self._untracked.adapted(keys, dense, label, inputs["support_count"])
+        weight = None
+        if self._names.weight is not None:
+            weight = tf.broadcast_to(inputs[f"support_{self._names.weight}"], tf.shape(label))
+        return self._untracked.adapted(keys, dense, label, inputs["support_count"], weight)
 
     def _adapted(
-        self, keys: Inputs, dense: tf.Tensor, label: tf.Tensor, count: tf.Tensor
+        self,
+        keys: Inputs,
+        dense: tf.Tensor,
+        label: tf.Tensor,
+        count: tf.Tensor,
+        weight: tf.Tensor | None,
     ) -> dict[str, tf.Tensor]:
         """The predictions of the query rows, which are those after the label's S."""
         num_support, num_rows = tf.shape(label)[1], tf.shape(dense)[1]
         place = tf.range(num_rows)
         present = (place < count[:, tf.newaxis]) | (place >= num_support)
-        label = tf.pad(label, [[0, 0], [0, num_rows - num_support]])
-        batch = assemble_keys(keys, present, label, dense, self.schema, num_support)
+        of_query = [[0, 0], [0, num_rows - num_support]]
+        label = tf.pad(label, of_query)
+        if weight is not None:
+            weight = tf.pad(weight, of_query, constant_values=1.0)
+        batch = assemble_keys(keys, present, label, dense, self.schema, num_support, weight)
         # In one lane: lanes suit the cores of the training machine, and this serves on any other.
         passed = self._model.adapter.query_pass_in_one_lane(
             self._fetch(batch), batch, training=False
@@ -304,9 +315,10 @@ class ServingGraph(tf.Module):
 
     def _task_specs(self, form: WireForm) -> dict[str, tf.TensorSpec]:
         """The inputs of support and query rows."""
+        known = [one for one in (self._names.label, self._names.weight) if one is not None]
         return {
             **self._specs(form, "support"),
-            f"support_{self._names.label}": tf.TensorSpec([None, None], tf.float32),
+            **{f"support_{name}": tf.TensorSpec([None, None], tf.float32) for name in known},
             "support_count": tf.TensorSpec([None], tf.int32),
             **self._specs(form, "query"),
         }

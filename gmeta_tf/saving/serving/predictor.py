@@ -87,7 +87,8 @@ class Predictor:
 
         Args:
             query: column -> array `[n]`: the task's column and each field's.
-            support: the same and the label's; may have no rows. Tasks that only one of the two has
+            support: the same, the label's, and the weight's where the schema has one; may have no
+                rows. Tasks that only one of the two has
                 are allowed.
             tasks: how many tasks to predict at once.
             names: what messages call the query and the support rows, such as their files.
@@ -97,8 +98,8 @@ class Predictor:
 
         Raises:
             ValueError: a column that is missing or of another length, a row without a task, a label
-                or dense value that is no finite number, a value of a type that `prepare` does not
-                know. It names the row.
+                or dense value that is no finite number, a weight that is none of at least 0, a
+                value of a type that `prepare` does not know. It names the row.
         """
         return self._outputs(query, support, tasks, names)["prediction"]
 
@@ -203,9 +204,9 @@ class Predictor:
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """The task of each row, and the values of each input: texts or float32, `[n]`."""
         schema = self.schema
-        label = [schema.label] if labelled else []
         fields = self.fields
-        columns = [schema.task, *(field.column_name for field in fields), *label]
+        known = [one for one in (schema.label, schema.weight) if labelled and one is not None]
+        columns = [schema.task, *(field.column_name for field in fields), *known]
         _check_columns(what, rows, columns)
         place = {column: f"{what}, column {column!r}" for column in columns}
         names = input_names(schema)
@@ -219,6 +220,9 @@ class Predictor:
             )
         if labelled:
             inputs[names.label] = numbers_of(rows[schema.label], place[schema.label])
+        if labelled and schema.weight is not None and names.weight is not None:
+            weights = rows[schema.weight]
+            inputs[names.weight] = numbers_of(weights, place[schema.weight], least=0.0)
         return tasks_of(rows[schema.task], place[schema.task]), inputs
 
 

@@ -268,6 +268,29 @@ def test_assemble_batch_of_any_words(seed, num_support, num_query):
         assert_batch_is(batch, slow_batch(episodes, schema, num_support), num_support)
 
 
+@pytest.mark.parametrize("positive_from", [None, 4.0])
+def test_assemble_batch_with_weights(tmp_path, positive_from):
+    """The same batch, and each row's weight where it was 1."""
+    schema = dataclasses.replace(SCHEMA, positive_from=positive_from)
+    weighted = dataclasses.replace(schema, weight="importance")
+    rng = np.random.default_rng(0)
+    batches = task_batches(make_records(tmp_path, UNEVEN, schema=schema))
+    for episodes in batches.picked().take(2).as_numpy_iterator():
+        weight = rng.integers(0, 3, episodes["words"].shape[:2]) / np.float32(4)
+        words = np.insert(episodes["words"], 1, weight.astype("<f4").view("<i4"), axis=2)
+        plain = assemble_batch(tf.nest.map_structure(tf.constant, episodes), schema, S)
+        batch = assemble_batch(
+            tf.nest.map_structure(tf.constant, {**episodes, "words": words}), weighted, S
+        )
+        for part, columns in (("support", slice(S)), ("query", slice(S, None))):
+            there = plain[part]["weight"].numpy()
+            assert 0 < there.mean() < 1
+            np.testing.assert_array_equal(batch[part].pop("present"), there > 0)
+            np.testing.assert_array_equal(batch[part].pop("weight"), weight[:, columns] * there)
+            del plain[part]["weight"]
+        tf.nest.map_structure(np.testing.assert_array_equal, batch, plain)
+
+
 WIDE = gm.Schema(
     (gm.Field("page"), gm.Field("word", "multi", max_values=2), gm.Field("ad", table="page")),
     "click",

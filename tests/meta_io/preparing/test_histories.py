@@ -95,6 +95,18 @@ def test_records_have_what_loops_find(by, block_rows, tmp_path, monkeypatch):
     assert (history.kind, history.num_slots, history.table_name) == ("multi", 3, "item")
 
 
+def test_weights_stand_beside_derived_fields(tmp_path):
+    rows = [row | {"importance": f"{int(row['row']) % 7}.5"} for row in made_rows()]
+    source = files_source(write_rows(tmp_path / "log.csv", rows))
+    schema = dataclasses.replace(SCHEMA, weight="importance")
+    records = prepare(source, schema, tmp_path / "records", split=Split(0.0), episode_rows=4)
+    check(records, rows)
+    for _, words in records.read("train"):
+        labels, weights = words[:2].view(np.float32)
+        np.testing.assert_array_equal(weights, labels % 7 + 0.5)
+    assert verify(records.path).damages == ()
+
+
 def test_rows_that_a_split_by_both_leaves_out_are_in_no_history(tmp_path):
     rows = made_rows()
     records = prepared(tmp_path, rows, "both")

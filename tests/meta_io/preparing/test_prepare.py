@@ -8,6 +8,7 @@ import io
 import json
 import math
 import pathlib
+import re
 import stat
 import sys
 
@@ -347,6 +348,81 @@ class TestBadRows:
         source = files_source(write_rows(tmp_path / "rows.csv", rows))
         with pytest.raises(ValueError, match="no row is left, all 10 are bad: label 10"):
             prepare(source, SMALL, tmp_path / "out", on_bad_row="drop", max_bad_share=1.0)
+
+
+class TestWeights:
+    schema = dataclasses.replace(SMALL, weight="importance")
+
+    @pytest.mark.parametrize("by", ["task", "both"])
+    def test_every_word_is_the_same(self, by, tmp_path):
+        rows = [row | {"importance": f" {n % 7}.25 "} for n, row in enumerate(made_rows())]
+        schema = dataclasses.replace(SCHEMA, weight="importance")
+        split = Split(test_fraction=0.25, valid_fraction=0.15, seed=3, by=by)
+        source = files_source(write_rows(tmp_path / "rows.csv", rows))
+        records = prepare(source, schema, tmp_path / "out", split=split, episode_rows=5)
+        assert_same(records, Twin(schema, split).add(rows))
+        assert Records.open(records.path).schema.weight == "importance"
+
+    @pytest.mark.parametrize("bad", ["-0.5", "", "heavy", "inf", "nan", "1e39", "1_0"])
+    def test_that_are_none_raise_or_are_counted(self, bad, tmp_path):
+        rows = [row | {"importance": "2"} for row in small_rows()]
+        rows[3]["importance"], rows[4]["importance"] = "0", "1e-3"
+        rows[2]["importance"] = bad
+        source = files_source(write_rows(tmp_path / "rows.csv", rows))
+        told = (
+            r"a weight \(column 'importance'\) that is a finite number of at least 0 in every row, "
+            rf"but 1 row\(s\) have none; the first is row 3 .* {re.escape(repr(bad or None))}"
+        )
+        with pytest.raises(ValueError, match=told):
+            prepare(source, self.schema, tmp_path / "out")
+        records = prepare(
+            source,
+            self.schema,
+            tmp_path / "out",
+            on_bad_row="drop",
+            max_bad_share=1.0,
+            split=Split(0.0),
+        )
+        assert records.details["dropped_rows"] == {"weight": 1}
+        weights = [words[1].view(np.float32) for words in tasks_of(records, "train").values()]
+        expected = [[2, 2], [2, 2], [2], [0, 2], [1e-3, 2]]
+        assert [one.tolist() for one in weights] == [np.float32(one).tolist() for one in expected]
+
+    def test_of_a_column_of_numbers(self, tmp_path):
+        path = write_parquet(
+            tmp_path / "rows.parquet",
+            "SELECT 1 AS user, 1 AS rating, 'a' AS item, 0.5 AS price, importance FROM "
+            "(VALUES (1.5::DOUBLE), ('nan'::DOUBLE), (-1), (-0.0), (NULL), (7)) t(importance)",
+        )
+        records = prepare(
+            files_source(path),
+            self.schema,
+            tmp_path / "out",
+            on_bad_row="drop",
+            max_bad_share=1.0,
+            split=Split(0.0),
+        )
+        assert tasks_of(records, "train")[0][1].view(np.float32).tolist() == [1.5, 0, 7]
+        assert records.details["dropped_rows"] == {"weight": 3}
+
+    def test_may_be_what_another_entry_reads(self, tmp_path):
+        schema = dataclasses.replace(SMALL, weight="price", label="price")
+        records = prepare(small_source(tmp_path), schema, tmp_path / "out", split=Split(0.0))
+        for words in tasks_of(records, "train").values():
+            np.testing.assert_array_equal(words[[0, 1, 3]].view(np.float32), 1.5)
+
+    def test_without_the_column(self, tmp_path):
+        match = r"no column 'importance', which the weight needs; its columns are user, item"
+        with pytest.raises(ValueError, match=match):
+            prepare(small_source(tmp_path), self.schema, tmp_path / "out")
+
+    def test_of_other_records_are_not_appended(self, tmp_path):
+        source = small_source(tmp_path)
+        prepare(source, SMALL, tmp_path / "out")
+        rows = [row | {"importance": "2"} for row in small_rows()]
+        more = files_source(write_rows(tmp_path / "more.csv", rows))
+        with pytest.raises(ValueError, match=r"expected the schema to be .* got .*importance"):
+            prepare(more, self.schema, tmp_path / "out", append=True)
 
 
 class TestSources:

@@ -134,6 +134,15 @@ def test_histories_are_alike(by, tmp_path):
     assert records.details["rows"] > 20
 
 
+def test_weights_are_read_alike(tmp_path):
+    rows = [row | {"importance": f" {n % 7}.25 "} for n, row in enumerate(made_rows(60))]
+    rows[5]["importance"], rows[11]["importance"] = "-1", "none"
+    source = files_source(write_rows(tmp_path / "rows.csv", rows))
+    schema = dataclasses.replace(SCHEMA, weight="importance")
+    records = both(source, schema, tmp_path, on_bad_row="drop")
+    assert records.details["dropped_rows"] == {"weight": 2}
+
+
 def test_side_tables_are_joined_alike(tmp_path):
     rows = write_tables(tmp_path)
     records = both(files_source(log_of(tmp_path)), schema_of(tmp_path), tmp_path)

@@ -28,12 +28,12 @@ def rows_of(tasks=20, rows=15, seed=0):
     ]
 
 
-def found(folder, rows, *, fields=FIELDS, positive_from=None, **asked):
+def found(folder, rows, *, fields=FIELDS, positive_from=None, weight=None, **asked):
     with open(folder / "log.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    schema = gm.Schema(fields, "liked", "user", positive_from=positive_from)
+    schema = gm.Schema(fields, "liked", "user", positive_from=positive_from, weight=weight)
     source = files_source(folder / "log.csv")
     options = {"split": Split(0.0), "num_files": 2, "on_bad_row": "drop"}
     return findings(prepare(source, schema, folder / "records", **options), **asked)
@@ -45,6 +45,20 @@ def changed(rows, **columns):
 
 def test_nothing_is_found_where_nothing_is(tmp_path):
     assert found(tmp_path, rows_of()) == []
+
+
+@pytest.mark.parametrize(("weightless", "told"), [(2, False), (3, True), (20, True)])
+def test_tasks_whose_rows_weigh_nothing(weightless, told, tmp_path):
+    """Of 20; a row of weight 0 beside others is fine."""
+    nothing = {f"u{task}" for task in range(weightless)}
+    rows = rows_of()
+    for place, row in enumerate(rows):
+        row["importance"] = 0 if row["user"] in nothing else 2 * (place % 3)
+    texts = found(tmp_path, rows, weight="importance")
+    share = f"{weightless / 20:.0%}"
+    assert [text.startswith(f"in {share} of the first 20 training tasks") for text in texts] == (
+        [True] if told else []
+    )
 
 
 STARS = {"liked": lambda row: row["liked"] * 3 + 1 + len(row["item"]) % 2}

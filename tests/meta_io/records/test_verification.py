@@ -314,6 +314,29 @@ def test_words_that_can_not_be(folder, plane, value, match):
     only(folder, entry, name, match)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(NOT_A_NUMBER, "nan"), (INFINITE, "-inf"), (-1.5, "-1.5")]
+)
+def test_weights_that_can_not_be(tmp_path, value, shown):
+    schema = dataclasses.replace(made_data.SCHEMA, weight="importance")
+    folder = tmp_path / "records"
+    folder.mkdir()
+    rows = made_data.made_rows(0, 5, np.random.default_rng(0))
+    words = np.insert(made_data.made_words(rows), 1, np.float32([0, 1, 2.5, 0, 1]).view("<i4"), 0)
+    writer = made_data.EpisodeWriter(folder, "train", schema, num_files=1)
+    writer.write([0] * 5, words)
+    records = gm.Records(str(folder), schema, {"train": writer.close()}, details={})
+    (folder / "schema.json").write_text(json.dumps(records.describe()))
+    assert not verify(str(folder)).damages
+    shown_rows = overview(gm.Records.open(folder))["episodes"][0]["rows"]
+    assert [row["importance"] for row in shown_rows] == [0, 1, 2.5, 0, 1]
+    assert list(shown_rows[0])[:2] == ["rating", "importance"]
+    assert "label rating, weight importance, positive from" in describe(overview(records))
+    word = np.float32(value).view("<i4") if isinstance(value, float) else value
+    entry, name = with_words(folder, 0, set_word(1, 1, word))
+    only(folder, entry, name, f"row 1: the weight {shown} is not finite or below 0")
+
+
 def test_padding_before_a_value(folder):
     def change(words):
         words[2:5, 2] = (1, -1, 2)

@@ -46,6 +46,14 @@ def test_names_of_inputs():
     assert names.label == "_2_stars_"
 
 
+def test_the_name_of_a_weight():
+    schema = gm.Schema((gm.Field("w"), gm.Field("v 2")), "y", "u", weight="w")
+    names = input_names(schema)
+    assert (names.fields, names.label) == ({"w": "w", "v 2": "v_2"}, "y")
+    assert names.weight == "w_2"
+    assert input_names(gm.Schema((gm.Field("w"),), "y", "u")).weight is None
+
+
 def test_a_name_that_can_stay_is_taken_by_no_other():
     schema = gm.Schema((gm.Field("a b"), gm.Field("a_b")), label="a-b", task="t")
     names = input_names(schema)

@@ -83,6 +83,13 @@ def test_what_is_no_finite_number(bad):
         numbers_of(values, "x")
 
 
+def test_numbers_of_at_least_some():
+    given = np.array(["0", 2.5, -0.0], object)
+    assert numbers_of(given, "w", least=0.0).tolist() == [0, 2.5, 0]
+    with pytest.raises(ValueError, match=r"w, row 2 .*: expected a finite number of at least 0"):
+        numbers_of(np.array([1.0, -0.5]), "w", least=0.0)
+
+
 def test_a_float_column_with_a_hole():
     with pytest.raises(ValueError, match=r"x, row 1 .* got (np.float64\()?nan"):
         numbers_of(np.array([np.nan, 1.0]), "x")

@@ -176,7 +176,8 @@ def test_which_vocabularies_are_of_integers(values, expected):
     assert keys.takes_integers(schema.fields[0]) is expected
 
 
-def test_a_batch_of_keys_is_that_of_records():
+@pytest.mark.parametrize("has_weight", [False, True])
+def test_a_batch_of_keys_is_that_of_records(has_weight):
     schema = gm.Schema(
         (
             gm.Field("item"),
@@ -188,12 +189,14 @@ def test_a_batch_of_keys_is_that_of_records():
         "u",
         tables=(gm.Table("item", 5), gm.Table("tags", 7), gm.Table("id", keys="raw")),
         positive_from=0.5,
+        weight="w" if has_weight else None,
     )
     draw = np.random.default_rng(0)
     item, tags = draw.integers(0, 5, [3, 6, 1]), draw.integers(-1, 7, [3, 6, 2])
     far = draw.choice([0, 7, 2**40 + 1, 2**63 - 1], [3, 6, 1])
-    label, price = (draw.normal(size=[3, 6]).astype(np.float32) for _ in range(2))
-    words = [label.view(np.int32)[:, :, None], item, tags, far & 0xFFFFFFFF, far >> 32]
+    label, price, weight = (draw.normal(size=[3, 6]).astype(np.float32) for _ in range(3))
+    floats = [label, np.abs(weight)] if has_weight else [label]
+    words = [np.stack(floats, axis=2).view(np.int32), item, tags, far & 0xFFFFFFFF, far >> 32]
     words = np.concatenate([*words, price.view(np.int32)[:, :, None]], axis=2).astype(np.int32)
     counts = np.array([4, 0, 1], np.int32)
     present = (np.arange(6) < counts[:, None]) | (np.arange(6) >= 4)
@@ -206,7 +209,7 @@ def test_a_batch_of_keys_is_that_of_records():
     }
     keys = {"embedded": tf.constant(np.concatenate([item, tags], 2)), "embedded:id": far}
     found = assemble_keys(
-        keys, tf.constant(present), label, price[:, :, None], schema, num_support=4
+        keys, tf.constant(present), label, price[:, :, None], schema, 4, *floats[1:]
     )
     expected = assemble_batch(episodes, schema, 4)
     assert tf.nest.map_structure(lambda one: one.dtype, found) == tf.nest.map_structure(
