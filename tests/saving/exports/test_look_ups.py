@@ -1,10 +1,13 @@
 """What a look-up is made of, and what it cannot be made of."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import gmeta_tf as gm
+from gmeta_tf.saving.exports.export import serving_graph
 from gmeta_tf.saving.exports.look_ups import LookUpTable, look_ups_of
 from gmeta_tf.saving.exports.served_keys import ServedKeys
 
@@ -12,7 +15,7 @@ SCHEMA = gm.Schema(
     (
         gm.Field("film"),
         gm.Field("genre", "multi", max_values=3),
-        gm.Field("year", "dense", missing="mean"),
+        gm.Field("year", "dense"),
         gm.Field("maker", column="by"),
         gm.Field("age"),
     ),
@@ -33,7 +36,7 @@ VOCABULARIES = {
 FILMS = {
     "film": ["b", " a ", 7],
     "genre": [["fun", "art"], "war|fun", None],
-    "year": [1970, None, "1999.5"],
+    "year": [1970, 0.5, "1999.5"],
     "by": ["p", "", "q"],
 }
 
@@ -48,7 +51,45 @@ def test_it_finds_what_a_request_would_carry():
     assert set(found) == {"genre", "year", "maker"}
     np.testing.assert_array_equal(found["genre"], keys(fields["genre"], genres))
     np.testing.assert_array_equal(found["maker"], keys(fields["maker"], makers))
-    np.testing.assert_array_equal(found["year"], np.float32([[np.nan, 1999.5], [np.nan, 1970]]))
+    np.testing.assert_array_equal(found["year"], np.float32([[0.5, 1999.5], [np.nan, 1970]]))
+
+
+def test_a_cross_has_the_keys_of_what_is_looked_up():
+    """Predictions are those of a request that carries the film's fields, crossed ones too."""
+    crossed = gm.Field("age_x_genre", "multi", cross=("age", "genre"), max_values=2)
+    schema = dataclasses.replace(
+        SCHEMA,
+        fields=(*SCHEMA.fields, crossed),
+        tables=(*SCHEMA.tables, gm.Table("age_x_genre", 50, keys="hash")),
+    )
+    embedding = gm.ShardedEmbedding(schema, 4, scale=0.5, world=gm.World())
+    model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(2, 0.4))
+    model.compile("adam", "adagrad")
+    whole = serving_graph(model, VOCABULARIES).signatures()["predict"]
+    look_ups = look_ups_of(schema, {"film": FILMS})
+    short = serving_graph(model, VOCABULARIES, look_ups).signatures()["predict"]
+    request = {
+        "support_film": [["a", "b"]],
+        "support_age": [["1", "2"]],
+        "support_liked": [[1.0, 0.0]],
+        "support_count": [2],
+        "query_film": [["b", "7", "a"]],
+        "query_age": [["2", "1", "1"]],
+    }
+    carried = {
+        "support_genre": [["war|fun", "fun|art"]],
+        "support_maker": [["", "p"]],
+        "support_year": [[0.5, 1970.0]],
+        "query_genre": [["fun|art", "", "war|fun"]],
+        "query_maker": [["p", "q", ""]],
+        "query_year": [[1970.0, 1999.5, 0.5]],
+    }
+    found, expected = (
+        one(**{name: tf.constant(value) for name, value in inputs.items()})["prediction"].numpy()
+        for one, inputs in ((short, request), (whole, request | carried))
+    )
+    np.testing.assert_array_equal(found, expected)
+    assert np.ptp(expected) > 0
 
 
 def test_lists_of_one_length_are_lists():
