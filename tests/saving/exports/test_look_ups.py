@@ -36,7 +36,7 @@ VOCABULARIES = {
 FILMS = {
     "film": ["b", " a ", 7],
     "genre": [["fun", "art"], "war|fun", None],
-    "year": [1970, 0.5, "1999.5"],
+    "year": [0.25, 0.5, "1.5"],
     "by": ["p", "", "q"],
 }
 
@@ -51,7 +51,7 @@ def test_it_finds_what_a_request_would_carry():
     assert set(found) == {"genre", "year", "maker"}
     np.testing.assert_array_equal(found["genre"], keys(fields["genre"], genres))
     np.testing.assert_array_equal(found["maker"], keys(fields["maker"], makers))
-    np.testing.assert_array_equal(found["year"], np.float32([[0.5, 1999.5], [np.nan, 1970]]))
+    np.testing.assert_array_equal(found["year"], np.float32([[0.5, 1.5], [np.nan, 0.25]]))
 
 
 def test_a_cross_has_the_keys_of_what_is_looked_up():
@@ -79,10 +79,10 @@ def test_a_cross_has_the_keys_of_what_is_looked_up():
     carried = {
         "support_genre": [["war|fun", "fun|art"]],
         "support_maker": [["", "p"]],
-        "support_year": [[0.5, 1970.0]],
+        "support_year": [[0.5, 0.25]],
         "query_genre": [["fun|art", "", "war|fun"]],
         "query_maker": [["p", "q", ""]],
-        "query_year": [[1970.0, 1999.5, 0.5]],
+        "query_year": [[0.25, 1.5, 0.5]],
     }
     found, expected = (
         one(**{name: tf.constant(value) for name, value in inputs.items()})["prediction"].numpy()
