@@ -154,13 +154,9 @@ def _serve_coordinator(
 
     import gmeta_tf as gm
     from benchmarks.peers import parameter_server
+    from gmeta_tf.cli.built_model import build_model, look_at_records
     from gmeta_tf.cli.options import TrainOptions
-    from gmeta_tf.cli.runs import (
-        build_model,
-        evaluation_batches,
-        look_at_records,
-        training_batches,
-    )
+    from gmeta_tf.cli.run_batches import evaluation_batches, training_batches
 
     data = gm.Records.open(records)
     options = TrainOptions(records=records, run="", seed=seed, tasks=_TASKS, **_SETTINGS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 
 import gmeta_tf as gm
+from gmeta_tf.cli.built_model import build_model
 from gmeta_tf.cli.options import TrainOptions
-from gmeta_tf.cli.runs import build_model
 
 __all__ = ["fine_tuned"]
 

@@ -32,7 +32,7 @@ import gmeta_tf as gm
 from benchmarks.commands import core_seconds
 from benchmarks.fine_tuning import fine_tuned
 from benchmarks.yardsticks import evaluated_tasks, folded_in_als, mean_and_offset, ratings_of
-from gmeta_tf.cli.runs import evaluation_batches
+from gmeta_tf.cli.run_batches import evaluation_batches
 from gmeta_tf.evaluation.metrics import metric
 
 __all__ = ["main"]

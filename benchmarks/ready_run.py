@@ -7,14 +7,9 @@ from typing import NamedTuple
 import keras
 
 import gmeta_tf as gm
+from gmeta_tf.cli.built_model import build_model, look_at_records, training_of
 from gmeta_tf.cli.options import TrainOptions
-from gmeta_tf.cli.runs import (
-    build_model,
-    evaluation_batches,
-    look_at_records,
-    training_batches,
-    training_of,
-)
+from gmeta_tf.cli.run_batches import evaluation_batches, training_batches
 
 __all__ = ["ReadyRun", "ready_run"]
 

@@ -27,7 +27,7 @@ from benchmarks.ready_run import ready_run
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.model_options import names_of_model
 from gmeta_tf.cli.options import TrainOptions
-from gmeta_tf.cli.runs import TRAIN_SPLIT
+from gmeta_tf.cli.run_batches import TRAIN_SPLIT
 from gmeta_tf.evaluation.baseline import best_baseline
 
 __all__ = ["main"]

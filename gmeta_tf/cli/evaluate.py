@@ -17,7 +17,8 @@ from gmeta_tf.cli.evaluation_details import (
     with_inner_steps,
 )
 from gmeta_tf.cli.options import EvaluateOptions
-from gmeta_tf.cli.runs import evaluation_batches, load_chosen_run
+from gmeta_tf.cli.run_batches import evaluation_batches
+from gmeta_tf.cli.runs import load_chosen_run
 from gmeta_tf.distributed.collectives import start
 from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.evaluation.baseline import Baseline, best_baseline

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 import gmeta_tf as gm
+from gmeta_tf.cli.built_model import build_model
 from gmeta_tf.cli.options import EvaluateOptions, TrainOptions
-from gmeta_tf.cli.runs import build_model
 from gmeta_tf.distributed.collectives import allgather_rows
 from gmeta_tf.evaluation.bootstrap import bootstrap_intervals
 from gmeta_tf.evaluation.calibration import calibration

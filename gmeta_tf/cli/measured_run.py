@@ -14,7 +14,8 @@ from gmeta_tf.allowed import replicate_of
 from gmeta_tf.batch import Batch
 from gmeta_tf.cli.evaluation_details import value_of, why_no_inner_steps, with_inner_steps
 from gmeta_tf.cli.options import ReportOptions, TrainOptions
-from gmeta_tf.cli.runs import evaluation_batches, load_chosen_run
+from gmeta_tf.cli.run_batches import evaluation_batches
+from gmeta_tf.cli.runs import load_chosen_run
 from gmeta_tf.embedding.replication_rule import choose_replicated
 from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.evaluation.evaluated_rows import SIDES, EvaluatedRows

@@ -6,8 +6,9 @@ import tensorflow as tf
 
 import gmeta_tf as gm
 from gmeta_tf.allowed import replicate_of
+from gmeta_tf.cli.built_model import build_learner, build_task_encoder
 from gmeta_tf.cli.options import PlanOptions
-from gmeta_tf.cli.runs import TRAIN_SPLIT, build_learner, build_task_encoder, training_batches
+from gmeta_tf.cli.run_batches import TRAIN_SPLIT, training_batches
 from gmeta_tf.embedding.pooling import one_row
 from gmeta_tf.embedding.replication_rule import choose_replicated
 from gmeta_tf.embedding.row_optimizers import row_optimizer

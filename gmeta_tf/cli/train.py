@@ -11,22 +11,13 @@ import sys
 import keras
 
 import gmeta_tf as gm
+from gmeta_tf.cli.built_model import build_model, look_at_records, say, training_of
 from gmeta_tf.cli.evaluate import undefined_metrics
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.resuming import changed_options, check_resumed, describe_changes
+from gmeta_tf.cli.run_batches import check_validation, evaluation_batches, training_batches
 from gmeta_tf.cli.run_files import check_run_folder, claim_run_folder
-from gmeta_tf.cli.runs import (
-    as_found_before,
-    build_model,
-    check_records,
-    check_validation,
-    evaluation_batches,
-    look_at_records,
-    options_of_model,
-    say,
-    training_batches,
-    training_of,
-)
+from gmeta_tf.cli.runs import as_found_before, check_records, options_of_model
 from gmeta_tf.distributed.collectives import agree, barrier, start
 from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.saving.checkpoints.best_epoch import BestEpoch

@@ -9,9 +9,10 @@ from made_data import make_records
 import gmeta_tf as gm
 from benchmarks import closed_form, quality, search, time_to_quality
 from benchmarks.fine_tuning import fine_tuned
+from gmeta_tf.cli.built_model import build_model
 from gmeta_tf.cli.model_options import names_of_model
 from gmeta_tf.cli.options import TrainOptions
-from gmeta_tf.cli.runs import build_model, evaluation_batches
+from gmeta_tf.cli.run_batches import evaluation_batches
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.options import TrainOptions
-from gmeta_tf.cli.runs import check_validation, evaluation_batches, load_run
+from gmeta_tf.cli.run_batches import check_validation, evaluation_batches
+from gmeta_tf.cli.runs import load_run
 from gmeta_tf.saving.checkpoints.checkpoint import checked_checkpoint, restore_checkpoint
 from gmeta_tf.saving.runs import run_folder
 

@@ -10,9 +10,11 @@ from made_log import SCHEMA
 
 import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
+from gmeta_tf.cli.built_model import build_model
 from gmeta_tf.cli.evaluation_details import check_details, describe_details
 from gmeta_tf.cli.options import EvaluateOptions, TrainOptions
-from gmeta_tf.cli.runs import build_model, evaluation_batches, load_run
+from gmeta_tf.cli.run_batches import evaluation_batches
+from gmeta_tf.cli.runs import load_run
 from gmeta_tf.evaluation.calibration import calibration
 from gmeta_tf.evaluation.metrics import metric
 from gmeta_tf.meta_io.records.vocabulary import read_vocabulary

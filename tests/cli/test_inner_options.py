@@ -7,8 +7,9 @@ import pytest
 
 import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
+from gmeta_tf.cli.built_model import build_model
 from gmeta_tf.cli.options import TrainOptions
-from gmeta_tf.cli.runs import build_model, load_run
+from gmeta_tf.cli.runs import load_run
 from gmeta_tf.saving.serving.predictor import Predictor
 
 SCHEMA = gm.Schema(

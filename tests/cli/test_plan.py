@@ -10,8 +10,8 @@ import pytest
 
 import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
+from gmeta_tf.cli.built_model import build_model
 from gmeta_tf.cli.options import PlanOptions, StepOptions, TrainOptions
-from gmeta_tf.cli.runs import build_model
 
 SMALL = ["--tasks", "4", "--support", "3", "--query", "5", "--width", "4", "--hidden", "6"]
 

@@ -9,7 +9,8 @@ import pytest
 import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
 from gmeta_tf.cli.measured_run import with_support_rows
-from gmeta_tf.cli.runs import evaluation_batches, load_run
+from gmeta_tf.cli.run_batches import evaluation_batches
+from gmeta_tf.cli.runs import load_run
 
 
 @pytest.fixture(scope="module")

@@ -11,9 +11,10 @@ import pytest
 from made_data import make_records
 
 import gmeta_tf as gm
+from gmeta_tf.cli.built_model import build_model
 from gmeta_tf.cli.evaluate import evaluate
 from gmeta_tf.cli.options import EvaluateOptions, TrainOptions
-from gmeta_tf.cli.runs import build_model, training_batches
+from gmeta_tf.cli.run_batches import training_batches
 from gmeta_tf.cli.train import train
 from gmeta_tf.distributed.collectives import barrier, broadcast_json, gather_json, start
 from gmeta_tf.saving.checkpoints.best_epoch import BestEpoch
