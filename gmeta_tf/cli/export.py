@@ -44,11 +44,24 @@ def export(options: ExportOptions) -> None:
     name = chosen.checked.path.name
     look_ups = read_look_ups(records.schema, options.look_up or [])
     if before is None:
-        gm.export_saved_model(model, output, records, checkpoint=name, look_ups=look_ups)
+        gm.export_saved_model(
+            model,
+            output,
+            records,
+            checkpoint=name,
+            look_ups=look_ups,
+            warm_up=options.warm_up,
+        )
         print(output)
     else:
         version = export_delta(
-            model, output, records, before=before, checkpoint=name, look_ups=look_ups
+            model,
+            output,
+            records,
+            before=before,
+            checkpoint=name,
+            look_ups=look_ups,
+            warm_up=options.warm_up,
         )
         print(f"{output}: from {before.version.describe()} to {version.describe()}")
     note_exported(run, name)

@@ -153,6 +153,8 @@ class ExportOptions(_OfRunOptions):
         keep: how many versions to keep there; None keeps all.
         look_up: fields, such as the item: what the schema's tables_to_join give to them goes into
             the model, and requests do without. None has requests carry every field.
+        warm_up: add requests that TensorFlow Serving answers before it serves the model, so that
+            the first ones of others are not slow.
     """
 
     output: str | None = None
@@ -160,6 +162,7 @@ class ExportOptions(_OfRunOptions):
     versions: str | None = None
     keep: int | None = number(None, of=AT_LEAST_1)
     look_up: list[str] | None = None
+    warm_up: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -68,6 +68,7 @@ def export_delta(
     before: ServedState,
     checkpoint: str | None = None,
     look_ups: Mapping[str, Mapping[str, Any]] | None = None,
+    warm_up: bool = False,
 ) -> ExportVersion:
     """Writes what `apply_delta` makes the model's export of, from that of an earlier state.
 
@@ -84,6 +85,7 @@ def export_delta(
         checkpoint: the name of the checkpoint that the model is of.
         look_ups: as for `export_saved_model`; the delta has them whole, whichever were exported
             before.
+        warm_up: as for `export_saved_model`.
 
     Returns:
         The version that the delta makes.
@@ -109,7 +111,7 @@ def export_delta(
         delta = make_delta(before.values, now.values, _parts(before, now))
         with named_if_full(target), work_folder(target) as work:
             built = work / "delta"
-            write_export(built / GRAPH, serving, now.version.steps, checkpoint)
+            write_export(built / GRAPH, serving, now.version.steps, checkpoint, warm_up=warm_up)
             objects = _without_values(built / GRAPH)
             whole = Delta(delta.parts, delta.arrays | {f"whole/{OBJECT_GRAPH}": objects})
             write_delta(built, before.version, now.version, whole)

@@ -21,6 +21,7 @@ from gmeta_tf.saving.exports.export_output import check_export_output, commit_ex
 from gmeta_tf.saving.exports.export_version import version_of, write_version
 from gmeta_tf.saving.exports.look_ups import LOOKED_UP, LookUp, look_ups_of
 from gmeta_tf.saving.exports.serving_graph import ServingGraph, served_tables
+from gmeta_tf.saving.exports.warm_up import write_warm_up
 from gmeta_tf.saving.writing import named_if_full
 from gmeta_tf.schema import Schema
 
@@ -34,6 +35,7 @@ def export_saved_model(
     *,
     checkpoint: str | None = None,
     look_ups: Mapping[str, Mapping[str, Any]] | None = None,
+    warm_up: bool = False,
 ) -> None:
     """Writes a SavedModel that adapts to a task's support rows and predicts its query rows.
 
@@ -81,6 +83,7 @@ def export_saved_model(
             genre and year of each film: the graph finds these fields itself, and all signatures but
             `predict_keys` do without them. A value without a row has missing ones. Only rank 0's
             are used.
+        warm_up: add requests that TensorFlow Serving answers before it serves the model.
 
     Raises:
         ValueError: a vocabulary is missing or differs in size from its table; a look-up does not
@@ -101,20 +104,26 @@ def export_saved_model(
 
     def write() -> None:
         with named_if_full(target), work_folder(target) as work:
-            write_export(work / "saved_model", serving, steps, checkpoint)
+            write_export(work / "saved_model", serving, steps, checkpoint, warm_up=warm_up)
             commit_export(work / "saved_model", target, work)
 
     on_chief(write, model.world, name="export_written")
 
 
 def write_export(
-    built: pathlib.Path, serving: ServingGraph, steps: int, checkpoint: str | None
+    built: pathlib.Path,
+    serving: ServingGraph,
+    steps: int,
+    checkpoint: str | None,
+    *,
+    warm_up: bool = False,
 ) -> None:
     """Writes a served model to a new folder, without the digests of its files."""
+    signatures = serving.signatures()
     tf.saved_model.save(
         serving,
         str(built),
-        signatures=serving.signatures(),
+        signatures=signatures,
         options=tf.saved_model.SaveOptions(experimental_custom_gradients=False),
     )
     _forget_custom_gradients(built / "saved_model.pb")
@@ -123,6 +132,8 @@ def write_export(
     (extra / "schema.json").write_text(json.dumps(serving.schema.to_json(), indent=2))
     if serving.looked_up:
         (built / LOOKED_UP).write_text(json.dumps(serving.looked_up, indent=2))
+    if warm_up:
+        write_warm_up(built, signatures)
     write_version(built, version_of(serving.values(), steps, checkpoint))
 
 

@@ -15,6 +15,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from gmeta_tf.meta_io.inside import check_inside
 from gmeta_tf.saving.exports.export_digests import check_export
 from gmeta_tf.saving.exports.version_folders import versions_in
+from gmeta_tf.saving.exports.warm_up import blank_inputs
 
 __all__ = ["ServedVersion", "ServedVersions"]
 
@@ -63,14 +64,8 @@ class ServedVersion:
     def _warm_up(self) -> None:
         """The first call of a function takes long; no request should wait for it."""
         for signature in self.signatures.values():
-            inputs = {}
-            for name, spec in signature.structured_input_signature[1].items():
-                shape = [size or 1 for size in spec.shape]
-                inputs[name] = (
-                    tf.fill(shape, "") if spec.dtype == tf.string else tf.zeros(shape, spec.dtype)
-                )
             with contextlib.suppress(tf.errors.OpError):  # as of a table that refuses unknown keys
-                signature(**inputs)
+                signature(**blank_inputs(signature))
 
 
 class ServedVersions:
