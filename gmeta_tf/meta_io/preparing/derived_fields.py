@@ -9,6 +9,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 import duckdb
@@ -24,7 +25,9 @@ from gmeta_tf.schema import Field, Schema
 
 __all__ = ["DerivedFields"]
 
+_CHUNK_WORDS = 1 << 23
 _BLOCK_ROWS = 1 << 16
+_BLOCK_KEYS = 1 << 22
 _IN_TIME = ("train", "valid", "test")
 
 
@@ -47,6 +50,9 @@ class DerivedFields:
         self._fields = {field.name: field for field in job.schema.fields}
         self._crosses = [field for field in job.schema.fields if field.cross]
         self._last = [field for field in job.schema.fields if field.last is not None]
+        widest = max([1, *map(self._num_combinations, self._crosses + self._last)])
+        self._block_rows = max(1, min(_BLOCK_ROWS, _BLOCK_KEYS // widest))
+        self._chunk_rows = max(self._block_rows, _CHUNK_WORDS // num_planes(job.schema))
         self._histories: dict[str, History] = {}
         self.cut_values: collections.Counter[str] = collections.Counter()
 
@@ -67,10 +73,22 @@ class DerivedFields:
         """A split's rows of an engine, `(task int64 [n], words int32 [C, n])`, with all planes."""
         if self._last and not self._histories:
             self._histories = self._new_histories()
+        if not (self._crosses or self._last):
+            yield from chunks
+            return
         for task, words in chunks:
-            yield task, self._with_planes(task, words) if self._crosses or self._last else words
+            # Rows get wider: as many as an engine gives at once may be too many.
+            for first in range(0, len(task), self._chunk_rows):
+                part = slice(first, first + self._chunk_rows)
+                yield task[part], self._with_planes(task[part], words[:, part])
         for history in self._histories.values():
             history.end_of_split()
+
+    def _num_combinations(self, field: Field) -> int:
+        """How many keys of a row are looked at to make the field."""
+        if not field.cross:
+            return field.num_slots
+        return math.prod(self._fields[name].num_slots for name in field.cross)
 
     def _new_histories(self) -> dict[str, History]:
         if self._job.split.by != "time":
@@ -91,8 +109,8 @@ class DerivedFields:
         made[of_rows] = words[of_rows]
         for name, planes in self._given.items():
             made[self._planes[name]] = words[planes]
-        for first in range(0, words.shape[1], _BLOCK_ROWS):
-            block = slice(first, first + _BLOCK_ROWS)
+        for first in range(0, words.shape[1], self._block_rows):
+            block = slice(first, first + self._block_rows)
             for field in self._last:
                 time = keys_of(words[-2:, block], 2)[0]
                 key = self._keys(self._fields[str(field.of)], made[:, block])[:, 0]

@@ -85,6 +85,7 @@ def check(records, rows):
 @pytest.mark.parametrize("block_rows", [1, 3, 1 << 16])
 def test_records_have_what_loops_find(by, block_rows, tmp_path, monkeypatch):
     monkeypatch.setattr(derived_fields, "_BLOCK_ROWS", block_rows)
+    monkeypatch.setattr(derived_fields, "_CHUNK_WORDS", 1)
     rows = made_rows()
     records = prepared(tmp_path, rows, by, episode_rows=4)
     found = check(records, rows)

@@ -1,5 +1,7 @@
 """Histories in a served model: the request carries them, and their keys are those of `prepare`."""
 
+import csv
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -9,6 +11,7 @@ from made_histories import SCHEMA, made_rows
 from prepare_twin import write_rows
 
 import gmeta_tf as gm
+from gmeta_tf.cli.main import main
 from gmeta_tf.meta_io.preparing.histories import distinct_known
 from gmeta_tf.meta_io.preparing.prepare import Split, prepare
 from gmeta_tf.meta_io.records.codec import slot_ranges
@@ -76,10 +79,11 @@ def predictor(tmp_path_factory):
     model = gm.MetaModel(gm.models.MeLU((6,)), embedding, gm.InnerLoop(1, 0.4))
     model.compile("adam", "adagrad")
     export_saved_model(model, folder / "saved", records)
-    return gm.Predictor.load(folder / "saved")
+    return gm.Predictor.load(folder / "saved"), folder
 
 
 def test_a_predictor_takes_lists_and_texts(predictor):
+    predictor, _ = predictor
     rows = {"user": ["u"] * 3, "item": ["a"] * 3, "shop": ["3"] * 3, "row": [1.0] * 3}
     support = {name: values[:0] for name, values in rows.items()}
     support |= {"history": [], "shops": []}
@@ -90,3 +94,21 @@ def test_a_predictor_takes_lists_and_texts(predictor):
     assert as_lists[0] != as_lists[1]
     with pytest.raises(ValueError, match="no column 'history'"):
         predictor(rows, support)
+
+
+def test_the_command_reads_a_column_of_histories(predictor, tmp_path):
+    rows = [
+        {"user": "u", "item": item, "shop": "3", "history": past, "shops": "3|0"}
+        for item, past in (("a", "a|b"), ("a", ""), ("b", "b"))
+    ]
+    query = write_rows(tmp_path / "query.csv", rows)
+    support = write_rows(tmp_path / "support.csv", [rows[0] | {"row": "1"}])
+    folder, output = predictor[1], str(tmp_path / "out.csv")
+    files = ("--query", query, "--support", support, "--output", output)
+    main(["predict", "--saved-model", str(folder / "saved"), *files])
+    with open(output, newline="", encoding="utf-8") as file:
+        found = [float(row["prediction"]) for row in csv.DictReader(file)]
+    columns = {name: np.array([row[name] for row in rows], object) for name in rows[0]}
+    known = {name: values[:1] for name, values in columns.items()} | {"row": np.ones(1)}
+    np.testing.assert_allclose(found, predictor[0](columns, known), rtol=1e-6)
+    assert found[0] != found[1]
