@@ -2,8 +2,9 @@
 
 By hand: `pip install -c constraints.txt -e '.[cpu]'`; constraints-current.txt is the newer stack.
 The ranges span the two stacks; what lies between them has not been run. An upper bound without a
-reason beside it is the next major release, or for TensorFlow's the next one, which has not been run. Horovod has no
-wheels on PyPI and must be built when TensorFlow is already there: launch/build_horovod.sh does.
+reason beside it is the next major release (of TensorFlow the next one), which has not been run.
+Horovod has no wheels on PyPI and must be built when TensorFlow is already there:
+launch/build_horovod.sh does.
 """
 
 from pathlib import Path
@@ -44,8 +45,8 @@ setup(
     install_requires=[
         "keras>=3.6",
         "numpy>=1.26,<3",
-        # Run with 1.3.2, 1.5.6 and 2.0.1; 1.2 has no `lambda x: ...`. A release may give SQL another
-        # meaning in silence, so that the next minor one is tried first (launch/try_newest.sh).
+        # Run with 1.3.2, 1.5.6 and 2.0.1; 1.2 has no `lambda x: ...`. A release may give SQL
+        # another meaning in silence: the next minor one is tried first (launch/try_newest.sh).
         "duckdb>=1.3,<2.1",
         "safetensors",
         # Checksums of records and hashed keys, for which `prepare` need not wait for TensorFlow.
@@ -74,8 +75,8 @@ setup(
             *(f"{package}; python_version >= '3.13'" for package in remote["s3"]),
         ],
         **remote,
-        # Run with 3.5.5 and 4.3.0 on Java 17, which 4 needs at least. The next minor release is tried
-        # first, as DuckDB's.
+        # Run with 3.5.5 and 4.3.0 on Java 17, which 4 needs at least. The next minor release is
+        # tried first, as DuckDB's.
         "spark": ["pyspark>=3.5,<4.4"],
         "report": ["matplotlib>=3.10,<4"],
         # Of the UI libraries the one with the fewest packages, on the Flask that tests have anyway.

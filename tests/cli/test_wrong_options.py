@@ -261,6 +261,7 @@ PREPARE = [
     ("memory_limit", ["--memory-limit", "much"], "memory_limit to be a size"),
     ("spill_folder", ["--spill-folder", "@file"], "file"),
     ("layout", ["--layout", "netflix"], "expected --layout to be one of movielens, movielens-10m"),
+    ("task", ["--task", "C1"], "--task C1 chooses the task of a --layout, got none"),
     *READING,
 ]
 
