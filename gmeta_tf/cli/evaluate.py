@@ -9,6 +9,7 @@ from typing import Any
 
 import gmeta_tf as gm
 from gmeta_tf.cli.evaluation_details import (
+    Draw,
     check_details,
     describe_details,
     details_of,
@@ -68,7 +69,7 @@ def evaluate(options: EvaluateOptions) -> None:
     catalogue = None
     if options.catalogue is not None:
         catalogue = Catalogue.of(records, options.split, options.catalogue, options.train_split)
-    draws = []
+    draws: list[Draw] = []
     with shown.stage("evaluating", lambda: len(draws) / options.draws):
         for number in range(options.draws):
             batches = batches_of(world, number)
