@@ -78,13 +78,13 @@ setup(
         # Run with 3.5.5 and 4.3.0 on Java 17, which 4 needs at least. The next minor release is
         # tried first, as DuckDB's.
         "spark": ["pyspark>=3.5,<4.4"],
-        "report": ["matplotlib>=3.10,<4"],
+        "report": ["matplotlib>=3.10"],
         # Of the UI libraries the one with the fewest packages, on the Flask that tests have anyway.
         # Beside the pinned packages pip finds Streamlit 1.8 of 2022 and no newer one.
-        "play": ["dash>=4.4,<5"],
+        "play": ["dash>=4.4"],
         "docs": [
-            "mkdocs-material>=9.8,<10; python_version >= '3.11'",
-            "mkdocstrings[python]>=1.0,<2; python_version >= '3.11'",
+            "mkdocs-material>=9.8; python_version >= '3.11'",
+            "mkdocstrings[python]>=1.0; python_version >= '3.11'",
         ],
         "bench": ["torch==2.13.0"],
         "dev": [

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds gmeta_tf's wheel, installs it beside the stack's packages, and trains with it on one process.
+# Builds gmeta_tf's source distribution and of it the wheel, installs that beside the stack's packages, and trains
+# with it on one process.
 # `bash launch/try_wheel.sh --help` tells the rest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -7,17 +8,17 @@ root=$PWD
 
 usage() {
   cat <<EOT
-usage: bash launch/try_wheel.sh
+usage: bash launch/try_wheel.sh [--no-setup]
 
 Shows that what a user installs is whole, which .venv cannot show, since it sees the repository:
 
-  1. builds the wheel, and looks for what it must hold;
+  1. builds the source distribution, of that the wheel, and looks for what it must hold;
   2. installs it in an environment of its own, with the packages of .venv's stack and no repository;
   3. pip check: the versions of the stack fit what setup.py asks for;
   4. prepares a made log, trains, evaluates, exports and serves there, in an empty folder.
 
-It is not part of the gate. It takes less than a minute, and writes nothing in the repository. GMETA_STACK and PYTHON
-choose the stack, as with launch/setup.sh, which it runs first.
+It takes about a minute, and writes nothing in the repository. GMETA_STACK and PYTHON choose the stack, as with
+launch/setup.sh, which it runs first. With --no-setup it takes .venv as it is: so the gate runs it.
 EOT
 }
 
@@ -25,23 +26,26 @@ say() { printf '== %s\n' "$*"; }
 
 case ${1:-} in
   --help | -h) usage && exit ;;
-  '') ;;
+  --no-setup) ;;
+  '') bash launch/setup.sh ;;
   *) usage >&2 && exit 2 ;;
 esac
-bash launch/setup.sh
 python=$root/.venv/bin/python
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export PIP_DISABLE_PIP_VERSION_CHECK=1 TF_CPP_MIN_LOG_LEVEL=2 CUDA_VISIBLE_DEVICES=''
 unset PYTHONPATH
 
-say "the wheel"
+say "the source distribution, and of it the wheel"
 # From a copy: building leaves folders behind, and would take up those that are there.
 mkdir "$scratch/source"
 cp -R setup.py pyproject.toml README.md LICENSE gmeta_tf models "$scratch/source"
 rm -rf "$scratch/source/gmeta_tf/models" # a link, where there is one
+(cd "$scratch/source" && "$python" -c \
+  'import sys, setuptools.build_meta as build; build.build_sdist(sys.argv[1])' "$scratch" >"$scratch/sdist.log" 2>&1) ||
+  { cat "$scratch/sdist.log" >&2 && exit 1; }
 "$python" -m pip wheel --quiet --no-deps --no-index --no-build-isolation --wheel-dir "$scratch" \
-  "$scratch/source"
+  "$scratch"/gmeta_tf-*.tar.gz
 wheel=$(echo "$scratch"/gmeta_tf-*.whl)
 "$python" - "$wheel" <<'EOT'
 import pathlib, sys, zipfile
@@ -50,12 +54,13 @@ folders = {"gmeta_tf": pathlib.Path("gmeta_tf"), "gmeta_tf/models": pathlib.Path
 wanted = {
     f"{name}/{path.relative_to(folder).as_posix()}"
     for name, folder in folders.items()
-    for path in folder.rglob("*.py")
+    for path in folder.rglob("*")
+    if path.suffix in (".py", ".css")
 } | {"gmeta_tf/py.typed"}
 others = {name for name in names if not name.startswith(("gmeta_tf/", "gmeta_tf-"))}
 if wanted - names or others:
     sys.exit(f"the wheel lacks {sorted(wanted - names)}, and has besides: {sorted(others)}")
-print(f"{len(wanted)} modules")
+print(f"{len(wanted)} files")
 EOT
 
 say "an environment of its own"

@@ -7,6 +7,7 @@ import tempfile
 from typing import Any, cast
 
 from gmeta_tf.allowed import LOSSES
+from gmeta_tf.cli.next_step import tell_next
 from gmeta_tf.cli.options import CheckOptions, PrepareOptions
 from gmeta_tf.cli.prepare import raw_rows
 from gmeta_tf.evaluation.json_report import json_report
@@ -69,6 +70,9 @@ def check(options: CheckOptions) -> None:
             print(f"{number}. {text}")
         if not found:
             print("Nothing was found that is likely to go wrong.")
+            if options.schema is not None and options.input:
+                files = ("--schema", options.schema, "--input", *options.input)
+                tell_next("gmeta-tf", "prepare", *files, "--output", "records")
 
 
 _READER_FLAGS = ("separator", "quoting", "columns", "null_words", "escape", "encoding", "format")

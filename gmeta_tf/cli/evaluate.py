@@ -9,6 +9,7 @@ from typing import Any
 
 import gmeta_tf as gm
 from gmeta_tf.cli.evaluation_details import (
+    Draw,
     check_details,
     describe_details,
     details_of,
@@ -16,6 +17,7 @@ from gmeta_tf.cli.evaluation_details import (
     mean_of,
     with_inner_steps,
 )
+from gmeta_tf.cli.next_step import tell_next
 from gmeta_tf.cli.options import EvaluateOptions
 from gmeta_tf.cli.run_batches import evaluation_batches
 from gmeta_tf.cli.runs import load_chosen_run
@@ -24,6 +26,7 @@ from gmeta_tf.distributed.verdicts import on_chief
 from gmeta_tf.evaluation.baseline import Baseline, best_baseline
 from gmeta_tf.evaluation.catalogue import Catalogue
 from gmeta_tf.evaluation.json_report import json_report
+from gmeta_tf.meta_io.preparing.stages import Progress
 from gmeta_tf.saving.writing import write_whole
 
 __all__ = ["describe_evaluation", "evaluate", "undefined_metrics"]
@@ -41,14 +44,16 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     world = gm.World.detect()
     start(world)
-    (trained, records, model), chosen = load_chosen_run(
-        options.run,
-        world,
-        records_folder=options.records,
-        metrics=options.metrics,
-        checkpoint=options.checkpoint,
-        fall_back=options.fall_back,
-    )
+    shown = Progress(world.is_chief and not options.json)
+    with shown.stage("loading the model"):
+        (trained, records, model), chosen = load_chosen_run(
+            options.run,
+            world,
+            records_folder=options.records,
+            metrics=options.metrics,
+            checkpoint=options.checkpoint,
+            fall_back=options.fall_back,
+        )
     support = trained.support if options.support is None else options.support
     in_time_order = (
         trained.in_time_order if options.in_time_order is None else options.in_time_order
@@ -65,10 +70,11 @@ def evaluate(options: EvaluateOptions) -> None:
     catalogue = None
     if options.catalogue is not None:
         catalogue = Catalogue.of(records, options.split, options.catalogue, options.train_split)
-    draws = [
-        evaluate_draw(model, batches_of(world, number), options, catalogue, number=number)
-        for number in range(options.draws)
-    ]
+    draws: list[Draw] = []
+    with shown.stage("evaluating", lambda: len(draws) / options.draws):
+        for number in range(options.draws):
+            batches = batches_of(world, number)
+            draws.append(evaluate_draw(model, batches, options, catalogue, number=number))
     inner_steps = []
     for num_steps in options.inner_steps_curve or []:
         other = with_inner_steps(num_steps, trained, model, chosen.checked)
@@ -83,12 +89,13 @@ def evaluate(options: EvaluateOptions) -> None:
 
     def write() -> None:
         metrics = model.accumulator.names
-        baseline = _baseline(
-            [batches_of(gm.World(), number) for number in range(options.draws)],
-            options.train_split,
-            items,
-            metrics,
-        )
+        with shown.stage("counting the baseline"):
+            baseline = _baseline(
+                [batches_of(gm.World(), number) for number in range(options.draws)],
+                options.train_split,
+                items,
+                metrics,
+            )
         report: dict[str, Any] = {
             **results,
             "auc_baseline": None,
@@ -113,6 +120,8 @@ def evaluate(options: EvaluateOptions) -> None:
     on_chief(write, world, name="evaluated")
     for report in reports:
         print(json_report(report) if options.json else describe_evaluation(report))
+        if not options.json:
+            tell_next("gmeta-tf", "report", "--run", options.run)
     if undefined:
         raise ValueError(
             f"expected a number for every metric, got none for {', '.join(undefined)}: of the "

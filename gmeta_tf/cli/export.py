@@ -8,8 +8,10 @@ import pathlib
 
 import gmeta_tf as gm
 from gmeta_tf.cli.look_ups import read_look_ups
+from gmeta_tf.cli.next_step import tell_next
 from gmeta_tf.cli.options import ExportOptions
 from gmeta_tf.cli.runs import load_chosen_run, load_earlier
+from gmeta_tf.meta_io.preparing.stages import Progress
 from gmeta_tf.saving.deltas.delta_files import check_delta_output
 from gmeta_tf.saving.deltas.export_delta import ServedState, export_delta, served_state
 from gmeta_tf.saving.exports.export_output import check_export_output
@@ -34,25 +36,29 @@ def export(options: ExportOptions) -> None:
     else:
         check_delta_output(output)
     before = None if options.since is None else _state_before(options)
-    (_, records, model), chosen = load_chosen_run(
-        options.run,
-        gm.World(),
-        records_folder=options.records,
-        checkpoint=options.checkpoint,
-        fall_back=options.fall_back,
-    )
+    shown = Progress(True)
+    with shown.stage("loading the model"):
+        (_, records, model), chosen = load_chosen_run(
+            options.run,
+            gm.World(),
+            records_folder=options.records,
+            checkpoint=options.checkpoint,
+            fall_back=options.fall_back,
+        )
     name = chosen.checked.path.name
     look_ups = read_look_ups(records.schema, options.look_up or [])
     if before is None:
-        gm.export_saved_model(
-            model,
-            output,
-            records,
-            checkpoint=name,
-            look_ups=look_ups,
-            warm_up=options.warm_up,
-        )
+        with shown.stage("writing the SavedModel"):
+            gm.export_saved_model(
+                model,
+                output,
+                records,
+                checkpoint=name,
+                look_ups=look_ups,
+                warm_up=options.warm_up,
+            )
         print(output)
+        tell_next("gmeta-tf", "play", "--saved-model", output)
     else:
         version = export_delta(
             model,

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import gmeta_tf as gm
 from gmeta_tf.cli.first_checks import check_prepare, read_schema, reader_options
+from gmeta_tf.cli.next_step import tell_next
 from gmeta_tf.cli.options import PrepareOptions
 from gmeta_tf.meta_io.files import is_remote
 from gmeta_tf.meta_io.preparing.null_words import null_words
@@ -61,6 +62,7 @@ def prepare(options: PrepareOptions) -> None:
             "missing value, leave the text empty and prepare anew.",
             file=sys.stderr,
         )
+    tell_next("gmeta-tf", "train", "--records", options.output, "--run", "run")
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ import pathlib
 import platform
 
 from gmeta_tf.cli.first_checks import check_report, report_path
+from gmeta_tf.cli.next_step import tell_next
 from gmeta_tf.cli.options import ReportOptions
 from gmeta_tf.cli.run_files import read_config
 from gmeta_tf.evaluation.json_report import without_nan
@@ -61,6 +62,7 @@ def report(options: ReportOptions) -> None:
     }
     path, *beside = write_report(report_path(options), page, results, figures)
     print(f"{path}: {len(figures)} figures; beside it {beside[0].name} and the figures as PNG")
+    tell_next("xdg-open", path)
 
 
 def _of_other(options: ReportOptions) -> ReportOptions:

@@ -139,9 +139,7 @@ def load_chosen_run(
             f"{run} has no complete checkpoint yet. Train longer, or lower --checkpoint-every."
         )
     options = _as_trained(options, chosen.checked, world)
-    if records_folder is not None:
-        options = dataclasses.replace(options, records=records_folder)
-    records = gm.Records.open(options.records)
+    options, records = _with_records(options, run, records_folder)
     check_records(chosen.checked, records, world)
     if metrics is not None:
         options = dataclasses.replace(options, metrics=metrics)
@@ -173,9 +171,7 @@ def load_earlier(
     world = gm.World()
     checkpoint = checked_checkpoint(path, world)
     options = _as_trained(read_config(run), checkpoint, world)
-    if records_folder is not None:
-        options = dataclasses.replace(options, records=records_folder)
-    records = gm.Records.open(options.records)
+    options, records = _with_records(options, run, records_folder)
     check_records(checkpoint, records, world, to_go_on=True)
     sizes = {table["name"]: table["num_rows"] for table in checkpoint.manifest["tables"]}
     schema = dataclasses.replace(
@@ -193,6 +189,21 @@ def load_earlier(
         if table.keys == "vocabulary"
     }
     return LoadedRun(options, records, model), vocabularies
+
+
+def _with_records(
+    options: TrainOptions, run: str, folder: str | None
+) -> tuple[TrainOptions, gm.Records]:
+    """The run's options with the folder of records that is meant, and the records."""
+    if folder is not None:
+        return dataclasses.replace(options, records=folder), gm.Records.open(folder)
+    try:
+        return options, gm.Records.open(options.records)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the records that {pathlib.Path(run) / 'config.yaml'} names are not there: {error} "
+            "If they lie elsewhere now, say where: --records FOLDER."
+        ) from error
 
 
 def as_found_before(options: TrainOptions, checkpoint: CheckedCheckpoint) -> TrainOptions:

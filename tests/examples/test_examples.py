@@ -7,6 +7,7 @@ import runpy
 import shutil
 import sys
 
+import numpy as np
 import pytest
 from made_log import SCHEMA, write_log
 from made_tables import write_tables
@@ -50,6 +51,36 @@ def test_attention_learner(run, records):
     last = run("attention_learner.py", records)[-1]
     adapted, unadapted = map(float, re.findall(r"0\.\d{4}", last))
     assert adapted != unadapted
+
+
+def test_support_attention(run, records):
+    last = run("support_attention.py", records)[-1]
+    adapted, unadapted = map(float, re.findall(r"0\.\d{4}", last))
+    assert adapted != unadapted
+
+
+def test_attention_reads_the_rows_that_are_there():
+    """A softmax by hand over each task's own rows; a missing row, whatever it holds, is nothing."""
+    example = runpy.run_path(str(FOLDER / "support_attention.py"))
+    draw = np.random.default_rng(0)
+    inputs = {
+        "embedded": draw.normal(size=(3, 4, 2, 5)).astype(np.float32),
+        "label": draw.integers(0, 2, (3, 4)).astype(np.float32),
+        "weight": np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], np.float32),
+    }
+    encoder = example["SupportAttention"](width=6, seeds=2)
+    found = encoder(inputs).numpy()
+    (row, bias), (seeds,), (task, shift) = (
+        one.get_weights() for one in (encoder.row, encoder.seeds, encoder.task)
+    )
+    for place in range(3):
+        there = inputs["weight"][place] == 1
+        flat = inputs["embedded"][place][there].reshape(-1, 10)
+        rows = np.maximum(np.column_stack([flat, inputs["label"][place][there]]) @ row + bias, 0)
+        share = np.exp(rows @ seeds)
+        share = share / np.maximum(share.sum(axis=0), 1e-9)
+        expected = (share.T @ rows).reshape(-1) @ task + shift
+        np.testing.assert_allclose(found[place], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_dynamic_table(run, log, tmp_path):
