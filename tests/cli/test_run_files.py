@@ -9,7 +9,7 @@ import signal
 import pytest
 import yaml
 
-from gmeta_tf.cli import run_files
+from gmeta_tf.cli import run_files, runs
 from gmeta_tf.cli.options import TrainOptions
 from gmeta_tf.cli.run_files import check_run_folder, claim_run_folder, read_config
 
@@ -230,3 +230,12 @@ def test_a_name_that_stands_twice_in_a_config(run):
         ValueError, match=r"options of a run: .*config.yaml, .*'width' stands twice"
     ):
         read_config(run)
+
+
+def test_records_that_are_gone_are_told_with_the_file_that_names_them(tmp_path):
+    options = TrainOptions(records=str(tmp_path / "moved"), run=str(tmp_path / "run"))
+    told = "records that run/config.yaml names are not there: .*moved is not a records.*--records"
+    with pytest.raises(FileNotFoundError, match=told):
+        runs._with_records(options, "run", None)
+    with pytest.raises(FileNotFoundError, match=r"^\S*other is not a records folder"):
+        runs._with_records(options, "run", str(tmp_path / "other"))
