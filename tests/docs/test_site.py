@@ -119,8 +119,8 @@ def test_getting_started(capsys):
 @pytest.mark.usefixtures("in_a_folder")
 def test_the_schema_page():
     pathlib.Path("films.csv").write_text("film,genre,price\na,Drama|War,3\nb,Drama,\n")
-    lines = [f"u{user};{film};a;s;{user % 5 + 1};{user}" for user in range(9) for film in "ab"]
-    header = "user;film;last_film;shop;stars;when"
+    lines = [f"u{user};{film};a;s;{user % 5 + 1};{user};1" for user in range(9) for film in "ab"]
+    header = "user;film;last_film;shop;stars;when;importance"
     pathlib.Path("log.csv").write_text("\n".join([header, *lines]))
     assert run_page("schema.md") == []
     main(["prepare", "--schema", "schema.yaml", "--input", "log.csv", "--output", "records"])
