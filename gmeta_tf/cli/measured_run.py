@@ -15,6 +15,7 @@ from gmeta_tf.batch import Batch
 from gmeta_tf.cli.evaluation_details import value_of, why_no_inner_steps, with_inner_steps
 from gmeta_tf.cli.options import ReportOptions, TrainOptions
 from gmeta_tf.cli.run_batches import evaluation_batches
+from gmeta_tf.cli.run_placement import run_placement
 from gmeta_tf.cli.runs import load_chosen_run
 from gmeta_tf.embedding.replication_rule import choose_replicated
 from gmeta_tf.embedding.row_optimizers import row_optimizer
@@ -47,8 +48,9 @@ def measured_run(
         ranks: W, for the tables' shares.
 
     Returns:
-        JSON values: `tables`, `activity`, the curves that were not evaluated, `segments` where
-        they are asked for, and for labels of 0 and 1 `task_auc` and `calibration`.
+        JSON values: `tables`, `traffic` (as `gmeta-tf plan --json`; None of one rank), `activity`,
+        the curves that were not evaluated, `segments` where they are asked for, and for labels of
+        0 and 1 `task_auc` and `calibration`.
 
     Raises:
         FileNotFoundError: no checkpoint or records.
@@ -71,10 +73,15 @@ def measured_run(
         records, options.split, support, options.seed, gm.World(), in_time_order=in_time_order
     )
     name = model.accumulator.names[0]
+    placement = None
+    if ranks is not None and ranks > 1:
+        with shown.stage("counting what a step sends"):
+            placement = run_placement(trained, records, ranks).to_json()
     with shown.stage("predicting the tasks"):
         predicted = model.predict(batches, verbose=0)
     found: dict[str, Any] = {
         "tables": _tables(trained, records.schema, ranks or 1),
+        "traffic": placement,
         "activity": activity_segments(predicted, name),
     }
     if not evaluated.get("support_sizes"):

@@ -89,6 +89,7 @@ def report_page(
         *(_speed(run, runs) for run in runs),
         "<h2>Tables</h2>",
         *(_tables(run, runs) for run in runs),
+        *(_traffic(run, runs) for run in runs),
         _figures(figures, ["tables"], ""),
         "<h2>Data</h2>",
         *(_data(run, runs) for run in runs),
@@ -221,6 +222,36 @@ def _tables(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
         [one["name"], one["rows"], one["width"], one["bytes"], one["rank_bytes"]] for one in tables
     ]
     return _of(run, runs) + _table(head, [[_or(cell, "grows") for cell in row] for row in rows])
+
+
+def _traffic(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:
+    """What a step of several ranks sends; nothing of one rank, which exchanges nothing."""
+    traffic = (run.get("measured") or {}).get("traffic")
+    if not traffic:
+        return ""
+    replicated = set((traffic["replication"] or {}).get("tables", ()))
+    head = ["table", "is", "distinct keys of a rank's step", "of other ranks", "bytes a rank sends"]
+    rows = [
+        [
+            one["table"],
+            "replicated" if one["table"] in replicated else "sharded",
+            round(one["distinct_keys"]),
+            round(one["remote_keys"]),
+            round(one["sent_bytes"]["mean"]),
+        ]
+        for one in traffic["tables"]
+    ]
+    told = (
+        f"What a step of {traffic['world_size']} ranks sends for keys, rows and gradients"
+        f"{', as if all tables were sharded' if replicated else ''}. Rank "
+        f"{traffic['busiest_rank']} is the busiest: it sends "
+        f"{_count(traffic['busiest_sent_bytes'])} bytes and gets "
+        f"{_count(traffic['busiest_received_bytes'])}."
+    )
+    if traffic["allreduce_bytes"] is not None:
+        told += f" For the dense weights a rank sends {_count(traffic['allreduce_bytes'])} bytes."
+    told += f" Distinct keys: {traffic['requests_from']}."
+    return _of(run, runs) + _table(head, rows) + _note(told)
 
 
 def _data(run: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> str:

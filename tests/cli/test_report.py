@@ -1,6 +1,7 @@
 """`gmeta-tf report` measures what `gmeta-tf evaluate` does, on the same rows."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -8,9 +9,11 @@ import pytest
 
 import gmeta_tf as gm
 from gmeta_tf.cli import main as cli
-from gmeta_tf.cli.measured_run import with_support_rows
+from gmeta_tf.cli.measured_run import measured_run, with_support_rows
+from gmeta_tf.cli.options import ReportOptions
 from gmeta_tf.cli.run_batches import evaluation_batches
 from gmeta_tf.cli.runs import load_run
+from gmeta_tf.report.page import report_page
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,33 @@ def test_tables_are_those_of_the_planner(folder, found, capsys):
     assert [one["bytes"] for one in tables] == [one["memory_bytes"]["most"] for one in planned]
     of_row = 4 + sum(slot.width for slot in gm.LazyAdam().slots(4).values())
     assert all(one["bytes"] == one["rank_bytes"] == one["rows"] * of_row * 4 for one in tables)
+
+
+def test_traffic_of_two_ranks_is_that_of_the_planner(folder, found, capsys):
+    assert found["runs"][0]["measured"]["traffic"] is None  # of one rank
+    config = found["runs"][0]["config"]
+    words = ["--records", config["records"], "--world-size", "2", "--width", "4", "--tasks"]
+    words += [str(config["tasks"]), "--support", str(config["support"])]
+    words += ["--query", str(config["query"]), "--hidden", *map(str, config["hidden"])]
+    cli.main(["plan", *words, "--json"])
+    planned = json.loads(capsys.readouterr().out)
+    del planned["records"]
+    options = ReportOptions(run=str(folder / "run"), progress=False)
+    evaluated = json.loads((folder / "run" / "evaluation-test.json").read_text())
+    known = {"support_sizes": [0], "inner_steps_curve": {"sizes": [0]}}  # measured before
+    measured = json.loads(json.dumps(measured_run(options, evaluated | known, 2)))
+    assert measured["traffic"] == planned
+    assert planned["busiest_sent_bytes"] > 0
+    run = found["runs"][0] | {"measured": measured}
+    page = report_page([run], {}, split="test", versions={})
+    [line] = re.findall("What a step of 2 ranks sends .*", page)
+    assert f"it sends {planned['busiest_sent_bytes']:,.0f} bytes" in line
+    assert f"a rank sends {planned['allreduce_bytes']:,.0f} bytes" in line
+    for one in planned["tables"]:
+        cells = (one["table"], "replicated", round(one["distinct_keys"]))
+        assert "".join(f"<td>{cell}</td>" for cell in cells) in page.replace(
+            "sharded", "replicated"
+        )
 
 
 def test_all_figures_are_on_the_page(folder, found):
