@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-limit=${GMETA_TEST_TIMEOUT:-2400}
+limit=${GMETA_TEST_TIMEOUT:-3600}
 scratch=
 running=
 
