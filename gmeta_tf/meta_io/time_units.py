@@ -52,10 +52,10 @@ def likely_unit(rows_of: Mapping[str, int], num_rows: int) -> str | None:
 
 
 def span_of(time: Mapping[str, Any]) -> str | None:
-    """The same of `details["time"]` of records; None where they do not tell.
+    """What `details["time"]` of records tells, as `span_text`; None where it tells nothing.
 
     >>> span_of({"kind": "integer", "unit": "seconds", "earliest": 874724710, "latest": 893286638})
-    'seconds, 1997-09-20 to 1998-04-23'
+    'seconds, 1997-09-20 to 1998-04-22'
     """
     if not time.get("unit") or time.get("earliest") is None:
         return None
@@ -73,7 +73,7 @@ def span_text(unit: str, earliest: float, latest: float, ticks: int | None = Non
         ticks: of dates, how many numbers a second has.
 
     >>> span_text("milliseconds", 874724710000, 893286638000)
-    'milliseconds, 1997-09-20 to 1998-04-23'
+    'milliseconds, 1997-09-20 to 1998-04-22'
     >>> span_text("none", 10, 18)
     'numbers without a unit, 10 to 18'
     """

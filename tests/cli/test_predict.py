@@ -95,7 +95,7 @@ def test_weights_of_support_rows_may_come_from_a_table(tmp_path, monkeypatch):
     given = []
 
     class Model:
-        schema = gm.Schema.from_json(values | {"tables_to_join": tables})
+        schema = request_schema = gm.Schema.from_json(values | {"tables_to_join": tables})
         tells_deviation = False
 
         def __call__(self, query, support, **options):

@@ -75,7 +75,7 @@ def texts_in_order():
 
 def test_a_served_cross_has_the_key_that_was_prepared(graph, records):
     shape = tf.constant([1, 60])
-    served = graph._keys_of_fields(as_texts(graph.keys), texts_in_order(), shape)
+    served = graph._keys_of_fields(as_texts(graph.keys), texts_in_order(), {}, shape)
     prepared = prepared_of(records)
     for name in (*GIVEN, *CROSSES):
         np.testing.assert_array_equal(served[name].numpy()[0], prepared[name], err_msg=name)
