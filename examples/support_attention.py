@@ -25,10 +25,11 @@ class SupportAttention(keras.Model):
         flat = keras.ops.reshape(fields, (*keras.ops.shape(weight), -1))
         flat.set_shape([None, None, fields.shape[2] * fields.shape[3]])
         rows = self.row(keras.ops.concatenate([flat, label[..., None]], axis=-1))  # [T, S, width]
-        score = self.seeds(rows) - 1e9 * (1 - weight[..., None])
-        share = (
-            keras.ops.softmax(score, axis=1) * weight[..., None]
-        )  # [T, S, seeds], 0 without rows
+        there = keras.ops.cast(weight[..., None] > 0, rows.dtype)
+        # A row of weight 2 counts as two rows: exp(score + ln 2) = 2 exp(score).
+        weight = keras.ops.where(weight > 0, weight, 1.0)
+        score = self.seeds(rows) + keras.ops.log(weight[..., None]) - 1e9 * (1 - there)
+        share = keras.ops.softmax(score, axis=1) * there  # [T, S, seeds], 0 without rows
         attended = keras.ops.einsum("tsk,tsw->tkw", share, rows)
         return self.task(keras.ops.reshape(attended, (-1, share.shape[2] * rows.shape[2])))
 

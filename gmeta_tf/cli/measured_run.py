@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 import gmeta_tf as gm
-from gmeta_tf.allowed import replicate_of
 from gmeta_tf.batch import Batch
 from gmeta_tf.cli.evaluation_details import value_of, why_no_inner_steps, with_inner_steps
-from gmeta_tf.cli.options import ReportOptions, TrainOptions
+from gmeta_tf.cli.options import ReportOptions
 from gmeta_tf.cli.run_batches import evaluation_batches
-from gmeta_tf.cli.run_placement import run_placement
+from gmeta_tf.cli.run_placement import run_placement, run_tables
 from gmeta_tf.cli.runs import load_chosen_run
-from gmeta_tf.embedding.replication_rule import choose_replicated
-from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.evaluation.evaluated_rows import SIDES, EvaluatedRows
 from gmeta_tf.evaluation.metrics import metric
 from gmeta_tf.evaluation.segments import keys_of_query_rows, segment_field, segments
 from gmeta_tf.meta_io.preparing.stages import Progress
-from gmeta_tf.planner.table_sizes import table_sizes
+from gmeta_tf.planner.table_sizes import TableSize
 from gmeta_tf.report.task_quality import (
     activity_segments,
     calibration,
@@ -80,7 +77,7 @@ def measured_run(
     with shown.stage("predicting the tasks"):
         predicted = model.predict(batches, verbose=0)
     found: dict[str, Any] = {
-        "tables": _tables(trained, records.schema, ranks or 1),
+        "tables": _tables(run_tables(trained, records.schema, ranks or 1)[0]),
         "traffic": placement,
         "activity": activity_segments(predicted, name),
     }
@@ -160,9 +157,13 @@ def with_support_rows(batches: gm.TaskBatches, size: int) -> tf.data.Dataset:
     """
 
     def limited(batch: Batch) -> dict[str, Any]:
-        weight = batch["support"]["weight"]
-        kept = tf.cast(tf.range(tf.shape(weight)[1]) < size, weight.dtype)
-        return {**batch, "support": {**batch["support"], "weight": weight * kept}}
+        support = batch["support"]
+        weight = support["weight"]
+        kept = tf.range(tf.shape(weight)[1]) < size
+        limited = {"weight": weight * tf.cast(kept, weight.dtype)}
+        if "present" in support:
+            limited["present"] = support["present"] & kept
+        return {**batch, "support": {**support, **limited}}
 
     steps = batches.steps_per_epoch
     # AutoGraph takes seconds for a map of tensors alone.
@@ -171,17 +172,7 @@ def with_support_rows(batches: gm.TaskBatches, size: int) -> tf.data.Dataset:
     return once.apply(tf.data.experimental.assert_cardinality(steps))
 
 
-def _tables(trained: TrainOptions, schema: gm.Schema, ranks: int) -> list[dict[str, Any]]:
-    optimizer = row_optimizer(trained.row_optimizer)
-    sizes = table_sizes(
-        schema,
-        trained.width,
-        lambda width: {name: slot.width for name, slot in optimizer.slots(width).items()},
-        ranks,
-        replicated=choose_replicated(
-            schema, trained.width, ranks, replicate_of(trained.replicate)
-        ).groups,
-    )
+def _tables(sizes: Sequence[TableSize]) -> list[dict[str, Any]]:
     return [
         {
             "name": size.name,

@@ -53,7 +53,7 @@ def newcomer_of(options: PlayOptions, predictor: Predictor) -> Newcomer:
         FileNotFoundError: no file of names.
         ValueError: they do not fit the model.
     """
-    schema = predictor.schema
+    schema = _with_tables_there(predictor)
     source = _names(options, schema)
     rows = None if source is None else read_names(source, schema, options.item, options.key)
     field = item_field(schema, rows, options.item)
@@ -65,7 +65,18 @@ def newcomer_of(options: PlayOptions, predictor: Predictor) -> Newcomer:
         name_column=options.name_column,
         most=options.most,
     )
-    return Newcomer(predictor, catalogue, person_values(schema, options.person or []))
+    person = person_values(predictor.request_schema, options.person or [])
+    return Newcomer(predictor, catalogue, person)
+
+
+def _with_tables_there(predictor: Predictor) -> Schema:
+    """The schema, without tables that the model has in itself and that are gone.
+
+    Where they are there, they tell a person about items.
+    """
+    needed = predictor.request_schema.tables_to_join
+    kept = (one for one in predictor.schema.tables_to_join if one in needed or glob.glob(one.path))
+    return dataclasses.replace(predictor.schema, tables_to_join=tuple(kept))
 
 
 def read_names(

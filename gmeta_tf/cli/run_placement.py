@@ -10,15 +10,15 @@ from gmeta_tf.cli.built_model import build_learner, build_task_encoder
 from gmeta_tf.cli.options import StepOptions
 from gmeta_tf.cli.run_batches import TRAIN_SPLIT, training_batches
 from gmeta_tf.embedding.pooling import one_row
-from gmeta_tf.embedding.replication_rule import choose_replicated
+from gmeta_tf.embedding.replication_rule import ReplicationChoice, choose_replicated
 from gmeta_tf.embedding.row_optimizers import row_optimizer
 from gmeta_tf.meta.task_encoder import TASK_INPUT, TaskEncoder
 from gmeta_tf.planner.key_requests import counted_requests, uniform_requests
 from gmeta_tf.planner.placement import Placement, place
-from gmeta_tf.planner.table_sizes import table_sizes
+from gmeta_tf.planner.table_sizes import TableSize, table_sizes
 from gmeta_tf.planner.traffic import StepShape, Wire
 
-__all__ = ["run_placement"]
+__all__ = ["run_placement", "run_tables"]
 
 
 def run_placement(
@@ -42,17 +42,7 @@ def run_placement(
     Raises:
         ValueError: a setting that `gmeta-tf train` would reject too.
     """
-    optimizer = row_optimizer(options.row_optimizer)
-    replication = choose_replicated(
-        records.schema, options.width, world_size, replicate_of(options.replicate)
-    )
-    sizes = table_sizes(
-        records.schema,
-        options.width,
-        lambda width: {name: slot.width for name, slot in optimizer.slots(width).items()},
-        world_size,
-        replicated=replication.groups,
-    )
+    sizes, replication = run_tables(options, records.schema, world_size)
     shape = StepShape(options.tasks, options.support, options.query)
     if keys_from == "records":
         requests = counted_requests(
@@ -76,6 +66,30 @@ def run_placement(
         dense_weights=_num_dense_weights(options, records.schema),
         replication=replication,
     )
+
+
+def run_tables(
+    options: StepOptions, schema: gm.Schema, world_size: int
+) -> tuple[tuple[TableSize, ...], ReplicationChoice]:
+    """What a run's tables take on W ranks, with its row optimizer's slots, and which it replicates.
+
+    Args:
+        options: of the run.
+        schema: of its records.
+        world_size: W.
+    """
+    optimizer = row_optimizer(options.row_optimizer)
+    replication = choose_replicated(
+        schema, options.width, world_size, replicate_of(options.replicate)
+    )
+    sizes = table_sizes(
+        schema,
+        options.width,
+        lambda width: {name: slot.width for name, slot in optimizer.slots(width).items()},
+        world_size,
+        replicated=replication.groups,
+    )
+    return tuple(sizes), replication
 
 
 def _num_dense_weights(options: StepOptions, schema: gm.Schema) -> int:

@@ -21,7 +21,7 @@ class _Predictor(Protocol):
     """What of `gm.Predictor` is needed."""
 
     @property
-    def schema(self) -> Schema: ...
+    def request_schema(self) -> Schema: ...
 
     def __call__(self, query: Any, support: Any, /) -> np.ndarray: ...
 
@@ -85,7 +85,8 @@ class Newcomer:
             ValueError: no such field, or one that may not be missing.
         """
         self.catalogue, self._predictor = catalogue, predictor
-        self.schema = predictor.schema
+        # What a model looks up itself is asked of nobody.
+        self.schema = predictor.request_schema
         self.person_fields: tuple[Field, ...] = tuple(
             field
             for field in self.schema.given_fields

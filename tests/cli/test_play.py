@@ -19,6 +19,7 @@ from gmeta_tf.cli import play as command
 from gmeta_tf.cli.options import PlayOptions
 from gmeta_tf.meta_io.sources.movielens import movielens_schema
 from gmeta_tf.meta_io.sources.sources import files_source
+from gmeta_tf.saving.serving.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -185,3 +186,16 @@ def test_the_page_is_served_until_the_end(options, capsys):
     visitor.join(60)
     assert "items of 'item' (" in "".join(answers)
     assert "You are the cold-start user" in answers[-1]
+
+
+@pytest.mark.parametrize("looked_up", [{}, {"item": ["year"]}])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_tables_that_the_model_has_in_itself_may_be_gone(looked_up, is_there, tmp_path):
+    path = tmp_path / "films.csv"
+    if is_there:
+        path.write_text("item,year\na,1999\n")
+    films = gm.SideTable("films", str(path), on="item")
+    fields = (gm.Field("item"), gm.Field("year", "dense"))
+    schema = gm.Schema(fields, "stars", "user", tables_to_join=(films,))
+    kept = command._with_tables_there(Predictor(schema, None, looked_up)).tables_to_join
+    assert kept == ((films,) if is_there or not looked_up else ())

@@ -60,13 +60,13 @@ def test_support_attention(run, records):
 
 
 def test_attention_reads_the_rows_that_are_there():
-    """A softmax by hand over each task's own rows; a missing row, whatever it holds, is nothing."""
+    """A softmax by hand over a task's own rows, one of weight 2 as two, a missing one as none."""
     example = runpy.run_path(str(FOLDER / "support_attention.py"))
     draw = np.random.default_rng(0)
     inputs = {
         "embedded": draw.normal(size=(3, 4, 2, 5)).astype(np.float32),
         "label": draw.integers(0, 2, (3, 4)).astype(np.float32),
-        "weight": np.array([[1, 1, 1, 1], [1, 1, 0, 0], [0, 0, 0, 0]], np.float32),
+        "weight": np.array([[1, 2, 1, 0.5], [1, 1, 0, 0], [0, 0, 0, 0]], np.float32),
     }
     encoder = example["SupportAttention"](width=6, seeds=2)
     found = encoder(inputs).numpy()
@@ -74,10 +74,10 @@ def test_attention_reads_the_rows_that_are_there():
         one.get_weights() for one in (encoder.row, encoder.seeds, encoder.task)
     )
     for place in range(3):
-        there = inputs["weight"][place] == 1
+        there = inputs["weight"][place] > 0
         flat = inputs["embedded"][place][there].reshape(-1, 10)
         rows = np.maximum(np.column_stack([flat, inputs["label"][place][there]]) @ row + bias, 0)
-        share = np.exp(rows @ seeds)
+        share = inputs["weight"][place][there][:, np.newaxis] * np.exp(rows @ seeds)
         share = share / np.maximum(share.sum(axis=0), 1e-9)
         expected = (share.T @ rows).reshape(-1) @ task + shift
         np.testing.assert_allclose(found[place], expected, rtol=1e-4, atol=1e-5)

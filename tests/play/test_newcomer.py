@@ -21,7 +21,7 @@ ITEMS = Catalogue(
 class Model:
     """Predicts an item's rank from the end, and what it was rated more than 3."""
 
-    schema = SCHEMA
+    schema = request_schema = SCHEMA
 
     def __init__(self):
         self.calls = []
@@ -64,7 +64,7 @@ def test_both_lists():
 def test_ratings_weigh_1(weight, column):
     """Where nothing else is known: the weight may be the label, or what a field reads."""
     model = Model()
-    model.schema = dataclasses.replace(SCHEMA, weight=weight)
+    model.request_schema = dataclasses.replace(SCHEMA, weight=weight)
     Newcomer(model, ITEMS, {"age": 30.0}).recommend({1: 5.0})
     support = model.calls[-1][1]
     assert support[weight].tolist() == column
@@ -109,3 +109,15 @@ def test_texts_that_say_nothing_of_a_person(text, match):
     with pytest.raises(ValueError, match=match):
         person_values(SCHEMA, [text])
     assert person_values(SCHEMA, ["age=3", "city=a=b"]) == {"age": 3.0, "city": "a=b"}
+
+
+def test_what_the_model_looks_up_is_asked_of_nobody():
+    model = Model()
+    fields = tuple(field for field in SCHEMA.fields if field.name != "city")
+    tables = tuple(table for table in SCHEMA.tables if table.name != "city")
+    model.request_schema = dataclasses.replace(SCHEMA, fields=fields, tables=tables)
+    newcomer = Newcomer(model, ITEMS, {"age": 30.0})
+    assert [field.name for field in newcomer.person_fields] == ["age"]
+    assert "city" not in model.calls[-1][0]
+    with pytest.raises(ValueError, match=r"does not describe items \(age\), got 'city'"):
+        Newcomer(model, ITEMS, {"age": 30.0, "city": "Rome"})

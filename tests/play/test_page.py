@@ -49,7 +49,7 @@ CONTRASTS = """
 class Model:
     """Likes what shares a genre with items that were rated well, and else what is frequent."""
 
-    schema = SCHEMA
+    schema = request_schema = SCHEMA
 
     def __call__(self, query, support):
         liked = {"Drama": 0.0, "War": 0.0}

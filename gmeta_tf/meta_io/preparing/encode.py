@@ -26,7 +26,7 @@ from gmeta_tf.meta_io.preparing.job import Job
 from gmeta_tf.meta_io.preparing.raw_rows import RawRows, dense_value
 from gmeta_tf.meta_io.preparing.split import SPLITS
 from gmeta_tf.meta_io.preparing.vocabularies import is_mapped
-from gmeta_tf.meta_io.records.codec import WEIGHT_PLANE, num_planes
+from gmeta_tf.meta_io.records.codec import num_planes, num_row_planes
 from gmeta_tf.meta_io.sql import one_value, trimmed
 from gmeta_tf.schema import PADDING_KEY, UNKNOWN_KEY, Schema
 from gmeta_tf.side_threads import Work, begin
@@ -96,11 +96,9 @@ class EncodedRows:
         num_columns = len(found) - 1 - self.with_times
         columns = iter(np.asarray(found[f"column_{place}"]) for place in range(num_columns))
         words = np.empty([num_planes(self.schema) + 2 * self.with_times, last - first], np.int32)
-        words[0] = next(columns).view(np.int32)
-        plane = 1
-        if self.schema.weight is not None:
-            words[WEIGHT_PLANE] = next(columns).view(np.int32)
-            plane = WEIGHT_PLANE + 1
+        plane = num_row_planes(self.schema)
+        for of_row in words[:plane]:
+            of_row[:] = next(columns).view(np.int32)
         for field in self.schema.key_fields:
             slots = list(itertools.islice(columns, field.num_slots))
             for slot in slots:

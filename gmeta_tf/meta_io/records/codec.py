@@ -54,7 +54,7 @@ IndexEntry = np.dtype(
 
 def num_planes(schema: Schema) -> int:
     """C, the words of a row in a record."""
-    return max(last for _, last in slot_ranges(schema)) if schema.fields else 1
+    return max(last for _, last in slot_ranges(schema))
 
 
 def num_row_planes(schema: Schema) -> int:
